@@ -1,0 +1,204 @@
+//! The checked file: what is here is valid, with every default that the file alone decides filled in.
+
+use std::net::IpAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+use super::report::Sources;
+use crate::state::{InterfaceName, Mac, Netns, ObjectName, Owner};
+
+/// Where something stands: a source by its number, and bytes in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Index into [`Sources`].
+    pub source: usize,
+    /// Bytes of the source's text.
+    pub span: Range<usize>,
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The texts it came from, for messages.
+    pub sources: Sources,
+    /// `[settings]`.
+    pub settings: Settings,
+    /// `[networks.*]`, in file order.
+    pub networks: Vec<Network>,
+    /// `[containers.*]`, in file order.
+    pub containers: Vec<Container>,
+}
+
+/// `[settings]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Turn IP forwarding on when a network needs it.
+    pub forwarding: bool,
+    /// What to do about a subnet that overlaps what the host has.
+    pub overlap: Overlap,
+    /// How long to wait for another netrec on this host.
+    pub lock_timeout: Duration,
+}
+
+/// `settings.overlap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlap {
+    /// It is an error.
+    Refuse,
+    /// It is a warning.
+    Warn,
+}
+
+/// `[networks.NAME]`.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Its name.
+    pub name: ObjectName,
+    /// `networks.NAME`.
+    pub owner: Owner,
+    /// Its table's header.
+    pub place: Place,
+    /// At least one, in file order.
+    pub subnets: Vec<Subnet>,
+    /// Addresses never given automatically, each within a subnet.
+    pub reserve: Vec<IpAddr>,
+    /// The bridge's name, where the file gives one.
+    pub bridge: Option<InterfaceName>,
+    /// In bytes, where the file gives one.
+    pub mtu: Option<u32>,
+}
+
+impl Network {
+    /// Whether any subnet is of this family.
+    pub fn has_family(&self, ipv6: bool) -> bool {
+        self.subnets.iter().any(|s| s.net.is_ipv6() == ipv6)
+    }
+}
+
+/// One subnet of a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// Its addresses; no host bits are set.
+    pub net: IpNetwork,
+    /// The bridge's address in it and the containers' router; none where `gateway = false`.
+    pub gateway: Option<IpAddr>,
+    /// The part that automatic addresses come from: within `net`, or `net` itself.
+    pub range: IpNetwork,
+}
+
+/// `[containers.NAME]`.
+#[derive(Clone, Debug)]
+pub struct Container {
+    /// Its name.
+    pub name: ObjectName,
+    /// `containers.NAME`.
+    pub owner: Owner,
+    /// Its table's header.
+    pub place: Place,
+    /// Its namespace.
+    pub netns: ContainerNetns,
+    /// Its networks, in file order.
+    pub attachments: Vec<Attachment>,
+    /// Its published ports, in file order.
+    pub ports: Vec<Port>,
+    /// `net.*` parameters set inside, as (path below `/proc/sys` with slashes, value), in file order.
+    pub sysctls: Vec<(String, String)>,
+}
+
+/// `containers.NAME.netns`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContainerNetns {
+    /// A name under `/run/netns`: netrec makes it when it is absent, and then removes it too.
+    Named(Netns),
+    /// An absolute path, which must exist.
+    Path(Netns),
+}
+
+impl ContainerNetns {
+    /// The namespace as state names it.
+    pub fn netns(&self) -> &Netns {
+        match self {
+            Self::Named(n) | Self::Path(n) => n,
+        }
+    }
+}
+
+/// One container on one network.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    /// Index into [`Config::networks`].
+    pub network: usize,
+    /// `containers.NAME.networks.NET`, however the file spells it.
+    pub owner: Owner,
+    /// Where the network is named.
+    pub place: Place,
+    /// The addresses the file gives, each within a subnet of the network.
+    pub addresses: Vec<IpAddr>,
+    /// The Ethernet address, where the file gives one.
+    pub mac: Option<Mac>,
+    /// The name of the interface inside: the one given, or the first free `ethN`.
+    pub interface: InterfaceName,
+}
+
+/// One published port.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// `containers.NAME.ports[N]`.
+    pub owner: Owner,
+    /// Its line.
+    pub place: Place,
+    /// Which addresses of the host.
+    pub address: PortAddress,
+    /// The host's port, 1 to 65535.
+    pub host: u16,
+    /// The container's port, 1 to 65535.
+    pub container: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+/// The host addresses of a published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortAddress {
+    /// Every local address, of both families as far as the container has them.
+    Any,
+    /// Every local IPv4 address (`0.0.0.0`).
+    AnyIpv4,
+    /// Every local IPv6 address (`::`).
+    AnyIpv6,
+    /// This one.
+    One(IpAddr),
+}
+
+/// A protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// `IPPROTO_TCP`
+    Tcp,
+    /// `IPPROTO_UDP`
+    Udp,
+    /// `IPPROTO_SCTP`
+    Sctp,
+}
+
+impl Protocol {
+    /// Its number in the IP header.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// Its name in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! netrec: container networks from a TOML file. The library behind the binary of the same name.
+//!
+//! ```text
+//! TOML text ──► config ──┐
+//!                        ├──► desired ──┐
+//! kernel (read) ─► facts ┘              ├──► plan ──► reconcile ──► kernel (write)
+//! kernel (read) ─► live ────────────────┘
+//! ```
+
+pub mod config;
+pub mod kernel;
+pub mod state;

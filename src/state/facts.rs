@@ -1,0 +1,79 @@
+//! What a desired state depends on beside the file.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use super::names::InterfaceName;
+
+/// Facts about the host, read once before the desired state is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// The host's name.
+    pub host: String,
+    /// The device of the default route (IPv4's first, else IPv6's), in the main table.
+    pub uplink: Option<Uplink>,
+    /// Addresses of the host, those on netrec's links left out, loopback and link-local ones too.
+    pub addresses: Vec<HostAddress>,
+    /// Unicast routes of the host's main table that are neither netrec's nor by netrec's links. Default routes and IPv6
+    /// link-local and multicast routes are left out.
+    pub routes: Vec<HostRoute>,
+    /// The host's kernel parameters that somebody may decide on, by path below `/proc/sys`, as far as they exist:
+    /// `net/ipv4/ip_forward`, `net/ipv6/conf/all/forwarding`, `net/bridge/bridge-nf-call-iptables`,
+    /// `net/bridge/bridge-nf-call-ip6tables`.
+    pub sysctls: BTreeMap<Arc<str>, String>,
+    /// Devices whose IPv6 default route comes from router advertisements while `accept_ra` is 1, so that turning
+    /// forwarding on would take it away.
+    pub ra_uplinks: Vec<InterfaceName>,
+}
+
+impl Facts {
+    /// Whether a parameter of the host exists and is neither 0 nor empty.
+    pub fn sysctl_on(&self, path: &str) -> bool {
+        self.sysctls.get(path).is_some_and(|v| v != "0" && !v.is_empty())
+    }
+
+    /// Whether the kernel has IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        self.sysctls.contains_key(IPV6_FORWARDING)
+    }
+}
+
+/// The path of IPv4's forwarding switch.
+pub const IPV4_FORWARDING: &str = "net/ipv4/ip_forward";
+/// The path of IPv6's forwarding switch.
+pub const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
+/// The path of br_netfilter's switch for IPv4: bridged packets pass the firewall.
+pub const BRIDGE_NF_IPV4: &str = "net/bridge/bridge-nf-call-iptables";
+/// The same for IPv6.
+pub const BRIDGE_NF_IPV6: &str = "net/bridge/bridge-nf-call-ip6tables";
+
+/// The device towards the world.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uplink {
+    /// Its name.
+    pub name: InterfaceName,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+}
+
+/// An address of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostAddress {
+    /// The device that has it.
+    pub link: InterfaceName,
+    /// Address and prefix length.
+    pub ip: IpNetwork,
+}
+
+/// A route of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRoute {
+    /// Its destination.
+    pub to: IpNetwork,
+    /// Its device, where it has one.
+    pub dev: Option<InterfaceName>,
+}

@@ -1,0 +1,200 @@
+//! The one vocabulary: what there is to want and to find. Plain data, no I/O.
+
+pub mod facts;
+pub mod firewall;
+mod names;
+mod object;
+
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use facts::Facts;
+pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner};
+pub use object::{
+    Address, BridgePort, Device, GROUP, GROUP_LEAVING, Key, Kind, Link, LinkKind, NetnsObject, Object, PROTOCOL, Peer,
+    RT_TABLE_MAIN, Route, Sysctl,
+};
+
+/// An object with what is known of whom it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The object.
+    pub object: Object,
+    /// Desired: the places in the file it exists for, in file order; the first is written into the kernel as its mark.
+    /// Live: the one the mark names, or that of the link it hangs on; empty where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owners: Vec<Owner>,
+    /// Live: whether it is netrec's to change. Desired: always `Ours`.
+    #[serde(default, skip_serializing_if = "Standing::is_ours")]
+    pub standing: Standing,
+}
+
+impl Entry {
+    /// An object of netrec's with one owner.
+    pub fn new(object: Object, owner: Owner) -> Self {
+        Self { object, owners: vec![owner], standing: Standing::Ours }
+    }
+
+    /// The first owner.
+    pub fn owner(&self) -> Option<&Owner> {
+        self.owners.first()
+    }
+}
+
+/// Whose a live object is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// It carries netrec's mark, or hangs on something that does.
+    #[default]
+    Ours,
+    /// Somebody else's; with a few words on what tells so, such as `group 0` or `protocol boot`.
+    Foreign(String),
+}
+
+impl Standing {
+    /// Whether netrec may change it.
+    pub fn is_ours(&self) -> bool {
+        *self == Self::Ours
+    }
+}
+
+/// Objects by key, in the order of kinds, namespaces and names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    entries: BTreeMap<Key, Entry>,
+}
+
+impl State {
+    /// Nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Adds or replaces an object.
+    pub fn insert(&mut self, key: Key, entry: Entry) -> Option<Entry> {
+        self.entries.insert(key, entry)
+    }
+
+    /// Adds an object for an owner; one that is there already gets one more owner.
+    pub fn want(&mut self, key: Key, object: Object, owner: &Owner) {
+        match self.entries.entry(key) {
+            btree_map::Entry::Vacant(free) => {
+                free.insert(Entry::new(object, owner.clone()));
+            }
+            btree_map::Entry::Occupied(mut there) => {
+                let there = there.get_mut();
+                if !there.owners.contains(owner) {
+                    there.owners.push(owner.clone());
+                }
+            }
+        }
+    }
+
+    /// Takes an object out.
+    pub fn remove(&mut self, key: &Key) -> Option<Entry> {
+        self.entries.remove(key)
+    }
+
+    /// The object of a key.
+    pub fn get(&self, key: &Key) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// All objects, in order.
+    pub fn iter(&self) -> btree_map::Iter<'_, Key, Entry> {
+        self.entries.iter()
+    }
+}
+
+impl IntoIterator for State {
+    type Item = (Key, Entry);
+    type IntoIter = btree_map::IntoIter<Key, Entry>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.entries.into_iter()
+    }
+}
+
+impl FromIterator<(Key, Entry)> for State {
+    fn from_iter<I: IntoIterator<Item = (Key, Entry)>>(items: I) -> Self {
+        Self { entries: items.into_iter().collect() }
+    }
+}
+
+/// One change of one object: from a value to the next. Creating is from none, deleting is to none, and undoing a step
+/// is the same step with its two values exchanged.
+///
+/// An object that comes to life in parts (a link that goes up only after the firewall stands) passes through several
+/// steps, with the values between as its `before` and `after`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Which object.
+    pub key: Key,
+    /// What it is before; none when it is absent.
+    pub before: Option<Entry>,
+    /// What it is after; none when it is absent then.
+    pub after: Option<Entry>,
+}
+
+impl Step {
+    /// The step that takes this one back.
+    #[must_use]
+    pub fn inverse(&self) -> Self {
+        Self { key: self.key.clone(), before: self.after.clone(), after: self.before.clone() }
+    }
+}
+
+/// What a reader of live state must look at beside the host's own objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// The namespaces that the desired state names, the host left out.
+    pub namespaces: BTreeSet<Netns>,
+    /// The kernel parameters that the desired state sets, by namespace, the host's too.
+    pub sysctls: BTreeMap<Netns, BTreeSet<Arc<str>>>,
+    /// Names of devices of the host that are wanted: a foreign one is reported too.
+    pub host_links: BTreeSet<InterfaceName>,
+}
+
+impl Scope {
+    /// The scope of a desired state.
+    pub fn of(desired: &State) -> Self {
+        let mut scope = Self::default();
+        for (key, entry) in desired.iter() {
+            let mut name = |netns: &Netns| {
+                if !netns.is_host() && !scope.namespaces.contains(netns) {
+                    scope.namespaces.insert(netns.clone());
+                }
+            };
+            name(key.netns());
+            match (key, &entry.object) {
+                (Key::Netns { netns }, _) => name(netns),
+                (Key::Link { netns, name: link }, object) => {
+                    if let Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) = object {
+                        name(&peer.netns);
+                    }
+                    if netns.is_host() {
+                        scope.host_links.insert(*link);
+                    }
+                }
+                (Key::Sysctl { netns, path }, _) => {
+                    scope.sysctls.entry(netns.clone()).or_default().insert(path.clone());
+                }
+                _ => {}
+            }
+        }
+        scope
+    }
+}

@@ -1,0 +1,293 @@
+//! Names and addresses that can be wrong, as types that cannot: what is parsed once is never checked again.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A network device's name: 1 to 15 bytes, none of `/`, `:`, `%`, white space or control characters, and not one of
+/// `.`, `..`, `all`, `default` (the last two are directories of `/proc/sys/net/*/conf`).
+///
+/// The kernel's own rule is `dev_valid_name()`; `%` would make it number the device.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InterfaceName {
+    // Zero-padded, so that byte order is name order.
+    bytes: [u8; 15],
+    len: u8,
+}
+
+/// The longest device name in bytes (`IFNAMSIZ` less its NUL).
+pub const INTERFACE_NAME_MAX: usize = 15;
+
+impl InterfaceName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("?")
+    }
+}
+
+impl FromStr for InterfaceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("an interface name cannot be empty".into());
+        }
+        if text.len() > INTERFACE_NAME_MAX {
+            return Err(format!(
+                "an interface name has at most {INTERFACE_NAME_MAX} bytes, `{text}` has {}",
+                text.len()
+            ));
+        }
+        if matches!(text, "." | ".." | "all" | "default") {
+            return Err(format!("`{text}` is reserved and cannot name an interface"));
+        }
+        if let Some(c) = text
+            .chars()
+            .find(|c| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control())
+        {
+            return Err(format!("an interface name cannot contain {c:?}"));
+        }
+        let mut bytes = [0; INTERFACE_NAME_MAX];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        #[allow(clippy::cast_possible_truncation)] // at most 15
+        Ok(Self { bytes, len: text.len() as u8 })
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+impl Serialize for InterfaceName {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for InterfaceName {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// An Ethernet address, printed as `02:00:00:00:00:01`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a MAC address: write six pairs of hex digits, as in `02:00:00:00:00:01`");
+        let mut mac = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut mac {
+            let part = parts.next().filter(|p| p.len() == 2).ok_or_else(wrong)?;
+            if !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(wrong());
+            }
+            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
+        }
+        if parts.next().is_some() {
+            return Err(wrong());
+        }
+        if mac[0] & 1 == 1 {
+            return Err(format!("`{text}` is a multicast MAC address: an interface needs one whose first byte is even"));
+        }
+        if mac == [0; 6] {
+            return Err(format!("`{text}` is the all-zeros MAC address, which no interface can have"));
+        }
+        Ok(Self(mac))
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Mac {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mac {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// The name of a network or a container: `[A-Za-z0-9][A-Za-z0-9_.-]{0,62}`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ObjectName(Arc<str>);
+
+impl ObjectName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ObjectName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let good = text.len() <= 63
+            && text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+        if good {
+            Ok(Self(text.into()))
+        } else {
+            Err(format!(
+                "`{text}` is not a name: 1 to 63 letters, digits, `_`, `.` or `-`, a letter or digit first"
+            ))
+        }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl Serialize for ObjectName {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ObjectName {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// A network namespace as state names it: the host's own, a name under `/run/netns`, or an absolute path.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Netns(Option<Arc<str>>);
+
+impl Netns {
+    /// The namespace netrec runs in.
+    pub const HOST: Self = Self(None);
+
+    /// A namespace by its name under `/run/netns` or by its absolute path.
+    pub fn new(label: impl Into<Arc<str>>) -> Self {
+        Self(Some(label.into()))
+    }
+
+    /// The name or path; none for the host.
+    pub fn label(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
+    /// Whether this is the namespace netrec runs in.
+    pub fn is_host(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl fmt::Display for Netns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.label().unwrap_or("host"))
+    }
+}
+
+impl fmt::Debug for Netns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Netns {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.label().serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for Netns {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Ok(Self(Option::<Arc<str>>::deserialize(d)?))
+    }
+}
+
+/// The place in the file an object exists for: `networks.front`, `containers.web`, `containers.web.ports[0]`, or
+/// `netrec` for what exists because netrec does.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner(Arc<str>);
+
+impl Owner {
+    /// The owner of the firewall table and its fixed chains.
+    pub fn netrec() -> Self {
+        Self("netrec".into())
+    }
+
+    /// An owner from its dotted path.
+    pub fn new(path: impl Into<Arc<str>>) -> Self {
+        Self(path.into())
+    }
+
+    /// The dotted path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The path up to its list index: `containers.web.ports` of `containers.web.ports[1]`.
+    ///
+    /// Marks in the kernel are compared by this, so that a port put in front of another does not rewrite both.
+    pub fn stem(&self) -> &str {
+        self.0.split_once('[').map_or(&*self.0, |(stem, _)| stem)
+    }
+
+    /// The enclosing owners, nearest first: `containers.web` of `containers.web.ports[1]`, and so on up.
+    pub fn ancestors(&self) -> impl Iterator<Item = Owner> + '_ {
+        let mut rest: &str = &self.0;
+        std::iter::from_fn(move || {
+            rest = &rest[..rest.rfind(['.', '['])?];
+            Some(Owner(rest.into()))
+        })
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Owner {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Owner {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Ok(Self(Arc::<str>::deserialize(d)?))
+    }
+}

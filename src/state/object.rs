@@ -1,0 +1,341 @@
+//! One thing in the kernel: its identity ([`Key`]) and its attributes ([`Object`]). Desired and live state are both made
+//! of these; whatever netrec can want, it can read back.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use super::firewall::{Chain, Concat, Element, Set, Table};
+use super::names::{InterfaceName, Mac, Netns};
+
+/// `IFLA_GROUP` of netrec's links and of `lo` in its namespaces.
+pub const GROUP: u32 = 20050;
+/// `IFLA_GROUP` of netrec's links on their way out; the next run removes what a crash left of them.
+pub const GROUP_LEAVING: u32 = 20051;
+/// `rtm_protocol` of netrec's routes and `IFA_PROTO` of its addresses.
+pub const PROTOCOL: u8 = 78;
+
+/// The kinds of objects, in the order in which they are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A network namespace.
+    Netns,
+    /// A network device; a veth pair is one link with two ends.
+    Link,
+    /// An address on a device.
+    Address,
+    /// A route.
+    Route,
+    /// A kernel parameter under `/proc/sys/net`.
+    Sysctl,
+    /// The firewall table.
+    Table,
+    /// A set or map of it.
+    Set,
+    /// A chain of it, with its rules.
+    Chain,
+    /// An element of a set or map of it.
+    Element,
+}
+
+impl Kind {
+    /// The word for it in plans and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Netns => "netns",
+            Self::Link => "link",
+            Self::Address => "address",
+            Self::Route => "route",
+            Self::Sysctl => "sysctl",
+            Self::Table => "table",
+            Self::Set => "set",
+            Self::Chain => "chain",
+            Self::Element => "element",
+        }
+    }
+
+    /// Whether the kernel stores an owner's name with objects of this kind.
+    pub fn is_marked(self) -> bool {
+        matches!(self, Self::Netns | Self::Link | Self::Table | Self::Set | Self::Chain | Self::Element)
+    }
+
+    /// Whether it is part of the firewall table, and so changed in its one transaction.
+    pub fn is_firewall(self) -> bool {
+        matches!(self, Self::Table | Self::Set | Self::Chain | Self::Element)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What makes an object this one and not another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Key {
+    /// A network namespace.
+    Netns {
+        /// Its name or path.
+        netns: Netns,
+    },
+    /// A device. A veth pair is keyed by the end that lives in the host.
+    Link {
+        /// Where it is.
+        netns: Netns,
+        /// Its name.
+        name: InterfaceName,
+    },
+    /// An address. `link` is the device's name in `netns`; a veth's container end has no link key of its own.
+    Address {
+        /// Where it is.
+        netns: Netns,
+        /// The device that has it.
+        link: InterfaceName,
+        /// Address and prefix length (host bits kept).
+        ip: IpNetwork,
+    },
+    /// A route.
+    Route {
+        /// Where it is.
+        netns: Netns,
+        /// `rtm_table`; 254 is main.
+        table: u32,
+        /// The destination.
+        to: IpNetwork,
+        /// Its priority; IPv6's 0 is stored by the kernel as 1024, and so here.
+        metric: u32,
+    },
+    /// A kernel parameter.
+    Sysctl {
+        /// Where it is.
+        netns: Netns,
+        /// The path below `/proc/sys`, with slashes (a device's name may hold a dot): `net/ipv4/ip_forward`.
+        path: Arc<str>,
+    },
+    /// The firewall table.
+    Table,
+    /// A set or map of it.
+    Set {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// A chain of it.
+    Chain {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// An element of a set or map of it.
+    Element {
+        /// The set's name.
+        set: Arc<str>,
+        /// The element's key.
+        key: Concat,
+    },
+}
+
+impl Key {
+    /// The kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Netns { .. } => Kind::Netns,
+            Self::Link { .. } => Kind::Link,
+            Self::Address { .. } => Kind::Address,
+            Self::Route { .. } => Kind::Route,
+            Self::Sysctl { .. } => Kind::Sysctl,
+            Self::Table => Kind::Table,
+            Self::Set { .. } => Kind::Set,
+            Self::Chain { .. } => Kind::Chain,
+            Self::Element { .. } => Kind::Element,
+        }
+    }
+
+    /// The namespace it is in. A namespace is in the host, and so is the firewall.
+    pub fn netns(&self) -> &Netns {
+        match self {
+            Self::Link { netns, .. }
+            | Self::Address { netns, .. }
+            | Self::Route { netns, .. }
+            | Self::Sysctl { netns, .. } => netns,
+            _ => &Netns::HOST,
+        }
+    }
+
+    /// The name of an object among those of its kind and namespace.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Netns { netns } => netns.to_string(),
+            Self::Link { name, .. } => name.to_string(),
+            Self::Address { link, ip, .. } => format!("{ip} dev {link}"),
+            Self::Route { table, to, metric, .. } => {
+                let mut text = if to.prefix() == 0 {
+                    match to {
+                        IpNetwork::V4(_) => "default".to_owned(),
+                        IpNetwork::V6(_) => "default (ipv6)".to_owned(),
+                    }
+                } else {
+                    to.to_string()
+                };
+                let usual = if to.is_ipv4() { 0 } else { 1024 };
+                if *metric != usual {
+                    text += &format!(" metric {metric}");
+                }
+                if *table != RT_TABLE_MAIN {
+                    text += &format!(" table {table}");
+                }
+                text
+            }
+            Self::Sysctl { path, .. } => path.to_string(),
+            Self::Table => format!("inet {}", super::firewall::TABLE),
+            Self::Set { name } | Self::Chain { name } => name.to_string(),
+            Self::Element { set, key } => format!("{set} {{ {key} }}"),
+        }
+    }
+}
+
+/// `RT_TABLE_MAIN`.
+pub const RT_TABLE_MAIN: u32 = 254;
+
+impl fmt::Display for Key {
+    /// `address 10.20.0.1/24 dev nr-front`, followed by ` in web` where it is not the host's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind(), self.name())?;
+        if !self.netns().is_host() {
+            write!(f, " in {}", self.netns())?;
+        }
+        Ok(())
+    }
+}
+
+/// The attributes of an object; which one is given by its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Object {
+    /// A network namespace.
+    Netns(NetnsObject),
+    /// A device.
+    Link(Link),
+    /// An address.
+    Address(Address),
+    /// A route.
+    Route(Route),
+    /// A kernel parameter.
+    Sysctl(Sysctl),
+    /// The firewall table.
+    Table(Table),
+    /// A set or map.
+    Set(Set),
+    /// A chain.
+    Chain(Chain),
+    /// An element.
+    Element(Element),
+}
+
+/// A named namespace that netrec made: a bind mount under `/run/netns`, with the group on its `lo`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetnsObject {
+    /// Whether its `lo` is up.
+    pub lo_up: bool,
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// What it is.
+    #[serde(flatten)]
+    pub kind: LinkKind,
+    /// The settings that every device has; of a veth pair, those of the host's end.
+    #[serde(flatten)]
+    pub device: Device,
+    /// The bridge it is a port of.
+    pub master: Option<InterfaceName>,
+    /// Its settings as a bridge's port; there is one exactly when there is a bridge as master.
+    pub port: Option<BridgePort>,
+    /// Whether it is in [`GROUP_LEAVING`] instead of [`GROUP`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
+}
+
+/// Settings that every device has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Whether the kernel gives it an IPv6 link-local address when it comes up (`IN6_ADDR_GEN_MODE_EUI64`) or not
+    /// (`_NONE`). Without it there is no DAD, MLD and RS chatter, which a bridge floods to all its ports.
+    pub link_local: bool,
+}
+
+/// The kinds of devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum LinkKind {
+    /// A bridge.
+    Bridge {
+        /// Whether it speaks the spanning tree protocol.
+        stp: bool,
+    },
+    /// A veth pair, seen from the host's end.
+    Veth {
+        /// The other end.
+        peer: Peer,
+    },
+    /// Anything else; netrec never wants one, but may find one in the way.
+    Other {
+        /// The kernel's name for the kind, or `device` where it has none.
+        name: String,
+    },
+}
+
+/// The far end of a veth pair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The namespace it is in; one that could not be entered is called `?`.
+    pub netns: Netns,
+    /// Its name there.
+    pub name: InterfaceName,
+    /// Its settings.
+    #[serde(flatten)]
+    pub device: Device,
+}
+
+/// Settings of a bridge's port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgePort {
+    /// Send frames back out of the port they came by (`IFLA_BRPORT_MODE`).
+    pub hairpin: bool,
+}
+
+/// An address on a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// Whether it stays until removed (`IFA_F_PERMANENT`).
+    pub permanent: bool,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The router.
+    pub via: Option<IpAddr>,
+    /// The device.
+    pub dev: Option<InterfaceName>,
+    /// Who made it (`rtm_protocol`); 78 is netrec.
+    pub protocol: u8,
+}
+
+/// A kernel parameter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sysctl {
+    /// Its value, without surrounding white space, with runs of white space within as one space.
+    pub value: String,
+}
