@@ -1,6 +1,8 @@
 //! Linux: one file per subsystem, its reading and its writing side by side. The only place with sockets, message formats
 //! and `unsafe`.
 
+pub mod fault;
+
 use crate::state::{Facts, Scope, State, Step};
 
 /// Where state is read from and steps go to: the kernel, or in tests a stand-in that refuses illegal steps.

@@ -143,6 +143,8 @@ impl FromIterator<(Key, Entry)> for State {
 pub struct Step {
     /// Which object.
     pub key: Key,
+    /// Its key afterwards, where the step renames it.
+    pub renamed: Option<Box<Key>>,
     /// What it is before; none when it is absent.
     pub before: Option<Entry>,
     /// What it is after; none when it is absent then.
@@ -150,10 +152,25 @@ pub struct Step {
 }
 
 impl Step {
+    /// A step that keeps the key.
+    pub fn new(key: Key, before: Option<Entry>, after: Option<Entry>) -> Self {
+        Self { key, renamed: None, before, after }
+    }
+
+    /// The key afterwards.
+    pub fn key_after(&self) -> &Key {
+        self.renamed.as_deref().unwrap_or(&self.key)
+    }
+
     /// The step that takes this one back.
     #[must_use]
     pub fn inverse(&self) -> Self {
-        Self { key: self.key.clone(), before: self.after.clone(), after: self.before.clone() }
+        Self {
+            key: self.key_after().clone(),
+            renamed: self.renamed.is_some().then(|| Box::new(self.key.clone())),
+            before: self.after.clone(),
+            after: self.before.clone(),
+        }
     }
 }
 
