@@ -77,13 +77,8 @@ fn link_key(text: &str) -> Key {
 }
 
 fn bridge(text: &str) -> (Key, Entry) {
-    let link = Link {
-        kind: LinkKind::Bridge { stp: false },
-        device: device(1),
-        master: None,
-        port: None,
-        leaving: false,
-    };
+    let link =
+        Link { kind: LinkKind::Bridge { stp: false }, device: device(1), master: None, port: None, leaving: false };
     (link_key(text), Entry::new(Object::Link(link), owner("networks.front")))
 }
 

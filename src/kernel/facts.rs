@@ -1,6 +1,7 @@
 //! What a desired state depends on, read from the host's namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use nix::libc;
@@ -16,10 +17,11 @@ use super::sysctl;
 use crate::state::facts::{
     BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING, Uplink,
 };
-use crate::state::{Facts, Netns, PROTOCOL};
+use crate::state::{Facts, InterfaceName, Netns, PROTOCOL};
 
 /// Reads the facts.
 pub(super) fn read(namespaces: &mut Namespaces) -> Result<Facts, ReadError> {
+    let inode = namespaces.host_id().1;
     let socket = namespaces.host();
     let addresses = address::dump(socket, None).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
     let routes = route::dump_main(socket).map_err(|e| dump_error("routes", &Netns::HOST, e))?;
@@ -29,8 +31,8 @@ pub(super) fn read(namespaces: &mut Namespaces) -> Result<Facts, ReadError> {
     Ok(Facts {
         host: system.nodename().to_string_lossy().into_owned(),
         uplink: uplink(&routes, &links),
-        addresses: host_addresses(&addresses, &links),
-        routes: host_routes(&routes, &links),
+        addresses: host_addresses(&addresses, &links, inode),
+        routes: host_routes(&routes, &links, inode),
         sysctls: sysctls()?,
         ra_uplinks: ra_uplinks(&routes, &links)?,
     })
@@ -69,24 +71,24 @@ fn is_local(ip: &IpNetwork) -> bool {
     }
 }
 
-fn host_addresses(addresses: &[RawAddress], links: &Links) -> Vec<HostAddress> {
+fn host_addresses(addresses: &[RawAddress], links: &Links, inode: u64) -> Vec<HostAddress> {
     let mut found: Vec<_> = addresses
         .iter()
         .filter(|a| !is_local(&a.ip))
         .filter_map(|a| Some((links.get(&a.index)?, a.ip)))
-        .filter(|(link, _)| !link.is_marked())
+        .filter(|(link, _)| !link.standing(inode).is_ours())
         .map(|(link, ip)| HostAddress { link: link.name, ip })
         .collect();
     found.sort_by_key(|a| (a.link, a.ip));
     found
 }
 
-fn host_routes(routes: &[RawRoute], links: &Links) -> Vec<HostRoute> {
+fn host_routes(routes: &[RawRoute], links: &Links, inode: u64) -> Vec<HostRoute> {
     let mut found: Vec<_> = routes
         .iter()
         .filter(|r| r.protocol != PROTOCOL && r.to.prefix() > 0 && !is_local(&r.to) && !r.to.ip().is_multicast())
         .map(|r| (r, r.index.and_then(|index| links.get(&index))))
-        .filter(|(_, link)| !link.is_some_and(RawLink::is_marked))
+        .filter(|(_, link)| !link.is_some_and(|l| l.standing(inode).is_ours()))
         .map(|(r, link)| HostRoute { to: r.to, dev: link.map(|l| l.name) })
         .collect();
     found.sort_by_key(|r| (r.to, r.dev));
@@ -94,7 +96,7 @@ fn host_routes(routes: &[RawRoute], links: &Links) -> Vec<HostRoute> {
     found
 }
 
-fn sysctls() -> Result<BTreeMap<std::sync::Arc<str>, String>, ReadError> {
+fn sysctls() -> Result<BTreeMap<Arc<str>, String>, ReadError> {
     let mut found = BTreeMap::new();
     for path in [IPV4_FORWARDING, IPV6_FORWARDING, BRIDGE_NF_IPV4, BRIDGE_NF_IPV6] {
         if let Some(value) = sysctl::read(path).map_err(|e| read_error(path, &e.into()))? {
@@ -106,7 +108,7 @@ fn sysctls() -> Result<BTreeMap<std::sync::Arc<str>, String>, ReadError> {
 
 /// The devices that would lose their IPv6 default route with forwarding turned on: it came from a router advertisement,
 /// and they listen to these only while they are no routers (`accept_ra` 1; 2 would be always).
-fn ra_uplinks(routes: &[RawRoute], links: &Links) -> Result<Vec<crate::state::InterfaceName>, ReadError> {
+fn ra_uplinks(routes: &[RawRoute], links: &Links) -> Result<Vec<InterfaceName>, ReadError> {
     let from_ra = |r: &&RawRoute| r.to.is_ipv6() && r.to.prefix() == 0 && r.protocol == RTPROT_RA;
     let mut found = BTreeSet::new();
     for link in routes.iter().filter(from_ra).filter_map(|r| links.get(&r.index?)) {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::ReadError;
 use super::netlink::address::{self, RawAddress};
-use super::netlink::link::{self, Mark, RawKind, RawLink};
+use super::netlink::link::{self, ANOTHER_HOST, Mark, RawKind, RawLink};
 use super::netlink::route::{self, RTPROT_KERNEL, RawRoute};
 use super::netns::{self, Handle, Id, Namespaces};
 use super::sysctl;
@@ -14,8 +14,6 @@ use crate::state::{
     Address, BridgePort, Device, Entry, GROUP, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns,
     NetnsObject, Object, PROTOCOL, Peer, RT_TABLE_MAIN, Route, Scope, Standing, State, Sysctl,
 };
-
-const ANOTHER_HOST: &str = "made by netrec for another host";
 
 /// What was found in one namespace.
 struct Space {
@@ -129,7 +127,7 @@ impl Reader<'_> {
     /// Adds a namespace by the mark on its `lo`, and says whether it is netrec's.
     fn add_namespace(&mut self, netns: &Netns, links: &[RawLink]) -> bool {
         let Some(lo) = links.iter().find(|l| l.loopback) else { return false };
-        let mark = lo.alias.as_deref().and_then(Mark::parse).filter(|_| matches!(lo.group, GROUP | GROUP_LEAVING));
+        let mark = lo.mark.clone().filter(|_| lo.group == GROUP);
         let standing = match &mark {
             Some(mark) if mark.inode == Some(self.inode) => Standing::Ours,
             Some(_) => Standing::Foreign(ANOTHER_HOST.into()),
@@ -153,14 +151,13 @@ impl Reader<'_> {
         }
         let names: HashMap<u32, &RawLink> = host.links.iter().map(|l| (l.index, l)).collect();
         for raw in &host.links {
-            let standing = self.standing(raw);
+            let standing = raw.standing(self.inode);
             if !raw.is_marked() && !self.scope.host_links.contains(&raw.name) {
                 continue;
             }
             // A veth with both ends in the host is one link, and this is its far end.
             let inner = raw.peer_nsid.is_none() && raw.kind == RawKind::Veth;
-            let mark = raw.alias.as_deref().and_then(Mark::parse);
-            if inner && standing.is_ours() && mark.as_ref().is_some_and(|m| m.inode.is_some()) {
+            if inner && standing.is_ours() && raw.mark.as_ref().is_some_and(|m| m.inode.is_some()) {
                 continue;
             }
             let kind = match &raw.kind {
@@ -177,21 +174,9 @@ impl Reader<'_> {
                 leaving: raw.group == GROUP_LEAVING,
             };
             let key = Key::Link { netns: Netns::HOST, name: raw.name };
-            self.add(key, Object::Link(link), mark, standing);
+            self.add(key, Object::Link(link), raw.mark.clone(), standing);
         }
         Ok(())
-    }
-
-    /// Whose a device is. A container's end of another netrec's link is none of ours even where our host is that
-    /// container.
-    fn standing(&self, raw: &RawLink) -> Standing {
-        if !raw.is_marked() {
-            return Standing::Foreign(format!("group {}", raw.group));
-        }
-        match raw.alias.as_deref().and_then(Mark::parse).and_then(|mark| mark.inode) {
-            Some(inode) if inode != self.inode => Standing::Foreign(ANOTHER_HOST.into()),
-            _ => Standing::Ours,
-        }
     }
 
     /// The other end of a veth of the host's.
@@ -244,13 +229,12 @@ impl Reader<'_> {
             space.links.iter().filter(|l| l.is_marked()).map(|l| (l.index, l)).collect();
         for raw in space.addresses.iter().filter(|a| !a.kernel_made) {
             let Some(link) = links.get(&raw.index) else { continue };
-            let standing = self.standing(link);
+            let standing = link.standing(self.inode);
             if netns.is_host() && !standing.is_ours() {
                 continue;
             }
             let key = Key::Address { netns: netns.clone(), link: link.name, ip: raw.ip };
-            let mark = link.alias.as_deref().and_then(Mark::parse);
-            self.add(key, Object::Address(Address { permanent: raw.permanent }), mark, standing);
+            self.add(key, Object::Address(Address { permanent: raw.permanent }), link.mark.clone(), standing);
         }
     }
 
@@ -273,7 +257,7 @@ impl Reader<'_> {
                 other => Standing::Foreign(format!("protocol {}", route::protocol_name(other))),
             };
             let object = Object::Route(Route { via: raw.via, dev: dev.map(|l| l.name), protocol: raw.protocol });
-            let mark = dev.and_then(|l| l.alias.as_deref()).and_then(Mark::parse).filter(|_| ours);
+            let mark = dev.and_then(|l| l.mark.clone()).filter(|_| ours);
             self.add(key, object, mark, standing);
         }
     }

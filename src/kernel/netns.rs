@@ -70,6 +70,11 @@ impl Handle {
     }
 }
 
+fn handle(netns: &Netns) -> Result<Handle, Refusal> {
+    let opened = Handle::open(&path(netns))?;
+    opened.ok_or_else(|| Refusal::new(libc::ENOENT, format!("there is no namespace {netns}")))
+}
+
 fn id_of(metadata: &fs::Metadata) -> Id {
     (metadata.dev(), metadata.ino())
 }
@@ -137,16 +142,12 @@ impl Namespaces {
         if netns.is_host() {
             return Ok(work());
         }
-        Ok(self.visit(&self.handle(netns)?, work)?)
-    }
-
-    fn handle(&self, netns: &Netns) -> Result<Handle, Refusal> {
-        Handle::open(&path(netns))?.ok_or_else(|| Refusal::new(libc::ENOENT, format!("there is no namespace {netns}")))
+        Ok(self.visit(&handle(netns)?, work)?)
     }
 
     /// A namespace's descriptor, for a message that names it; none for the host's.
-    pub(super) fn descriptor(&self, netns: &Netns) -> Result<Option<OwnedFd>, Refusal> {
-        if netns.is_host() { Ok(None) } else { Ok(Some(self.handle(netns)?.file.into())) }
+    pub(super) fn descriptor(netns: &Netns) -> Result<Option<OwnedFd>, Refusal> {
+        if netns.is_host() { Ok(None) } else { Ok(Some(handle(netns)?.file.into())) }
     }
 
     /// A socket in a namespace, made at its first use.
@@ -163,7 +164,7 @@ impl Namespaces {
 
     /// The number that the host gave to a namespace, as a veth's `IFLA_LINK_NETNSID` has it.
     pub(super) fn nsid(&mut self, netns: &Netns) -> Result<Option<u32>, Refusal> {
-        let handle = self.handle(netns)?;
+        let handle = handle(netns)?;
         let mut message = NsidMessage::default();
         message.attributes.push(NsidAttribute::Fd(handle.file.as_raw_fd().cast_unsigned()));
         // The answer is a `struct rtgenmsg`, padded to 4 bytes, and attributes.

@@ -34,10 +34,10 @@ struct Operation<'a> {
     /// Error numbers that mean the wanted state is there already.
     accept: &'static [i32],
     /// Makes the message, when those before it have done their work; with a descriptor that it names.
-    build: Box<dyn Fn(&mut Namespaces) -> Result<Built, Refusal> + 'a>,
+    build: Box<Build<'a>>,
 }
 
-type Built = (Request, Option<OwnedFd>);
+type Build<'a> = dyn Fn(&mut Namespaces) -> Result<(Request, Option<OwnedFd>), Refusal> + 'a;
 
 /// Errors that mean an address or a route is gone: with its device, by itself, with its table.
 const GONE: &[i32] = &[libc::ENODEV, libc::EADDRNOTAVAIL, libc::ESRCH, libc::ENOENT];
@@ -89,7 +89,9 @@ impl Runner<'_> {
         for ((netns, link), addresses) in leaving {
             let outcome = self.promote_secondaries(netns, link, &addresses);
             if let Err(refusal) = outcome.or_else(|r| if GONE.contains(&r.errno) { Ok(()) } else { Err(r) }) {
-                addresses.iter().for_each(|(i, _)| outcomes[*i] = Err(refusal.clone()));
+                for (i, _) in addresses {
+                    outcomes[i] = Err(refusal.clone());
+                }
             }
         }
     }
@@ -334,7 +336,7 @@ fn create_operation<'a>(netns: &'a Netns, name: InterfaceName, wanted: &'a Link)
         build: Box::new(move |namespaces| {
             let master = wanted.master.map(|master| namespaces.index(netns, master)).transpose()?;
             let descriptor = match far_end(wanted) {
-                Some(peer) if peer.netns != *netns => namespaces.descriptor(&peer.netns)?,
+                Some(peer) if peer.netns != *netns => Namespaces::descriptor(&peer.netns)?,
                 _ => None,
             };
             Ok((link::create(name, wanted, master, descriptor.as_ref())?, descriptor))
@@ -380,20 +382,14 @@ pub(super) fn explain(step: &Step, refusal: &Refusal) -> StepError {
         (_, None) => "delete",
         _ => "change",
     };
-    let mut message = format!("{verb} {} {}", step.key.kind(), step.key.name());
-    if !matches!(step.key, Key::Netns { .. }) {
-        message += &format!(" in {}", step.key.netns());
-    }
-    let words = refusal.text.clone().or_else(|| advice(step, refusal));
-    if let Some(words) = &words {
-        message += &format!(": {words}");
-    }
+    let place = if matches!(step.key, Key::Netns { .. }) { String::new() } else { format!(" in {}", step.key.netns()) };
+    let mut parts = vec![format!("{verb} {} {}{place}", step.key.kind(), step.key.name())];
+    parts.extend(refusal.text.clone().or_else(|| advice(step, refusal)));
     if refusal.errno != 0 {
-        message += &format!(": {}", refusal.reason());
+        parts.push(refusal.reason().to_owned());
     }
-    if let Some(kernel) = &refusal.kernel {
-        message += &format!(" (kernel: {kernel})");
-    }
+    let kernel = refusal.kernel.as_ref().map(|text| format!(" (kernel: {text})")).unwrap_or_default();
+    let message = parts.join(": ") + &kernel;
     StepError { errno: refusal.errno, message }
 }
 

@@ -13,7 +13,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::super::transport::{DumpError, Refusal, Request, Socket};
 use super::{Attributes, text_of, u32_at};
-use crate::state::{Device, GROUP, GROUP_LEAVING, InterfaceName, Link, LinkKind, Mac, Owner, Peer};
+use crate::state::{Device, GROUP, GROUP_LEAVING, InterfaceName, Link, LinkKind, Mac, Owner, Peer, Standing};
 
 // linux/if_link.h
 const IFLA_ADDRESS: u16 = 1;
@@ -38,13 +38,17 @@ const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 8;
 
+/// Why something with netrec's mark is not this netrec's.
+pub(crate) const ANOTHER_HOST: &str = "made by netrec for another host";
+
 /// A device as the kernel describes it.
 #[derive(Clone, Debug)]
 pub(crate) struct RawLink {
     pub index: u32,
     pub name: InterfaceName,
     pub group: u32,
-    pub alias: Option<String>,
+    /// What its alias says, where netrec wrote it.
+    pub mark: Option<Mark>,
     pub device: Device,
     pub loopback: bool,
     pub kind: RawKind,
@@ -70,6 +74,18 @@ impl RawLink {
     /// Whether it carries netrec's group.
     pub(crate) fn is_marked(&self) -> bool {
         matches!(self.group, GROUP | GROUP_LEAVING) && !self.loopback
+    }
+
+    /// Whose a device is for the netrec that runs in the namespace of that inode number. A container's end of a link of
+    /// another netrec's is none of ours even where our host is that container.
+    pub(crate) fn standing(&self, inode: u64) -> Standing {
+        if !self.is_marked() {
+            return Standing::Foreign(format!("group {}", self.group));
+        }
+        match self.mark.as_ref().and_then(|mark| mark.inode) {
+            Some(other) if other != inode => Standing::Foreign(ANOTHER_HOST.into()),
+            _ => Standing::Ours,
+        }
     }
 }
 
@@ -125,7 +141,7 @@ fn parse(body: &[u8]) -> Option<RawLink> {
         index: u32_at(body, 4)?,
         name: "?".parse().ok()?,
         group: 0,
-        alias: None,
+        mark: None,
         device: Device { mac: Mac([0; 6]), mtu: 0, up: flags & IFF_UP != 0, link_local: false },
         loopback: flags & IFF_LOOPBACK != 0,
         kind: RawKind::Other("device".into()),
@@ -138,7 +154,7 @@ fn parse(body: &[u8]) -> Option<RawLink> {
         match kind {
             IFLA_IFNAME => name = text_of(value)?.parse().ok(),
             IFLA_GROUP => link.group = u32_at(value, 0)?,
-            IFLA_IFALIAS => link.alias = text_of(value).map(str::to_owned),
+            IFLA_IFALIAS => link.mark = text_of(value).and_then(Mark::parse),
             IFLA_ADDRESS => link.device.mac = Mac(value.try_into().unwrap_or_default()),
             IFLA_MTU => link.device.mtu = u32_at(value, 0)?,
             IFLA_MASTER => link.master = u32_at(value, 0),
@@ -319,6 +335,14 @@ pub(crate) enum Stage {
     Rest,
 }
 
+/// Which bridge a link becomes a port of.
+#[derive(Clone, Copy)]
+enum NewMaster {
+    AsBefore,
+    Nobody,
+    Bridge(InterfaceName),
+}
+
 /// One message about an existing link.
 pub(crate) struct Change {
     pub stage: Stage,
@@ -326,16 +350,16 @@ pub(crate) struct Change {
     pub name: InterfaceName,
     message: LinkMessage,
     /// The master it gets (or loses), to be given as an index.
-    pub master: Option<Option<InterfaceName>>,
+    master: NewMaster,
     /// Whether the message carries a new name, so that the link must be given by its index.
-    pub renames: bool,
+    renames: bool,
     /// Error numbers that mean the wanted state is there already.
     pub accept: &'static [i32],
 }
 
 impl Change {
     fn new(stage: Stage, name: InterfaceName, message: Builder) -> Self {
-        Self { stage, name, message: message.build(), master: None, renames: false, accept: &[] }
+        Self { stage, name, message: message.build(), master: NewMaster::AsBefore, renames: false, accept: &[] }
     }
 
     /// The message; `index` looks up a device of the namespace.
@@ -349,9 +373,12 @@ impl Change {
         } else {
             message.attributes.push(LinkAttribute::IfName(self.name.as_str().to_owned()));
         }
-        if let Some(master) = self.master {
-            message.attributes.push(LinkAttribute::Controller(master.map_or(Ok(0), index)?));
-        }
+        let master = match self.master {
+            NewMaster::AsBefore => None,
+            NewMaster::Nobody => Some(0),
+            NewMaster::Bridge(master) => Some(index(master)?),
+        };
+        message.attributes.extend(master.map(LinkAttribute::Controller));
         Ok(Request { message: RouteNetlinkMessage::NewLink(message), flags: 0 })
     }
 }
@@ -370,7 +397,8 @@ pub(crate) fn changes(before: &End, after: &End, live_rename: bool) -> Vec<Chang
         list.push(Change { renames: true, ..Change::new(Stage::Rename, before.name, rename) });
     }
     list.extend(settings(before, after));
-    if before.hairpin != after.hairpin {
+    // A port of another bridge starts with the defaults.
+    if (before.hairpin && before.master == after.master) != after.hairpin && after.master.is_some() {
         let message = Builder::default()
             .set_port_kind(InfoPortKind::Bridge)
             .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(after.hairpin)]));
@@ -410,8 +438,12 @@ fn settings(before: &End, after: &End) -> Option<Change> {
         let data = InfoData::Bridge(vec![InfoBridge::StpState(stp_state(after.stp))]);
         attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)]));
     }
-    let master = (before.master != after.master).then_some(after.master);
-    if attributes.is_empty() && master.is_none() {
+    let master = match after.master {
+        same if same == before.master => NewMaster::AsBefore,
+        None => NewMaster::Nobody,
+        Some(master) => NewMaster::Bridge(master),
+    };
+    if attributes.is_empty() && matches!(master, NewMaster::AsBefore) {
         return None;
     }
     let mut change = Change { master, ..Change::new(Stage::Set, after.name, Builder::default()) };
