@@ -137,6 +137,12 @@ impl IntoIterator for State {
     }
 }
 
+impl Extend<(Key, Entry)> for State {
+    fn extend<I: IntoIterator<Item = (Key, Entry)>>(&mut self, items: I) {
+        self.entries.extend(items);
+    }
+}
+
 impl FromIterator<(Key, Entry)> for State {
     fn from_iter<I: IntoIterator<Item = (Key, Entry)>>(items: I) -> Self {
         Self { entries: items.into_iter().collect() }
