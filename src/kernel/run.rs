@@ -196,16 +196,12 @@ impl Runner<'_> {
     ) -> Result<Vec<Operation<'a>>, Refusal> {
         let inode = self.namespaces.host_id().1;
         let Object::Link(wanted) = &after.object else { return Err(mismatch()) };
-        let name_after = match step.key_after() {
-            Key::Link { name, netns: there } if there == netns => *name,
-            _ => return Err(mismatch()),
-        };
-        let near = End::near(name_after, wanted, after.owner());
+        let near = End::near(name, wanted, after.owner());
         let far = far_end(wanted).map(|peer| (&peer.netns, End::far(peer, wanted, after.owner(), inode)));
         let mut list = Vec::new();
         let (near_before, far_before) = match &step.before {
             None => {
-                list.push(create_operation(netns, name_after, wanted));
+                list.push(create_operation(netns, name, wanted));
                 (near.as_created(), far.as_ref().map(|(_, end)| end.as_created()))
             }
             Some(before) => {
