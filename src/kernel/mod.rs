@@ -2,6 +2,7 @@
 //! and `unsafe`.
 
 pub mod fault;
+pub mod nftables;
 
 use crate::state::{Facts, Scope, State, Step};
 
