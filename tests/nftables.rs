@@ -15,10 +15,11 @@ use netrec::state::{Entry, Key, Object, Owner, State, Step};
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 
+const INSIDE: &str = "NETREC_TEST_INSIDE";
+
 /// Runs a test in a network namespace of its own. Without root the test's own binary is run again by `unshare -Urn`, for
 /// a process with threads cannot enter a user namespace.
 fn isolated(name: &str, test: fn()) {
-    const INSIDE: &str = "NETREC_TEST_INSIDE";
     if std::env::var_os(INSIDE).is_some() {
         test();
     } else if nix::unistd::geteuid().is_root() {
@@ -484,6 +485,13 @@ fn sorted_elements(listing: &str) -> String {
     lines.join("\n")
 }
 
+/// As many elements as one transaction may have: the one of a user namespace's root has to fit into a buffer that the
+/// host's settings limit.
+fn most(elements: u16) -> u16 {
+    let inside = std::env::var_os(INSIDE).is_some();
+    if inside { elements.min(3_000) } else { elements }
+}
+
 /// A small firewall: a map of ports and the chain that uses it.
 fn small() -> Vec<(Key, Entry)> {
     use DataType::{InetProto, InetService, Ipv4Addr};
@@ -492,12 +500,12 @@ fn small() -> Vec<(Key, Entry)> {
         table(),
         set("any4", &[InetProto, InetService], values(&[Ipv4Addr, InetService])),
         set("from", &[DataType::Ifname], Some(SetData::Verdict)),
-        chain("pre", base(ChainKind::Nat, Hook::Prerouting, -100), vec![vec![dnat]]),
         chain(
             "forward",
             base(ChainKind::Filter, Hook::Forward, 0),
             vec![vec![Expr::Vmap { fields: vec![Field::Iifname], map: name("from") }]],
         ),
+        chain("pre", base(ChainKind::Nat, Hook::Prerouting, -100), vec![vec![dnat]]),
         chain("sub", None, vec![vec![DROP]]),
         element("any4", vec![TCP, port(8080)], to(vec![ip4("10.1.0.2"), port(80)]), "containers.web.ports[0]"),
         element("any4", vec![TCP, port(8081)], to(vec![ip4("10.1.0.2"), port(81)]), "containers.web.ports[1]"),
@@ -708,7 +716,7 @@ isolated! {
             add element inet netrec plain { 10.0.0.1 }
             add element inet netrec any4 { udp . 1 : 10.0.0.1 . 2 }
             add element inet netrec from { \"odd:name\" : accept }
-            add counter inet netrec packets");
+            add counter inet netrec pkts");
         let live = read(&mut firewall);
         let chain_text = |name: &str| match &live.get(&Key::Chain { name: name.into() }).unwrap().object {
             Object::Chain(chain) => chain.rules.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
@@ -722,14 +730,14 @@ isolated! {
         assert_eq!(
             chain_text("forward"),
             "iifname vmap @from; drop # not netrec's: comment; \
-             # not netrec's: meta cmp meta cmp ip saddr 10.0.0.1 # not netrec's: limit accept"
+             # not netrec's: meta cmp meta cmp payload cmp limit accept"
         );
         assert_eq!(chain_text("theirs"), "# not netrec's: immediate");
         assert_eq!(chain_text("route"), "# not netrec's: type route hook 3 priority 0");
         assert_eq!(set_text("plain"), "type ipv4_addr");
-        assert_eq!(set_text("ranges"), "type ipv4_addr . unknown(0)");
-        assert_eq!(set_text("times"), "type ipv4_addr . unknown(0)");
-        assert_eq!(set_text("marks"), "type unknown(19) . unknown(0)");
+        assert_eq!(set_text("ranges"), "type ipv4_addr . unknown(1)");
+        assert_eq!(set_text("times"), "type ipv4_addr . unknown(1)");
+        assert_eq!(set_text("marks"), "type unknown(19) . unknown(1)");
         assert_eq!(set_text("from"), "type ifname . unknown(0) : verdict");
         let table = live.get(&Key::Table).unwrap();
         assert_eq!(table.owners, [], "a table with more in it has no mark");
@@ -753,8 +761,10 @@ isolated! {
 
         // As far as it can, undoing puts back what was there.
         run(&mut firewall, &inverse(&steps));
-        assert_eq!(chain_text("sub").matches("drop").count(), 1);
-        assert!(listing().contains("udp . 1 : 10.0.0.1 . 2"));
+        let text = listing();
+        assert!(text.contains("chain sub {\n\t\tcomment \"netrec networks.front\"\n\t\tdrop\n\t}"), "{text}");
+        assert!(text.contains("chain theirs {\n\t}") && !text.contains("ranges"), "{text}");
+        assert!(text.contains("udp . 1 : 10.0.0.1 . 2"), "{text}");
     }
 
     fn foreign_chains_and_sets_go_without_a_rebuild() {
@@ -775,7 +785,8 @@ isolated! {
             .filter(|(key, entry)| wanted.get(key) != Some(entry))
             .map(|(key, entry)| Step::new(key.clone(), Some(entry.clone()), wanted.get(key).cloned()))
             .collect();
-        assert_eq!(steps.len(), 4);
+        let names: Vec<String> = steps.iter().map(|step| step.key.to_string()).collect();
+        assert_eq!(names, ["set ranges", "chain sub", "chain theirs", "element any4 { udp . 1 }"]);
         let mut writes = Writes::new();
         firewall.run(&steps, &mut writes).unwrap();
         assert_eq!(writes.count(), 6);
@@ -798,7 +809,7 @@ isolated! {
     fn twenty_thousand_elements_in_one_transaction() {
         let mut firewall = Firewall::open().unwrap();
         let mut all = small();
-        for i in 0..20_000u16 {
+        for i in 0..most(20_000) {
             let to = to(vec![Datum::Ipv4Addr(std::net::Ipv4Addr::from(0x0a01_0000 + u32::from(i))), port(i)]);
             all.push(element("any4", vec![UDP, port(i)], to, &format!("containers.web{i}.ports[0]")));
         }
@@ -810,7 +821,7 @@ isolated! {
         assert!(writes.count() < 60, "{} messages", writes.count());
         let begin = std::time::Instant::now();
         let entries = firewall.read().unwrap();
-        println!("20,000 elements: written in {written:?}, read in {:?}", begin.elapsed());
+        println!("{} elements: written in {written:?}, read in {:?}", all.len(), begin.elapsed());
         assert_eq!(entries.len(), all.len());
         assert_eq!(State::from_iter(entries), state(&all));
 
@@ -825,6 +836,22 @@ isolated! {
         assert_eq!(read(&mut firewall), state(&small()));
     }
 
+    // The kernel goes on enlarging its hash tables after a big transaction, and a dump then yields elements twice and
+    // others not at all.
+    fn a_set_that_has_just_grown_is_read_whole() {
+        let mut firewall = Firewall::open().unwrap();
+        for round in 0..60u16 {
+            let mut all = small();
+            for i in 0..most(500 + round * 180) {
+                let to = to(vec![Datum::Ipv4Addr(std::net::Ipv4Addr::from(0x0a01_0000 + u32::from(i))), port(i)]);
+                all.push(element("any4", vec![UDP, port(i)], to, "containers.web"));
+            }
+            run(&mut firewall, &create(&all));
+            assert_eq!(read(&mut firewall).len(), all.len());
+            run(&mut firewall, &delete(&all[..1]));
+        }
+    }
+
     fn without_the_capability_it_says_so() {
         // A user namespace has no say over the network namespace it was made in. Only a process without threads can
         // enter one, so `unshare` does it; inside, the network namespace is the one of this test.
@@ -836,7 +863,7 @@ isolated! {
         let mut again = Command::new("unshare");
         again.args(["-U", "--"]).arg(std::env::current_exe().unwrap());
         again.args(["--exact", "without_the_capability_it_says_so", "--nocapture"]);
-        let output = again.env("NETREC_TEST_INSIDE", "1").env("NETREC_TEST_POWERLESS", "1").output().unwrap();
+        let output = again.env(INSIDE, "1").env("NETREC_TEST_POWERLESS", "1").output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
     }

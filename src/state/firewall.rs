@@ -43,8 +43,9 @@ pub enum DataType {
     InetService,
     /// `ifname`, 16 bytes: a device name.
     Ifname,
-    /// A type that netrec does not use, by nft's number. 0 at the end of a key says that the set has more to it than can
-    /// be said here: flags, a time limit, a size, or elements that are unlike any of netrec's.
+    /// A type that netrec does not use, by nft's number. Two that are none stand at the end of a live set's key to say
+    /// that there is more to the set than can be said here: 0 for elements that are unlike any of netrec's, 1 for flags,
+    /// a time limit, a size and the like.
     Other(u32),
 }
 

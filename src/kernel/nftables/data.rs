@@ -81,6 +81,11 @@ pub(super) fn types(id: u32, len: u32) -> Vec<DataType> {
     if layout(&parts) == Ok((id, len)) { parts } else { vec![DataType::Other(id)] }
 }
 
+/// The key of a set without the note that it has elements which netrec cannot write.
+pub(super) fn key_alone(key: &[DataType]) -> &[DataType] {
+    key.strip_suffix(&[DataType::Other(0)]).unwrap_or(key)
+}
+
 /// How `nft` is to understand the bytes of a set's key or data: nft's `enum byteorder`, 1 host, 2 network, 0 joined.
 pub(super) fn byteorder(types: &[DataType]) -> u32 {
     match types {
@@ -188,7 +193,7 @@ pub(super) fn put_set_mark(out: &mut Vec<u8>, set: &Set, owner: Option<&Owner>) 
         out.extend_from_slice(&[kind, 4]);
         out.extend_from_slice(&order.to_ne_bytes());
     };
-    order(SET_KEYBYTEORDER, byteorder(&set.key));
+    order(SET_KEYBYTEORDER, byteorder(key_alone(&set.key)));
     match &set.data {
         None => {}
         Some(SetData::Verdict) => order(SET_DATABYTEORDER, 0),

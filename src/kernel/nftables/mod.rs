@@ -19,6 +19,7 @@ mod wire;
 mod write;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use nix::libc;
 
@@ -32,6 +33,8 @@ use write::{Batch, Work, replaces};
 
 /// How often a table that changes while it is read is read anew.
 const ATTEMPTS: u32 = 20;
+/// How much longer to wait before each further attempt; 190 milliseconds in all.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// The firewall of the network namespace in which it was opened.
 #[derive(Debug)]
@@ -79,7 +82,8 @@ impl Firewall {
     /// The table and the generation it was read at.
     fn read_at(&mut self) -> Result<(u32, Vec<(Key, Entry)>), ReadError> {
         let failed = |trouble: Trouble| ReadError::Other(format!("cannot read table inet {TABLE}: {trouble}"));
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
+            std::thread::sleep(PATIENCE * attempt);
             let generation = self.socket.generation().map_err(failed)?;
             match read::dump(&mut self.socket) {
                 Ok(entries) if self.socket.generation().map_err(failed)? == generation => {

@@ -23,7 +23,6 @@ use crate::state::firewall::{
 use crate::state::{Entry, Key, Object, Owner, Standing};
 
 // `enum nf_tables_msg_types`.
-const NEWTABLE: u16 = 0;
 const GETTABLE: u16 = 1;
 const NEWCHAIN: u16 = 3;
 const GETCHAIN: u16 = 4;
@@ -33,6 +32,10 @@ const NEWSET: u16 = 9;
 const GETSET: u16 = 10;
 const NEWSETELEM: u16 = 12;
 const GETSETELEM: u16 = 13;
+const NEWOBJ: u16 = 18;
+const GETOBJ: u16 = 19;
+const NEWFLOWTABLE: u16 = 22;
+const GETFLOWTABLE: u16 = 23;
 
 /// The table's name in all messages but the table's own: `NFTA_CHAIN_TABLE`, `NFTA_SET_TABLE` and so on.
 const TABLE_NAME: u16 = 1;
@@ -52,7 +55,7 @@ pub(super) fn dump(socket: &mut Socket) -> Result<Vec<(Key, Entry)>, Trouble> {
         Err(Trouble::Refused(fault)) if fault.errno == nix::libc::ENOENT => return Ok(Vec::new()),
         other => other?,
     }
-    for kind in [GETSET, GETCHAIN, GETRULE] {
+    for kind in [GETSET, GETCHAIN, GETRULE, GETOBJ, GETFLOWTABLE] {
         socket.dump(kind, table, |message| found.message(message)).map_err(vanished)?;
     }
     for set in 0..found.sets.len() {
@@ -84,8 +87,6 @@ struct Found {
     table: Option<FoundTable>,
     sets: Vec<FoundSet>,
     chains: Vec<FoundChain>,
-    /// How many anonymous sets and chains there are. They belong to rules, and come and go with them.
-    anonymous: usize,
     elements: Vec<(Key, Entry)>,
     /// The keys of the set whose elements are being read, one after the other.
     keys: Vec<u8>,
@@ -93,9 +94,9 @@ struct Found {
 
 #[derive(Debug)]
 struct FoundTable {
-    flags: u32,
-    uses: usize,
     owner: Option<Owner>,
+    /// Whether there is more to it than its name: a flag, a named counter or the like, a flow table.
+    more: bool,
 }
 
 #[derive(Debug)]
@@ -119,33 +120,32 @@ struct FoundChain {
 
 impl Found {
     fn message(&mut self, message: Message<'_>) {
-        const ELEMENT_LIST: u16 = nft(NEWSETELEM);
         const SET: u16 = nft(NEWSET);
         const CHAIN: u16 = nft(NEWCHAIN);
         const RULE: u16 = nft(NEWRULE);
-        const TABLE_ITSELF: u16 = nft(NEWTABLE);
+        const ELEMENTS: u16 = nft(NEWSETELEM);
+        const OBJECT: u16 = nft(NEWOBJ);
+        const FLOWTABLE: u16 = nft(NEWFLOWTABLE);
         let all = Slots::new(message.attributes());
         if all.text(TABLE_NAME) != Some(TABLE) {
             return;
         }
         // What lacks its name or the like is no message of the kernel's.
         let _ = match message.kind {
-            TABLE_ITSELF => self.table(&all),
             SET => self.set(&all),
             CHAIN => self.chain(&all),
             RULE => self.rule(&all),
-            ELEMENT_LIST => self.element_list(&all),
+            ELEMENTS => self.element_list(&all),
+            OBJECT | FLOWTABLE => self.table.as_mut().map(|table| table.more = true),
             _ => None,
         };
     }
 
     fn table(&mut self, all: &Slots<'_>) -> Option<()> {
-        // NFTA_TABLE_FLAGS, _USE, _USERDATA.
-        self.table = Some(FoundTable {
-            flags: all.u32(2).unwrap_or(0),
-            uses: all.u32(3)? as usize,
-            owner: all.value(6).and_then(|userdata| data::owner(userdata, COMMENT)),
-        });
+        // NFTA_TABLE_NAME, _FLAGS, _USERDATA.
+        all.get(1)?;
+        let owner = all.value(6).and_then(|userdata| data::owner(userdata, COMMENT));
+        self.table = Some(FoundTable { owner, more: all.u32(2).unwrap_or(0) != 0 });
         Some(())
     }
 
@@ -153,8 +153,7 @@ impl Found {
         // NFTA_SET_NAME, _FLAGS, _KEY_TYPE, _KEY_LEN, _DATA_TYPE, _DATA_LEN, _USERDATA.
         let flags = all.u32(3).unwrap_or(0);
         if flags & SET_ANONYMOUS != 0 {
-            self.anonymous += 1;
-            return Some(());
+            return Some(()); // it comes and goes with the rule that it belongs to
         }
         let key_len = all.u32(5)?;
         let key = data::types(all.u32(4)?, key_len);
@@ -188,8 +187,7 @@ impl Found {
         // NFTA_CHAIN_NAME, _HOOK, _POLICY, _TYPE, _FLAGS, _USERDATA.
         let flags = all.u32(10).unwrap_or(0);
         if flags & BINDING != 0 {
-            self.anonymous += 1;
-            return Some(());
+            return Some(()); // it comes and goes with the rule that it belongs to
         }
         let mut found = FoundChain {
             name: all.text(3)?.into(),
@@ -249,12 +247,12 @@ impl Found {
 
     fn entries(self) -> Vec<(Key, Entry)> {
         let Some(table) = self.table else { return Vec::new() };
-        // NFTA_TABLE_USE counts what else there is: counters and other named objects, flow tables.
-        let plain = table.flags == 0 && table.uses == self.sets.len() + self.chains.len() + self.anonymous;
         let mut entries = Vec::with_capacity(1 + self.sets.len() + self.chains.len() + self.elements.len());
-        entries.push((Key::Table, entry(Object::Table(Table {}), table.owner.filter(|_| plain))));
+        entries.push((Key::Table, entry(Object::Table(Table {}), table.owner.filter(|_| !table.more))));
         for FoundSet { name, mut set, owner, foreign, more, .. } in self.sets {
-            if foreign || more {
+            if foreign {
+                set.key.push(DataType::Other(1));
+            } else if more {
                 set.key.push(DataType::Other(0));
             }
             entries.push((Key::Set { name }, entry(Object::Set(set), owner)));
@@ -331,4 +329,81 @@ fn parse_element(set: &FoundSet, attributes: Attributes<'_>, keys: &mut Vec<u8>)
         data = Some(ElementData::Values(Concat(Vec::new())));
     }
     Some((key, entry(Object::Element(Element { data }), owner)))
+}
+
+/// What the kernel (6.18, little-endian) answered to one read of a table with everything that netrec writes and some
+/// things that it does not.
+#[cfg(all(test, target_endian = "little"))]
+mod tests {
+    use super::*;
+    use crate::kernel::nftables::wire::{Fault, messages};
+    use crate::state::Kind;
+
+    const DUMP: &[u8] = include_bytes!("../../../tests/data/nftables.dump");
+
+    fn collect(found: &mut Found, bytes: &[u8]) {
+        for message in messages(bytes) {
+            // NFT_MSG_NEWTABLE is read by itself.
+            if message.kind == nft(0) {
+                found.table(&Slots::new(message.attributes()));
+            } else {
+                found.message(message);
+            }
+        }
+    }
+
+    #[test]
+    fn the_recorded_dump_holds_everything() {
+        let mut found = Found::default();
+        collect(&mut found, DUMP);
+        let entries = found.entries();
+        let count = |kind| entries.iter().filter(|(key, _)| key.kind() == kind).count();
+        assert_eq!([Kind::Table, Kind::Set, Kind::Chain, Kind::Element].map(count), [1, 13, 10, 16]);
+        let foreign: Vec<String> =
+            entries.iter().filter(|(_, entry)| entry.owners.is_empty()).map(|(key, _)| key.to_string()).collect();
+        let expected = [
+            "table inet netrec",
+            "set ranges",
+            "set marks",
+            "chain theirs",
+            "chain route",
+            "element hosts4 { 10.0.0.2 }",
+        ];
+        assert_eq!(foreign, expected);
+    }
+
+    #[test]
+    fn no_damage_makes_the_reader_panic() {
+        // Where each message starts, and where the last one ends.
+        let mut starts = vec![0];
+        for message in messages(DUMP) {
+            starts.push(starts[starts.len() - 1] + 16 + message.payload.len().next_multiple_of(4));
+        }
+        assert_eq!(starts.last(), Some(&DUMP.len()));
+
+        let mut seed: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut random = |below: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            usize::try_from(seed >> 33).unwrap() % below
+        };
+        let mut found = Found::default();
+        for round in 0..200_000 {
+            if round % 1000 == 0 {
+                found.repeats(round % 16);
+                std::mem::take(&mut found).entries();
+                collect(&mut found, DUMP);
+            }
+            let which = random(starts.len() - 1);
+            let mut bytes = DUMP[starts[which]..starts[which + 1]].to_vec();
+            for _ in 0..=random(4) {
+                let at = random(bytes.len());
+                bytes[at] = [random(256), random(4), 255][random(3)].to_le_bytes()[0];
+            }
+            bytes.truncate(bytes.len() - random(2) * random(bytes.len()));
+            collect(&mut found, &bytes);
+            messages(&bytes).for_each(|message| drop(Fault::parse(message)));
+        }
+    }
 }

@@ -39,6 +39,8 @@ pub(super) enum Trouble {
     Refused(Fault),
     /// What was being dumped changed meanwhile.
     Changed,
+    /// A batch of so many bytes does not fit into the send buffer.
+    TooLong(usize),
     /// An answer that makes no sense.
     Garbled,
 }
@@ -48,6 +50,7 @@ impl Trouble {
         match self {
             Self::Io(error) => error.raw_os_error().unwrap_or(0),
             Self::Refused(fault) => fault.errno,
+            Self::TooLong(_) => libc::EMSGSIZE,
             Self::Changed | Self::Garbled => 0,
         }
     }
@@ -59,6 +62,10 @@ impl std::fmt::Display for Trouble {
             Self::Io(error) => error.fmt(f),
             Self::Refused(fault) => f.write_str(&in_words(fault)),
             Self::Changed => f.write_str("it kept changing while it was read"),
+            Self::TooLong(len) => write!(
+                f,
+                "one transaction of {len} bytes, which without root is more than net.core.wmem_max allows (EMSGSIZE)"
+            ),
             Self::Garbled => f.write_str("the kernel's answer makes no sense"),
         }
     }
@@ -97,8 +104,10 @@ impl Socket {
         netlink.bind_auto()?;
         netlink.set_ext_ack(true)?;
         netlink.set_cap_ack(true)?;
-        // Without the capability every request fails anyway, and says so better.
-        let _ = setsockopt(&netlink, sockopt::RcvBufForce, &RECEIVE_BUFFER);
+        // Beyond the limits of `net.core` only root of the whole host may go, not that of a user namespace.
+        if setsockopt(&netlink, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+            let _ = setsockopt(&netlink, sockopt::RcvBuf, &RECEIVE_BUFFER);
+        }
         Ok(Self { netlink, buffer: Vec::with_capacity(DATAGRAM), sequence: 0 })
     }
 
@@ -181,16 +190,26 @@ impl Socket {
     ///
     /// The kernel carries a batch out within `send()`, so that all answers are there when it returns.
     pub(super) fn batch(&mut self, bytes: &[u8]) -> Result<Option<(u32, Fault)>, Trouble> {
-        let _ = setsockopt(&self.netlink, sockopt::SndBufForce, &(bytes.len() + SEND_SLACK));
-        self.netlink.send(bytes, 0)?;
+        let room = bytes.len() + SEND_SLACK;
+        if setsockopt(&self.netlink, sockopt::SndBufForce, &room).is_err() {
+            let _ = setsockopt(&self.netlink, sockopt::SndBuf, &room);
+        }
+        self.netlink.send(bytes, 0).map_err(|error| match error.raw_os_error() {
+            Some(libc::EMSGSIZE) => Trouble::TooLong(bytes.len()),
+            _ => error.into(),
+        })?;
         let mut acknowledged = false;
         let mut refused = None;
+        let mut lost = None;
         loop {
             let bytes = match self.receive(libc::MSG_DONTWAIT) {
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // More refusals than there is room for; the first one is what counts.
-                Err(_) if refused.is_some() => continue,
+                // More answers than there is room for; the first ones are there.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    lost = Some(error);
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             };
             for message in messages(bytes).filter(|message| message.kind == ERROR) {
@@ -202,7 +221,12 @@ impl Socket {
                 }
             }
         }
-        if acknowledged || refused.is_some() { Ok(refused) } else { Err(Trouble::Garbled) }
+        match (refused, lost) {
+            (Some(refused), _) => Ok(Some(refused)),
+            (None, Some(error)) => Err(error.into()),
+            (None, None) if acknowledged => Ok(None),
+            (None, None) => Err(Trouble::Garbled),
+        }
     }
 
     fn drain(&mut self) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::data::{self, COMMENT, Unfit};
-use super::insn::{Insn, put_value, put_verdict};
+use super::insn::{put_value, put_verdict};
 use super::read::{SET_MAP, VERDICT};
 use super::rule::compile;
 use super::socket::{self, nft};
@@ -59,6 +59,8 @@ pub(super) struct Work<'a> {
     chains_gone: Vec<&'a Key>,
     elements: Vec<(&'static str, &'a Key, &'a Element, Option<&'a Owner>)>,
     rules: Vec<(&'static str, &'a Key, &'a [Rule])>,
+    /// Sets that netrec cannot make, and so somebody else's. Only an undo or a rebuild comes across one.
+    left_out: BTreeSet<Option<&'a str>>,
 }
 
 /// Whether a step changes what the kernel cannot change in place: a mark of a table, chain or set, a set's types, a
@@ -98,10 +100,7 @@ impl<'a> Work<'a> {
             return work;
         }
         for (key, entry) in all {
-            match &entry.object {
-                Object::Set(set) if !writable(set) => {}
-                _ => work.create(key, entry),
-            }
+            work.create(key, entry);
         }
         let sets: BTreeSet<&str> = work.sets.iter().filter_map(|(key, ..)| set_of(key)).collect();
         work.elements.retain(|(_, key, ..)| set_of(key).is_some_and(|set| sets.contains(set)));
@@ -112,7 +111,8 @@ impl<'a> Work<'a> {
         let owner = after.owner();
         match &after.object {
             Object::Table(_) => self.table = Some((key, owner)),
-            Object::Set(set) => self.sets.push((key, set, owner)),
+            Object::Set(set) if writable(set) => self.sets.push((key, set, owner)),
+            Object::Set(_) => drop(self.left_out.insert(set_of(key))),
             Object::Chain(chain) => {
                 self.chains.push((key, chain, owner, false));
                 self.rules.push(("create", key, &chain.rules));
@@ -191,7 +191,9 @@ impl<'a> Work<'a> {
             elements.map(|(verb, key, element, owner)| (verb, key, Some(element), owner)).collect(),
         )?;
         for (verb, key, rules) in self.rules {
-            batch.rules(verb, key, rules)?;
+            for rule in rules.iter().filter(|rule| !foreign(rule, &self.left_out)) {
+                batch.rule(verb, key, rule)?;
+            }
         }
         if let Some(last) = batch.starts.last().copied() {
             socket::end(&mut batch.w, batch.sequence.wrapping_add(1), last);
@@ -210,11 +212,23 @@ fn set_of(key: &Key) -> Option<&str> {
 }
 
 fn writable(set: &Set) -> bool {
-    data::layout(&set.key).is_ok()
+    data::layout(data::key_alone(&set.key)).is_ok()
         && match &set.data {
             Some(SetData::Values(types)) => data::layout(types).is_ok(),
             _ => true,
         }
+}
+
+/// Whether a rule is somebody else's: one that netrec cannot write, or that uses a set that netrec cannot make. As only
+/// an undo or a rebuild comes across one, and can but leave it out, this is no error.
+fn foreign(rule: &Rule, left_out: &BTreeSet<Option<&str>>) -> bool {
+    rule.0.iter().any(|expr| match expr {
+        Expr::Unknown(_) => true,
+        Expr::InSet { set: name, .. } | Expr::Vmap { map: name, .. } | Expr::DnatMap { map: name, .. } => {
+            left_out.contains(&Some(&**name))
+        }
+        _ => false,
+    })
 }
 
 /// The table's name and that of a set or chain.
@@ -297,7 +311,7 @@ impl<'a> Batch<'a> {
 
     fn set(&mut self, id: u32, key: &'a Key, set: &Set, owner: Option<&Owner>) -> Result<(), Refused<'a>> {
         let refused = |why| (Part { verb: "create", key }, why);
-        let (key_type, key_len) = data::layout(&set.key).map_err(refused)?;
+        let (key_type, key_len) = data::layout(data::key_alone(&set.key)).map_err(refused)?;
         let data = match &set.data {
             None => None,
             Some(SetData::Verdict) => Some((VERDICT, 0)),
@@ -338,17 +352,12 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    fn rules(&mut self, verb: &'static str, key: &'a Key, rules: &[Rule]) -> Result<(), Refused<'a>> {
-        for rule in rules {
-            if rule.0.iter().any(|expr| matches!(expr, Expr::Unknown(_))) {
-                continue; // Somebody else's; only an undo or a rebuild comes across one, and can but leave it out.
-            }
-            let insns = compile(rule).map_err(|why| (Part { verb, key }, why))?;
-            self.message(verb, key, NEWRULE, APPEND, |w| {
-                put_names(w, 2, key); // NFTA_RULE_CHAIN
-                w.nest(4, |w| insns.iter().for_each(|insn| Insn::put(insn, w))); // NFTA_RULE_EXPRESSIONS
-            });
-        }
+    fn rule(&mut self, verb: &'static str, key: &'a Key, rule: &Rule) -> Result<(), Refused<'a>> {
+        let insns = compile(rule).map_err(|why| (Part { verb, key }, why))?;
+        self.message(verb, key, NEWRULE, APPEND, |w| {
+            put_names(w, 2, key); // NFTA_RULE_CHAIN
+            w.nest(4, |w| insns.iter().for_each(|insn| insn.put(w))); // NFTA_RULE_EXPRESSIONS
+        });
         Ok(())
     }
 
