@@ -1,6 +1,10 @@
 //! The firewall's reader and writer against the kernel, with `nft` as the independent witness. Every test has a network
 //! namespace of its own; without root, in a user namespace of its own too.
 
+// Clippy does not take the helpers of tests for tests.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unnecessary_wraps, clippy::format_push_string)]
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -11,7 +15,7 @@ use netrec::state::firewall::{
     BaseChain, CT_ESTABLISHED_RELATED, CT_STATUS_DNAT, Chain, ChainKind, Concat, DataType, Datum, Element, ElementData,
     Expr, Family, Field, Hook, Policy, RTN_LOCAL, Rule, Set, SetData, Table, Verdict,
 };
-use netrec::state::{Entry, Key, Object, Owner, State, Step};
+use netrec::state::{Entry, Key, Object, Owner, Standing, State, Step};
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 
@@ -31,17 +35,23 @@ fn isolated(name: &str, test: fn()) {
             std::panic::resume_unwind(panic);
         }
     } else {
-        let mut again = Command::new("unshare");
-        again.args(["-Urn", "--"]).arg(std::env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]);
-        let output = again.env(INSIDE, "1").output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        again(name, &["-Urn"], (INSIDE, "1"));
     }
 }
 
+/// Runs a test again, in namespaces that `unshare` makes and with one more variable in its environment.
+fn again(name: &str, namespaces: &[&str], variable: (&str, &str)) {
+    let mut again = Command::new("unshare");
+    again.args(namespaces).arg("--").arg(std::env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]);
+    let output = again.env(INSIDE, "1").env(variable.0, variable.1).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
 macro_rules! isolated {
-    ($(fn $name:ident() $body:block)*) => {
+    ($($(#[$attribute:meta])* fn $name:ident() $body:block)*) => {
         $(
+            $(#[$attribute])*
             #[test]
             fn $name() {
                 fn inside() $body
@@ -467,6 +477,36 @@ isolated! {
     }
 }
 
+isolated! {
+    fn nft_compiles_the_same_instructions() {
+        let mut firewall = Firewall::open().unwrap();
+        let mut all = everything();
+        run(&mut firewall, &create(&all));
+        let mut script = String::new();
+        for (key, entry) in &mut all {
+            let Object::Chain(chain) = &mut entry.object else { continue };
+            script += &format!("flush chain inet netrec {}\n", key.name());
+            for rule in &mut chain.rules {
+                for expr in &mut rule.0 {
+                    // To nft a prefix of full length is an address.
+                    if let Expr::Match { value, .. } = expr
+                        && let Datum::Ipv4Net(address, 32) = *value
+                    {
+                        *value = Datum::Ipv4Addr(address);
+                    }
+                }
+                let text: Vec<String> = rule.0.iter().map(ToString::to_string).collect();
+                script += &format!("add rule inet netrec {} {}\n", key.name(), text.join(" "));
+            }
+        }
+        nft(&script);
+        let live = read(&mut firewall);
+        for (key, wanted) in &all {
+            assert_eq!(live.get(key), Some(wanted), "{key}");
+        }
+    }
+}
+
 /// The kernel lists the elements of a hash table in no order.
 fn sorted_elements(listing: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
@@ -550,13 +590,11 @@ isolated! {
         let steps: Vec<Step> =
             names.iter().map(|name| change(find(&before, name), find(&after, name).1.clone())).collect();
 
-        let handles = nft("list ruleset").replace(listing().as_str(), "");
         let mut writes = Writes::new();
         firewall.run(&steps, &mut writes).unwrap();
         // The policy, two flushes, one deletion and one addition of elements, three rules.
         assert_eq!(writes.count(), 8);
         assert_eq!(read(&mut firewall), state(&after));
-        assert_eq!(handles, "");
         let text = listing();
         assert!(text.contains("hook forward priority filter; policy drop;\n\t\tmeta l4proto tcp accept\n\t\tdrop\n\t}"), "{text}");
         assert!(text.contains("tcp . 8080 comment \"netrec containers.web.ports[0]\" : 10.1.0.9 . 80"), "{text}");
@@ -797,7 +835,7 @@ isolated! {
         nft("add table inet netrec { comment \"hello\"; flags dormant; }; add chain inet netrec sub { comment \"hello\"; }");
         let mut firewall = Firewall::open().unwrap();
         let live = read(&mut firewall);
-        let unmarked = |object| Entry { object, owners: vec![], standing: Default::default() };
+        let unmarked = |object| Entry { object, owners: vec![], standing: Standing::default() };
         assert_eq!(live, state(&[
             (Key::Table, unmarked(Object::Table(Table {}))),
             (Key::Chain { name: "sub".into() }, unmarked(Object::Chain(Chain { base: None, rules: vec![] }))),
@@ -852,6 +890,19 @@ isolated! {
         }
     }
 
+    #[cfg(feature = "fault-injection")]
+    fn a_write_that_fails_keeps_the_others_from_happening() {
+        if std::env::var_os("NETREC_FAULT").is_some() {
+            let mut firewall = Firewall::open().unwrap();
+            let error = firewall.run(&create(&small()), &mut Writes::new()).unwrap_err();
+            let message = "create chain forward: No buffer space available (ENOBUFS)";
+            assert_eq!((error.errno, error.message.as_str()), (libc::ENOBUFS, message));
+            assert_eq!(nft("list ruleset"), "");
+            return;
+        }
+        again("a_write_that_fails_keeps_the_others_from_happening", &["-Urn"], ("NETREC_FAULT", "fail:4:ENOBUFS"));
+    }
+
     fn without_the_capability_it_says_so() {
         // A user namespace has no say over the network namespace it was made in. Only a process without threads can
         // enter one, so `unshare` does it; inside, the network namespace is the one of this test.
@@ -860,11 +911,6 @@ isolated! {
             assert_eq!(error.to_string(), "reading the firewall needs root (CAP_NET_ADMIN)");
             return;
         }
-        let mut again = Command::new("unshare");
-        again.args(["-U", "--"]).arg(std::env::current_exe().unwrap());
-        again.args(["--exact", "without_the_capability_it_says_so", "--nocapture"]);
-        let output = again.env(INSIDE, "1").env("NETREC_TEST_POWERLESS", "1").output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        again("without_the_capability_it_says_so", &["-U"], ("NETREC_TEST_POWERLESS", "1"));
     }
 }

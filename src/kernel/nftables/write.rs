@@ -64,14 +64,15 @@ pub(super) struct Work<'a> {
 }
 
 /// Whether a step changes what the kernel cannot change in place: a mark of a table, chain or set, a set's types, a
-/// base chain's type, hook or priority.
+/// base chain's type, hook or priority. A mark that differs in a list index only stays as it is.
 pub(super) fn replaces(step: &Step) -> bool {
     let (Some(before), Some(after)) = (&step.before, &step.after) else { return false };
+    let marks_differ = before.owner().map(Owner::stem) != after.owner().map(Owner::stem);
     let hook = |chain: &Chain| chain.base.map(|base| (base.kind, base.hook, base.priority));
     match (&before.object, &after.object) {
-        (Object::Table(_), Object::Table(_)) => before.owner() != after.owner(),
-        (Object::Set(old), Object::Set(new)) => old != new || before.owner() != after.owner(),
-        (Object::Chain(old), Object::Chain(new)) => hook(old) != hook(new) || before.owner() != after.owner(),
+        (Object::Table(_), Object::Table(_)) => marks_differ,
+        (Object::Set(old), Object::Set(new)) => marks_differ || old != new,
+        (Object::Chain(old), Object::Chain(new)) => marks_differ || hook(old) != hook(new),
         _ => false,
     }
 }
@@ -413,6 +414,8 @@ fn put_content(
     put_values(w, scratch, 1, key)?; // NFTA_SET_ELEM_KEY
     match data {
         None => {}
+        // Read from an element that had more to it than can be written.
+        Some(ElementData::Values(Concat(values))) if values.is_empty() => {}
         Some(ElementData::Verdict(verdict)) => put_verdict(w, 2, verdict), // NFTA_SET_ELEM_DATA
         Some(ElementData::Values(values)) => put_values(w, scratch, 2, values)?,
     }
