@@ -206,7 +206,7 @@ impl Runner<'_> {
         let (near_before, far_before) = match &step.before {
             None => {
                 list.push(create_operation(netns, name_after, wanted));
-                (near.as_created(), far.as_ref().map(|(_, end)| end.as_created()))
+                (near.as_created(wanted), far.as_ref().map(|(_, end)| end.as_created(wanted)))
             }
             Some(before) => {
                 let Object::Link(found) = &before.object else { return Err(mismatch()) };

@@ -35,6 +35,8 @@ const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const AF_INET6: u16 = 10;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+/// `ETH_DATA_LEN` of linux/if_ether.h.
+const ETH_DATA_LEN: u32 = 1500;
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 8;
 
@@ -216,11 +218,14 @@ pub(crate) fn create(
     master: Option<u32>,
     peer_netns: Option<&OwnedFd>,
 ) -> Result<Request, Refusal> {
-    let described = |name, device| describe(LinkMessageBuilder::default(), name, device, group_of(link));
+    let describe = |message: Builder, name, device: &Device| {
+        let mtu = created_mtu(link).unwrap_or(device.mtu);
+        describe(message, name, device.mac, mtu, group_of(link))
+    };
     let (kind, data) = match &link.kind {
         LinkKind::Bridge { stp } => (InfoKind::Bridge, InfoData::Bridge(vec![InfoBridge::StpState(stp_state(*stp))])),
         LinkKind::Veth { peer } => {
-            let mut far = described(peer.name, &peer.device);
+            let mut far = describe(Builder::default(), peer.name, &peer.device);
             if let Some(fd) = peer_netns {
                 far = far.setns_by_fd(fd.as_raw_fd());
             }
@@ -231,7 +236,7 @@ pub(crate) fn create(
         }
     };
     let builder = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(kind).set_info_data(data);
-    let mut message = describe(builder, name, &link.device, group_of(link));
+    let mut message = describe(builder, name, &link.device);
     if let Some(master) = master {
         message = message.controller(master);
     }
@@ -254,14 +259,21 @@ fn stp_state(on: bool) -> BridgeStpState {
 
 /// What a creating message says of a device. One queue each way: with the default, one per processor, the kernel waits
 /// for an RCU grace period per veth pair, which is a third of the time it takes to make one.
-fn describe(message: Builder, name: InterfaceName, device: &Device, group: u32) -> Builder {
+fn describe(message: Builder, name: InterfaceName, mac: Mac, mtu: u32, group: u32) -> Builder {
     message
         .name(name.as_str())
-        .address(device.mac.0.to_vec())
-        .mtu(device.mtu)
+        .address(mac.0.to_vec())
+        .mtu(mtu)
         .link_group(group)
         .append_extra_attribute(LinkAttribute::NumTxQueues(1))
         .append_extra_attribute(LinkAttribute::NumRxQueues(1))
+}
+
+/// The MTU that a link has after its creation whatever the message says. A bridge takes its ports' smallest MTU as they
+/// come and go, and 1500 when it has none, until somebody has changed the MTU of the finished device; the one in the
+/// creating message does not count as such.
+fn created_mtu(link: &Link) -> Option<u32> {
+    matches!(link.kind, LinkKind::Bridge { .. }).then_some(ETH_DATA_LEN)
 }
 
 /// One end of a link, in one namespace, as far as it can be changed.
@@ -303,10 +315,11 @@ impl End {
         }
     }
 
-    /// What the creating message leaves behind.
+    /// What the creating message of a link leaves behind.
     #[must_use]
-    pub(crate) fn as_created(&self) -> Self {
-        let device = Device { up: false, link_local: true, ..self.device.clone() };
+    pub(crate) fn as_created(&self, link: &Link) -> Self {
+        let mtu = created_mtu(link).unwrap_or(self.device.mtu);
+        let device = Device { up: false, link_local: true, mtu, ..self.device.clone() };
         Self { device, alias: None, hairpin: false, ..self.clone() }
     }
 }
