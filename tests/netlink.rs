@@ -4,6 +4,8 @@
 //! Each test runs in network and mount namespaces of its own: it starts itself again under `unshare`, as root or, for
 //! others, in a user namespace.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are tests
+
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
@@ -496,6 +498,11 @@ fn routes_of_both_families_are_replaced() {
         assert_eq!(shown.as_array().unwrap().len(), 1);
         assert_eq!((&shown[0]["gateway"], &shown[0]["protocol"]), (&"10.20.0.9".into(), &"78".into()));
         assert_eq!(json("ip -n web -j -6 route show default")[0]["gateway"], "fd20::9");
+        let lost = linux.run(&[create(route(&web(), "198.51.100.0/24", Some("203.0.113.1"), "eth0", 0))]).remove(0);
+        assert_eq!(
+            lost.unwrap_err().message,
+            "create route 198.51.100.0/24 in web: Network is unreachable (kernel: Nexthop has invalid gateway)"
+        );
         // In the host, without a router, in a table of its own.
         let (mut key, entry) = route(&Netns::HOST, "198.51.100.0/24", None, "nr-front", 5);
         let Key::Route { table, .. } = &mut key else { panic!() };
@@ -619,14 +626,10 @@ fn a_netrec_in_a_container_leaves_its_devices_alone() {
         let live = inside.live(&Scope { host_links: [name("eth0")].into(), ..Scope::default() }).unwrap();
         let eth0 = live.get(&link_key("eth0")).unwrap();
         assert_eq!(eth0.standing, Standing::Foreign("made by netrec for another host".into()));
-        let ours: Vec<&Key> = live
-            .iter()
-            .filter(|(k, e)| e.standing.is_ours() && !matches!(k, Key::Route { .. }))
-            .map(|(k, _)| k)
-            .collect();
-        assert_eq!(ours, Vec::<&Key>::new());
+        assert!(live.iter().all(|(_, entry)| !entry.standing.is_ours()), "{live:?}");
         let facts = inside.facts().unwrap();
-        assert_eq!(facts.addresses.len(), 2);
+        assert_eq!((facts.addresses.len(), facts.routes.len()), (2, 4));
+        assert_eq!(facts.uplink.unwrap().name, name("eth0"));
     });
 }
 
@@ -730,10 +733,8 @@ fn facts_tell_the_uplink_and_what_is_not_netrecs() {
 
 #[test]
 fn without_rights_reading_works_and_writing_says_what_is_missing() {
-    lab("without_rights_reading_works_and_writing_says_what_is_missing", || {
-        let mut linux = Linux::open().unwrap();
-        make(&mut linux, &small_shop());
-        drop_rights();
+    const NAME: &str = "without_rights_reading_works_and_writing_says_what_is_missing";
+    if is_again() {
         let mut linux = Linux::open().unwrap();
         linux.facts().unwrap();
         let error = linux.live(&Scope::default()).unwrap_err();
@@ -745,40 +746,72 @@ fn without_rights_reading_works_and_writing_says_what_is_missing() {
             error.message,
             "create link nr-back in host: changing networks needs root (CAP_NET_ADMIN): Operation not permitted"
         );
+        return;
+    }
+    lab(NAME, || {
+        make(&mut Linux::open().unwrap(), &small_shop());
+        let output = again(NAME, "setpriv --bounding-set -all", &[]);
+        assert!(output.contains("1 passed"), "{output}");
     });
 }
 
-/// Gives up all capabilities but those on files; the user stays.
-#[allow(unsafe_code)]
-fn drop_rights() {
-    let header: [u32; 2] = [0x2008_0522, 0]; // _LINUX_CAPABILITY_VERSION_3, this thread
-    let none = [0u32; 6];
-    // SAFETY: both point to as much as capset(2) reads.
-    let outcome = unsafe { nix::libc::syscall(nix::libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
-    assert_eq!(outcome, 0);
+#[test]
+fn a_dump_torn_by_changes_is_never_handed_out() {
+    lab("a_dump_torn_by_changes_is_never_handed_out", || {
+        let mut linux = Linux::open().unwrap();
+        let bridges: State = (0..300).map(|i| bridge(&format!("nr-{i}"))).collect();
+        run(&mut linux, bridges.clone().into_iter().map(create));
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                let mut linux = Linux::open().unwrap();
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    run(&mut linux, [create(bridge("x"))]);
+                    run(&mut linux, [delete(bridge("x"))]);
+                }
+            });
+            for _ in 0..100 {
+                match linux.live(&Scope::default()) {
+                    Ok(mut live) => {
+                        live.remove(&link_key("x"));
+                        assert_eq!(live, bridges);
+                    }
+                    Err(error) => assert_eq!(error, ReadError::Torn { what: "links of host".into() }),
+                }
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    });
+}
+
+const AGAIN: &str = "NETREC_TEST_AGAIN";
+
+fn is_again() -> bool {
+    std::env::var_os(AGAIN).is_some()
+}
+
+/// Runs the test once more, inside the same namespaces, by a wrapper or with variables.
+fn again(name: &str, wrapper: &str, variables: &[(&str, &str)]) -> String {
+    let program = std::env::current_exe().unwrap();
+    let script = format!("{wrapper} {} {name} --exact --nocapture --test-threads=1 2>&1", program.display());
+    let variables = variables.iter().copied();
+    let output = Command::new("sh").args(["-c", &script]).env(AGAIN, "1").envs(variables).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[cfg(feature = "fault-injection")]
 mod faults {
     use super::*;
 
-    const VICTIM: &str = "NETREC_TEST_VICTIM";
-
-    /// Runs the test once more, inside the same namespaces and with a fault, as `body` for the victim of it.
-    fn victim(name: &str, fault: &str) -> std::process::ExitStatus {
-        Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--nocapture", "--test-threads=1"])
-            .env(VICTIM, "1")
-            .env("NETREC_FAULT", fault)
-            .output()
-            .unwrap()
-            .status
+    /// Whether the test, run once more with a fault, goes through.
+    fn survives(name: &str, fault: &str) -> bool {
+        again(name, "", &[("NETREC_FAULT", fault)]).contains("1 passed")
     }
 
     #[test]
     fn a_write_that_fails_fails_its_own_step_only() {
         const NAME: &str = "faults::a_write_that_fails_fails_its_own_step_only";
-        if std::env::var_os(VICTIM).is_some() {
+        if is_again() {
             let mut linux = Linux::open().unwrap();
             let steps: Vec<Step> = (0..9).map(|i| create(bridge(&format!("nr-{i}")))).collect();
             let outcomes = linux.run(&steps);
@@ -789,7 +822,7 @@ mod faults {
             return;
         }
         lab(NAME, || {
-            assert!(victim(NAME, "fail:5:EBUSY").success());
+            assert!(survives(NAME, "fail:5:EBUSY"));
             let mut linux = Linux::open().unwrap();
             let wanted = (0..9).filter(|i| *i != 4).map(|i| bridge(&format!("nr-{i}"))).collect();
             assert_eq!(linux.live(&Scope::default()).unwrap(), wanted);
@@ -799,13 +832,13 @@ mod faults {
     #[test]
     fn a_crash_at_any_write_leaves_a_marked_namespace_or_none() {
         const NAME: &str = "faults::a_crash_at_any_write_leaves_a_marked_namespace_or_none";
-        if std::env::var_os(VICTIM).is_some() {
+        if is_again() {
             return run(&mut Linux::open().unwrap(), [create(namespace(&web()))]);
         }
         lab(NAME, || {
             let wanted: State = [namespace(&web())].into_iter().collect();
             for n in 1.. {
-                let finished = victim(NAME, &format!("die:{n}")).success();
+                let finished = survives(NAME, &format!("die:{n}"));
                 let mut linux = Linux::open().unwrap();
                 let live = linux.live(&Scope::of(&wanted)).unwrap();
                 if finished {

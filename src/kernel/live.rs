@@ -242,18 +242,19 @@ impl Reader<'_> {
     fn add_routes(&mut self, space: &Space, netns: &Netns) {
         let links: HashMap<u32, &RawLink> = space.links.iter().map(|l| (l.index, l)).collect();
         for raw in &space.routes {
-            let ours = raw.protocol == PROTOCOL;
+            let dev = raw.index.and_then(|index| links.get(&index));
+            let ours = raw.is_ours(dev.copied(), self.inode);
             if !ours && (netns.is_host() || raw.table != RT_TABLE_MAIN || raw.protocol == RTPROT_KERNEL) {
                 continue;
             }
-            let dev = raw.index.and_then(|index| links.get(&index));
             let key = Key::Route { netns: netns.clone(), table: raw.table, to: raw.to, metric: raw.metric };
             // IPv6 lets several routes share a key; one of netrec's is what counts then.
             if !ours && self.state.get(&key).is_some_and(|e| e.standing.is_ours()) {
                 continue;
             }
             let standing = match raw.protocol {
-                PROTOCOL => Standing::Ours,
+                PROTOCOL if ours => Standing::Ours,
+                PROTOCOL => Standing::Foreign(ANOTHER_HOST.into()),
                 other => Standing::Foreign(format!("protocol {}", route::protocol_name(other))),
             };
             let object = Object::Route(Route { via: raw.via, dev: dev.map(|l| l.name), protocol: raw.protocol });

@@ -180,23 +180,13 @@ impl Namespaces {
         self.sockets.insert(netns.clone(), socket);
     }
 
-    /// A device's index. The ioctl needs neither a lock of the kernel's nor a message.
-    #[allow(unsafe_code)]
+    /// A device's index.
     pub(super) fn index(&mut self, netns: &Netns, name: InterfaceName) -> Result<u32, Refusal> {
-        let socket = self.socket(netns)?;
-        // SAFETY: an ifreq is plain old data, for which all zeros are valid.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        for (to, from) in request.ifr_name.iter_mut().zip(name.as_str().bytes()) {
-            *to = from.cast_signed();
-        }
-        // SAFETY: SIOCGIFINDEX reads the name, which ends with a zero as a name has at most 15 bytes, and writes the
-        // index, all within the ifreq.
-        let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request) };
-        match Errno::result(outcome) {
-            // SAFETY: the call has just filled in this field of the union.
-            Ok(_) => Ok(unsafe { request.ifr_ifru.ifru_ifindex }.cast_unsigned()),
-            Err(Errno::ENODEV) => Err(Refusal::new(libc::ENODEV, format!("there is no device {name} in {netns}"))),
-            Err(errno) => Err(errno.into()),
+        match link::index(self.socket(netns)?, name) {
+            Err(refusal) if refusal.errno == libc::ENODEV => {
+                Err(Refusal::new(libc::ENODEV, format!("there is no device {name} in {netns}")))
+            }
+            outcome => outcome,
         }
     }
 

@@ -35,7 +35,7 @@ const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const AF_INET6: u16 = 10;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
-/// `ETH_DATA_LEN` of linux/if_ether.h.
+/// `ETH_DATA_LEN` (`linux/if_ether.h`).
 const ETH_DATA_LEN: u32 = 1500;
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 8;
@@ -133,6 +133,15 @@ pub(crate) fn get(socket: &mut Socket, index: u32) -> Result<RawLink, Refusal> {
         .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
         .build();
     socket.get(RouteNetlinkMessage::GetLink(request), parse)
+}
+
+/// The index of a device. (The ioctl for it has modprobe run for a device that is not there.)
+pub(crate) fn index(socket: &mut Socket, name: InterfaceName) -> Result<u32, Refusal> {
+    let request = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(name.as_str())
+        .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
+        .build();
+    socket.get(RouteNetlinkMessage::GetLink(request), |body| u32_at(body, 4))
 }
 
 /// `struct ifinfomsg` and its attributes. A device whose name netrec cannot hold is skipped.
