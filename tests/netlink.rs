@@ -634,18 +634,33 @@ fn a_netrec_in_a_container_leaves_its_devices_alone() {
 }
 
 #[test]
-fn a_peer_whose_name_was_removed_is_found_by_its_process() {
-    lab("a_peer_whose_name_was_removed_is_found_by_its_process", || {
+fn a_peer_whose_name_was_removed_is_found_elsewhere() {
+    lab("a_peer_whose_name_was_removed_is_found_elsewhere", || {
         let mut linux = Linux::open().unwrap();
-        let (key, entry) = with_veth(&mut linux);
+        let (key, mut wanted) = with_veth(&mut linux);
         let mut sleeper = Command::new("ip").args(["netns", "exec", "web", "sleep", "60"]).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        sh("umount -l /run/netns/web && rm /run/netns/web");
-        let mut wanted = entry;
-        peer_of(&mut wanted).netns = Netns::new(format!("/proc/{}/ns/net", sleeper.id()));
+        let path = format!("/proc/{}/ns/net", sleeper.id());
+        let inode = |path: &str| sh(&format!("stat -Lc %i {path}"));
+        while inode(&path) != inode("/run/netns/web") {}
+        let held = std::fs::File::open("/run/netns/web").unwrap();
+        sh(
+            "touch '/run/o ther' && mount --bind /run/netns/web '/run/o ther' && umount -l /run/netns/web && rm /run/netns/web",
+        );
+        // A mount of another name, then a process, then nothing but an open file.
+        peer_of(&mut wanted).netns = Netns::new("/run/o ther");
+        assert_eq!(found(&mut linux, &key).unwrap(), wanted);
+        sh("umount -l '/run/o ther'");
+        peer_of(&mut wanted).netns = Netns::new(path);
         assert_eq!(found(&mut linux, &key).unwrap(), wanted);
         sleeper.kill().unwrap();
         sleeper.wait().unwrap();
+        let peer = peer_of(&mut wanted);
+        (peer.netns, peer.name) = (Netns::new("?"), InterfaceName::UNKNOWN);
+        peer.device = Device { mac: Mac([0; 6]), mtu: 0, up: false, link_local: false };
+        assert_eq!(found(&mut linux, &key).unwrap(), wanted);
+        run(&mut linux, [delete((key.clone(), wanted))]);
+        assert_eq!(found(&mut linux, &key), None);
+        drop(held);
     });
 }
 
@@ -826,6 +841,66 @@ mod faults {
             let mut linux = Linux::open().unwrap();
             let wanted = (0..9).filter(|i| *i != 4).map(|i| bridge(&format!("nr-{i}"))).collect();
             assert_eq!(linux.live(&Scope::default()).unwrap(), wanted);
+        });
+    }
+
+    #[test]
+    fn a_step_that_fails_half_way_changes_nothing() {
+        const NAME: &str = "faults::a_step_that_fails_half_way_changes_nothing";
+        let rename = |fault: &str| {
+            let (key, before) = veth("ve-web-1a2b3c", &web(), 2);
+            let mut after = before.clone();
+            (link_of(&mut after).device.mtu, link_of(&mut after).device.up) = (1300, false);
+            (peer_of(&mut after).device.mtu, peer_of(&mut after).name) = (1300, name("net0"));
+            let renamed = Some(Box::new(link_key("ve-shop")));
+            let step = Step { key, renamed, before: Some(before), after: Some(after) };
+            let outcome = Linux::open().unwrap().run(&[step]).remove(0);
+            assert_eq!(
+                outcome.map_err(|e| e.message),
+                Err("change link ve-web-1a2b3c in host: Device or resource busy".into()),
+                "{fault}"
+            );
+        };
+        let bridge = bridge("nr-back");
+        if is_again() {
+            let fault = std::env::var("NETREC_FAULT").unwrap();
+            if fault == "fail:2:EBUSY" && std::env::var_os("CREATE").is_some() {
+                Linux::open().unwrap().run(&[create(bridge)]).remove(0).unwrap_err();
+            } else {
+                rename(&fault);
+            }
+            return;
+        }
+        lab(NAME, || {
+            let mut linux = Linux::open().unwrap();
+            let phases = small_shop();
+            let wanted = make(&mut linux, &phases[..2]);
+            // Down, two names, two times settings.
+            for n in 1..=5 {
+                assert!(survives(NAME, &format!("fail:{n}:EBUSY")));
+                assert_eq!(linux.live(&Scope::default()).unwrap(), wanted, "{n}");
+            }
+            let output = again(NAME, "", &[("NETREC_FAULT", "fail:2:EBUSY"), ("CREATE", "1")]);
+            assert!(output.contains("1 passed"), "{output}");
+            assert_eq!(linux.live(&Scope::default()).unwrap(), wanted);
+        });
+    }
+
+    #[test]
+    fn links_whose_deletion_fails_do_not_stay_among_the_leaving() {
+        const NAME: &str = "faults::links_whose_deletion_fails_do_not_stay_among_the_leaving";
+        let bridges = || (0..3).map(|i| bridge(&format!("nr-{i}")));
+        if is_again() {
+            for outcome in Linux::open().unwrap().run(&bridges().map(delete).collect::<Vec<_>>()) {
+                assert_eq!(outcome.unwrap_err().errno, 16);
+            }
+            return;
+        }
+        lab(NAME, || {
+            let mut linux = Linux::open().unwrap();
+            run(&mut linux, bridges().map(create));
+            assert!(survives(NAME, "fail:4:EBUSY"));
+            assert_eq!(linux.live(&Scope::default()).unwrap(), bridges().collect());
         });
     }
 

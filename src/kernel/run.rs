@@ -133,15 +133,46 @@ impl Runner<'_> {
         }
         // Stable: within a stage and a namespace in the order of the steps.
         all.sort_by(|(_, a), (_, b)| (a.stage, a.netns).cmp(&(b.stage, b.netns)));
+        let mut done = Vec::new();
         for chunk in all.chunk_by(|(_, a), (_, b)| (a.stage, a.netns) == (b.stage, b.netns)) {
             for batch in chunk.chunks(BATCH) {
-                self.send_batch(batch, outcomes);
+                done.extend(self.send_batch(batch, outcomes));
+            }
+        }
+        for (i, step) in steps.iter().enumerate() {
+            let done: Vec<_> = done.iter().filter(|(other, _, _)| *other == i).map(|(_, s, n)| (*s, *n)).collect();
+            if let (Err(refusal), false) = (&mut outcomes[i], done.is_empty())
+                && self.take_back(step, &done).is_err()
+            {
+                refusal.text = Some("half done, which could not be taken back".into());
             }
         }
     }
 
-    /// Sends messages of one stage to one namespace; a step that has failed sends no more.
-    fn send_batch(&mut self, batch: &[(usize, Operation<'_>)], outcomes: &mut Outcomes) {
+    /// Takes back what a step did before one of its messages failed, so that a failed step has changed nothing.
+    fn take_back(&mut self, step: &Step, done: &[(Stage, &Netns)]) -> Result<(), Refusal> {
+        let inverse = step.inverse();
+        if inverse.after.is_none() {
+            let (Key::Link { netns, .. }, indices) = (&inverse.key, [0]) else { return Ok(()) };
+            return self.delete_links_of(netns, &indices, std::slice::from_ref(&inverse)).into_iter().collect();
+        }
+        let mut operations = self.operations(&inverse)?;
+        operations.retain(|o| done.contains(&(o.stage.mirrored(), o.netns)));
+        operations.sort_by_key(|o| o.stage);
+        let mut outcomes: Outcomes = vec![Ok(())];
+        for operation in operations {
+            self.send_batch(&[(0, operation)], &mut outcomes);
+        }
+        outcomes.into_iter().collect()
+    }
+
+    /// Sends messages of one stage to one namespace, and says which did their work; a step that has failed sends no
+    /// more.
+    fn send_batch<'s>(
+        &mut self,
+        batch: &[(usize, Operation<'s>)],
+        outcomes: &mut Outcomes,
+    ) -> Vec<(usize, Stage, &'s Netns)> {
         let mut sent = Vec::new();
         let mut requests = Vec::new();
         let mut descriptors = Vec::new();
@@ -158,20 +189,19 @@ impl Runner<'_> {
                 Err(refusal) => settle(&mut outcomes[*i], Err(refusal), operation.accept),
             }
         }
-        let Some((_, first)) = sent.first() else { return };
-        match self.namespaces.socket(first.netns) {
-            Ok(socket) => {
-                let answers = socket.batch(requests, self.writes);
-                for ((i, operation), answer) in sent.iter().zip(answers) {
-                    settle(&mut outcomes[*i], answer, operation.accept);
-                }
+        let Some((_, first)) = sent.first() else { return Vec::new() };
+        let answers = match self.namespaces.socket(first.netns) {
+            Ok(socket) => socket.batch(requests, self.writes),
+            Err(refusal) => vec![Err(refusal); sent.len()],
+        };
+        let mut done = Vec::new();
+        for ((i, operation), answer) in sent.into_iter().zip(answers) {
+            if answer.is_ok() {
+                done.push((i, operation.stage, operation.netns));
             }
-            Err(refusal) => {
-                for (i, operation) in sent {
-                    settle(&mut outcomes[i], Err(refusal.clone()), operation.accept);
-                }
-            }
+            settle(&mut outcomes[i], answer, operation.accept);
         }
+        done
     }
 
     /// The messages of a step about a link, an address or a route; links are deleted elsewhere, together.
@@ -278,6 +308,7 @@ impl Runner<'_> {
         if outcomes.iter().any(Result::is_ok) {
             let deleted = socket.batch(vec![link::delete_doomed()], self.writes).pop().unwrap_or(Ok(()));
             if let Err(refusal) = deleted {
+                let _ = socket.batch(names.iter().map(|name| link::spare(*name)).collect(), self.writes);
                 outcomes.iter_mut().filter(|o| o.is_ok()).for_each(|o| *o = Err(refusal.clone()));
             }
         }
@@ -408,5 +439,26 @@ fn advice(step: &Step, refusal: &Refusal) -> Option<String> {
         }
         (libc::EXFULL, Some(Object::Link(_))) => Some("a bridge has at most 1023 ports".into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Device, Mac};
+
+    #[test]
+    fn a_missing_driver_is_named() {
+        let device = Device { mac: Mac([2; 6]), mtu: 1500, up: false, link_local: true };
+        let kind = LinkKind::Bridge { stp: false };
+        let object = Object::Link(Link { kind, device, master: None, port: None, leaving: false });
+        let key = Key::Link { netns: Netns::HOST, name: "nr-front".parse().unwrap() };
+        let step = Step::new(key, None, Some(Entry::new(object, Owner::netrec())));
+        let refusal = Refusal { errno: libc::EOPNOTSUPP, kernel: Some("Unknown device type".into()), text: None };
+        assert_eq!(
+            explain(&step, &refusal).message,
+            "create link nr-front in host: this kernel has no bridge driver (modprobe bridge): Operation not supported \
+             on transport endpoint (kernel: Unknown device type)"
+        );
     }
 }

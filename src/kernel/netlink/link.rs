@@ -357,6 +357,17 @@ pub(crate) enum Stage {
     Rest,
 }
 
+impl Stage {
+    /// The stage in which the inverse step takes back what this one did.
+    pub(crate) fn mirrored(self) -> Self {
+        match self {
+            Self::Down => Self::Up,
+            Self::Up => Self::Down,
+            same => same,
+        }
+    }
+}
+
 /// Which bridge a link becomes a port of.
 #[derive(Clone, Copy)]
 enum NewMaster {
@@ -478,6 +489,11 @@ pub(crate) fn doom(name: InterfaceName) -> Request {
     request(Builder::default().name(name.as_str()).link_group(GROUP_LEAVING), 0)
 }
 
+/// Takes a link out from those that leave.
+pub(crate) fn spare(name: InterfaceName) -> Request {
+    request(Builder::default().name(name.as_str()).link_group(GROUP), 0)
+}
+
 /// Removes all that leave, in one message: one by one each would wait for several RCU grace periods, 20 ms in all.
 pub(crate) fn delete_doomed() -> Request {
     let message = Builder::default().link_group(GROUP_LEAVING).build();
@@ -493,4 +509,32 @@ pub(crate) fn mark_lo(group: u32, mark: &Mark, up: Option<bool>) -> Request {
         None => {}
     }
     request(message, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_renames_a_device_that_is_down() {
+        let device = Device { mac: Mac([2; 6]), mtu: 1500, up: true, link_local: true };
+        let (name, new) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let before = End { name, device, group: GROUP, alias: None, master: None, hairpin: false, stp: false };
+        let after = End { name: new, ..before.clone() };
+        let sequence = |live_rename| -> Vec<(Stage, InterfaceName)> {
+            changes(&before, &after, live_rename).iter().map(|c| (c.stage, c.name)).collect()
+        };
+        assert_eq!(sequence(true), [(Stage::Rename, name)]);
+        assert_eq!(sequence(false), [(Stage::Down, name), (Stage::Rename, name), (Stage::Up, new)]);
+    }
+
+    #[test]
+    fn marks_are_read_as_they_are_written() {
+        for (owner, inode) in [("networks.front", None), ("containers.web.ports[0]", Some(4_026_531_833))] {
+            let mark = Mark { owner: Owner::new(owner), inode };
+            assert_eq!(Mark::parse(&mark.text()), Some(mark));
+        }
+        assert_eq!(Mark::parse("uplink to netrec web"), None);
+        assert_eq!(Mark::parse("netrec web @here"), None);
+    }
 }
