@@ -9,7 +9,8 @@ use nix::libc;
 
 use super::StepError;
 use super::fault::Writes;
-use super::netlink::link::{End, Mark, Stage};
+use super::netlink::change::{self, Change, End, Stage};
+use super::netlink::link::Mark;
 use super::netlink::route::NewRoute;
 use super::netlink::{address, link, route};
 use super::netns::Namespaces;
@@ -258,8 +259,8 @@ impl Runner<'_> {
     }
 
     fn changes<'a>(&self, netns: &'a Netns, before: &End, after: &End) -> Vec<Operation<'a>> {
-        let changes = link::changes(before, after, self.live_rename);
-        let operation = |change: link::Change| Operation {
+        let changes = change::changes(before, after, self.live_rename);
+        let operation = |change: Change| Operation {
             stage: change.stage,
             netns,
             accept: change.accept,
