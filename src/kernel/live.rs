@@ -148,15 +148,15 @@ impl Reader<'_> {
     /// Adds the host's links: netrec's, and foreign ones of wanted names.
     fn add_links(&mut self, host: &Space) -> Result<(), ReadError> {
         let mut far_ends = far_ends(&self.spaces);
-        let lost = |l: &&RawLink| l.is_marked() && far_end_key(l).is_some_and(|key| !far_ends.contains_key(&key));
-        if host.links.iter().any(|l| lost(&l)) {
+        let ours = host.links.iter().filter(|l| l.standing(self.inode).is_ours());
+        if ours.filter_map(far_end_key).any(|key| !far_ends.contains_key(&key)) {
             self.read_other_namespaces()?;
             far_ends = self::far_ends(&self.spaces);
         }
         let names: HashMap<u32, &RawLink> = host.links.iter().map(|l| (l.index, l)).collect();
         for raw in &host.links {
             let standing = raw.standing(self.inode);
-            if !raw.is_marked() && !self.scope.host_links.contains(&raw.name) {
+            if !standing.is_ours() && !self.scope.host_links.contains(&raw.name) {
                 continue;
             }
             // A veth with both ends in the host is one link, and this is its far end.

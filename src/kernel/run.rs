@@ -140,11 +140,9 @@ impl Runner<'_> {
                 done.extend(self.send_batch(batch, outcomes));
             }
         }
-        for (i, step) in steps.iter().enumerate() {
+        for (i, refusal) in outcomes.iter_mut().enumerate().filter_map(|(i, o)| Some((i, o.as_mut().err()?))) {
             let done: Vec<_> = done.iter().filter(|(other, _, _)| *other == i).map(|(_, s, n)| (*s, *n)).collect();
-            if let (Err(refusal), false) = (&mut outcomes[i], done.is_empty())
-                && self.take_back(step, &done).is_err()
-            {
+            if !done.is_empty() && self.take_back(&steps[i], &done).is_err() {
                 refusal.text = Some("half done, which could not be taken back".into());
             }
         }
