@@ -134,44 +134,15 @@ impl Runner<'_> {
         }
         // Stable: within a stage and a namespace in the order of the steps.
         all.sort_by(|(_, a), (_, b)| (a.stage, a.netns).cmp(&(b.stage, b.netns)));
-        let mut done = Vec::new();
         for chunk in all.chunk_by(|(_, a), (_, b)| (a.stage, a.netns) == (b.stage, b.netns)) {
             for batch in chunk.chunks(BATCH) {
-                done.extend(self.send_batch(batch, outcomes));
-            }
-        }
-        for (i, refusal) in outcomes.iter_mut().enumerate().filter_map(|(i, o)| Some((i, o.as_mut().err()?))) {
-            let done: Vec<_> = done.iter().filter(|(other, _, _)| *other == i).map(|(_, s, n)| (*s, *n)).collect();
-            if !done.is_empty() && self.take_back(&steps[i], &done).is_err() {
-                refusal.text = Some("half done, which could not be taken back".into());
+                self.send_batch(batch, outcomes);
             }
         }
     }
 
-    /// Takes back what a step did before one of its messages failed, so that a failed step has changed nothing.
-    fn take_back(&mut self, step: &Step, done: &[(Stage, &Netns)]) -> Result<(), Refusal> {
-        let inverse = step.inverse();
-        if inverse.after.is_none() {
-            let (Key::Link { netns, .. }, indices) = (&inverse.key, [0]) else { return Ok(()) };
-            return self.delete_links_of(netns, &indices, std::slice::from_ref(&inverse)).into_iter().collect();
-        }
-        let mut operations = self.operations(&inverse)?;
-        operations.retain(|o| done.contains(&(o.stage.mirrored(), o.netns)));
-        operations.sort_by_key(|o| o.stage);
-        let mut outcomes: Outcomes = vec![Ok(())];
-        for operation in operations {
-            self.send_batch(&[(0, operation)], &mut outcomes);
-        }
-        outcomes.into_iter().collect()
-    }
-
-    /// Sends messages of one stage to one namespace, and says which did their work; a step that has failed sends no
-    /// more.
-    fn send_batch<'s>(
-        &mut self,
-        batch: &[(usize, Operation<'s>)],
-        outcomes: &mut Outcomes,
-    ) -> Vec<(usize, Stage, &'s Netns)> {
+    /// Sends messages of one stage to one namespace; a step that has failed sends no more.
+    fn send_batch(&mut self, batch: &[(usize, Operation<'_>)], outcomes: &mut Outcomes) {
         let mut sent = Vec::new();
         let mut requests = Vec::new();
         let mut descriptors = Vec::new();
@@ -188,19 +159,14 @@ impl Runner<'_> {
                 Err(refusal) => settle(&mut outcomes[*i], Err(refusal), operation.accept),
             }
         }
-        let Some((_, first)) = sent.first() else { return Vec::new() };
+        let Some((_, first)) = sent.first() else { return };
         let answers = match self.namespaces.socket(first.netns) {
             Ok(socket) => socket.batch(requests, self.writes),
             Err(refusal) => vec![Err(refusal); sent.len()],
         };
-        let mut done = Vec::new();
         for ((i, operation), answer) in sent.into_iter().zip(answers) {
-            if answer.is_ok() {
-                done.push((i, operation.stage, operation.netns));
-            }
             settle(&mut outcomes[i], answer, operation.accept);
         }
-        done
     }
 
     /// The messages of a step about a link, an address or a route; links are deleted elsewhere, together.
@@ -225,16 +191,12 @@ impl Runner<'_> {
     ) -> Result<Vec<Operation<'a>>, Refusal> {
         let inode = self.namespaces.host_id().1;
         let Object::Link(wanted) = &after.object else { return Err(mismatch()) };
-        let name_after = match step.key_after() {
-            Key::Link { name, netns: there } if there == netns => *name,
-            _ => return Err(mismatch()),
-        };
-        let near = End::near(name_after, wanted, after.owner());
+        let near = End::near(name, wanted, after.owner());
         let far = far_end(wanted).map(|peer| (&peer.netns, End::far(peer, wanted, after.owner(), inode)));
         let mut list = Vec::new();
         let (near_before, far_before) = match &step.before {
             None => {
-                list.push(create_operation(netns, name_after, wanted));
+                list.push(create_operation(netns, name, wanted));
                 (near.as_created(wanted), far.as_ref().map(|(_, end)| end.as_created(wanted)))
             }
             Some(before) => {
@@ -307,7 +269,6 @@ impl Runner<'_> {
         if outcomes.iter().any(Result::is_ok) {
             let deleted = socket.batch(vec![link::delete_doomed()], self.writes).pop().unwrap_or(Ok(()));
             if let Err(refusal) = deleted {
-                let _ = socket.batch(names.iter().map(|name| link::spare(*name)).collect(), self.writes);
                 outcomes.iter_mut().filter(|o| o.is_ok()).for_each(|o| *o = Err(refusal.clone()));
             }
         }

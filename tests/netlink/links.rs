@@ -117,7 +117,7 @@ fn a_bridge_changes_in_place() {
 }
 
 #[test]
-fn both_ends_are_renamed_while_up() {
+fn a_container_end_is_renamed_while_up() {
     lab(|| {
         let mut linux = Linux::open().unwrap();
         let phases = small_shop();
@@ -125,11 +125,9 @@ fn both_ends_are_renamed_while_up() {
         let (key, before) = phases[1][1].clone();
         let mut after = before.clone();
         peer_of(&mut after).name = name("net0");
-        let new = link_key("ve-shop");
-        let step = Step { key, renamed: Some(Box::new(new.clone())), before: Some(before), after: Some(after.clone()) };
-        run(&mut linux, [step.clone()]);
+        run(&mut linux, [Step::new(key.clone(), Some(before.clone()), Some(after.clone()))]);
         let live = linux.live(&Scope::default()).unwrap();
-        assert_eq!(live.get(&new), Some(&after));
+        assert_eq!(live.get(&key), Some(&after));
         // Nothing was lost on the way.
         for (key, entry) in [
             address(&web(), "net0", "10.20.0.2/24", "containers.web"),
@@ -138,32 +136,34 @@ fn both_ends_are_renamed_while_up() {
         ] {
             assert_eq!(live.get(&key), Some(&entry));
         }
-        run(&mut linux, [step.inverse()]);
+        run(&mut linux, [Step::new(key, Some(after), Some(before))]);
         assert_eq!(linux.live(&Scope::default()).unwrap(), phases.into_iter().flatten().collect());
     });
 }
 
 #[test]
-fn two_links_swap_names() {
+fn two_container_ends_swap_names() {
     lab(|| {
         let mut linux = Linux::open().unwrap();
-        let (a, b, free) = (bridge("nr-a"), bridge("nr-b"), link_key("nr-free"));
-        let mut b = b;
-        link_of(&mut b.1).device.mac = mac(2);
-        run(&mut linux, [create(a.clone()), create(b.clone())]);
-        let rename = |from: &Key, to: &Key, e: &Entry| Step {
-            key: from.clone(),
-            renamed: Some(Box::new(to.clone())),
-            before: Some(e.clone()),
-            after: Some(e.clone()),
+        let (first_key, first) = with_veth(&mut linux);
+        let (second_key, mut second) = veth("ve-web-second", &web(), 3);
+        peer_of(&mut second).name = name("eth1");
+        run(&mut linux, [create((second_key.clone(), second.clone()))]);
+        let named = |entry: &Entry, text: &str| {
+            let mut entry = entry.clone();
+            peer_of(&mut entry).name = name(text);
+            entry
         };
-        let error = linux.run(&[rename(&a.0, &b.0, &a.1)]).remove(0).unwrap_err();
-        assert_eq!((error.errno, error.message.as_str()), (17, "change link nr-a in host: File exists"));
-        for step in [rename(&a.0, &free, &a.1), rename(&b.0, &a.0, &b.1), rename(&free, &b.0, &a.1)] {
-            run(&mut linux, [step]);
-        }
-        assert_eq!(found(&mut linux, &link_key("nr-a")).unwrap(), b.1);
-        assert_eq!(found(&mut linux, &link_key("nr-b")).unwrap(), a.1);
+        let rename = |key: &Key, entry: &Entry, from: &str, to: &str| {
+            Step::new(key.clone(), Some(named(entry, from)), Some(named(entry, to)))
+        };
+        let error = linux.run(&[rename(&first_key, &first, "eth0", "eth1")]).remove(0).unwrap_err();
+        assert_eq!((error.errno, error.message.as_str()), (17, "change link ve-web-1a2b3c in host: File exists"));
+        run(&mut linux, [rename(&first_key, &first, "eth0", "free")]);
+        run(&mut linux, [rename(&second_key, &second, "eth1", "eth0")]);
+        run(&mut linux, [rename(&first_key, &first, "free", "eth1")]);
+        assert_eq!(found(&mut linux, &first_key).unwrap(), named(&first, "eth1"));
+        assert_eq!(found(&mut linux, &second_key).unwrap(), named(&second, "eth0"));
     });
 }
 

@@ -83,17 +83,6 @@ pub(crate) enum Stage {
     Rest,
 }
 
-impl Stage {
-    /// The stage in which the inverse step takes back what this one did.
-    pub(crate) fn mirrored(self) -> Self {
-        match self {
-            Self::Down => Self::Up,
-            Self::Up => Self::Down,
-            same => same,
-        }
-    }
-}
-
 /// Which bridge a link becomes a port of.
 #[derive(Clone, Copy)]
 enum NewMaster {

@@ -289,11 +289,6 @@ pub(crate) fn doom(name: InterfaceName) -> Request {
     request(Builder::default().name(name.as_str()).link_group(GROUP_LEAVING), 0)
 }
 
-/// Takes a link out from those that leave.
-pub(crate) fn spare(name: InterfaceName) -> Request {
-    request(Builder::default().name(name.as_str()).link_group(GROUP), 0)
-}
-
 /// Removes all that leave, in one message: one by one each would wait for several RCU grace periods, 20 ms in all.
 pub(crate) fn delete_doomed() -> Request {
     let message = Builder::default().link_group(GROUP_LEAVING).build();
