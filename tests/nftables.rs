@@ -156,7 +156,7 @@ fn change((key, before): &(Key, Entry), after: Entry) -> Step {
 }
 
 fn inverse(steps: &[Step]) -> Vec<Step> {
-    steps.iter().map(Step::inverse).collect()
+    steps.iter().map(|s| Step::new(s.key.clone(), s.after.clone(), s.before.clone())).collect()
 }
 
 fn run(firewall: &mut Firewall, steps: &[Step]) {

@@ -275,7 +275,7 @@ impl Namespaces {
 
 /// Counts a write, which may be the one that a test makes fail.
 fn counted(writes: &mut Writes) -> Result<(), Refusal> {
-    writes.next().map_err(Refusal::plain)
+    writes.admit().map_err(Refusal::plain)
 }
 
 /// The file of a namespace that netrec may make or remove.

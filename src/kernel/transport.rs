@@ -130,7 +130,7 @@ impl Socket {
         let mut out = Vec::new();
         let mut first = results.len();
         for request in requests {
-            if let Err(errno) = writes.next() {
+            if let Err(errno) = writes.admit() {
                 results.push(Err(Refusal::plain(errno)));
                 // Its number is used up, so that numbers go on matching indices.
                 self.sequence = self.sequence.wrapping_add(1);

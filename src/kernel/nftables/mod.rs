@@ -120,7 +120,7 @@ impl Firewall {
             return Ok(());
         }
         for sequence in (batch.first()..).take(batch.messages()) {
-            writes.next().map_err(|errno| refused(&batch, sequence, &Fault::new(errno)))?;
+            writes.admit().map_err(|errno| refused(&batch, sequence, &Fault::new(errno)))?;
         }
         self.send(&batch)
     }
