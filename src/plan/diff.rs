@@ -13,19 +13,13 @@ use crate::state::{Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Own
 pub fn diff(desired: &State, live_state: &State) -> Diff {
     let fate = Fate::of(desired, live_state);
     let mut walk = Diff::default();
-    let mut renamed = BTreeMap::new();
-    let mut live = BTreeMap::new();
-    for (key, entry) in live_state {
-        match fate.new_key(key) {
-            Some(new) => {
-                renamed.insert(new, fate.adjust(key, entry));
-            }
-            None => {
-                live.insert(key, entry);
-            }
-        }
-    }
-    live.extend(&renamed);
+    let renamed: BTreeMap<Key, Entry> =
+        live_state.iter().filter_map(|(key, entry)| Some((fate.new_key(key)?, fate.adjust(key, entry)))).collect();
+    // Both are in order, so that sorting is little more than merging; of two with one key the renamed one counts.
+    let kept = live_state.iter().filter(|(key, _)| fate.new_key(key).is_none());
+    let mut live: Vec<(&Key, &Entry)> = renamed.iter().chain(kept).collect();
+    live.sort_by_key(|(key, _)| *key);
+    live.dedup_by_key(|(key, _)| *key);
     let mut wanted = desired.into_iter().peekable();
     let mut found = live.into_iter().peekable();
     loop {
@@ -91,6 +85,9 @@ impl Fate {
 
     /// The key under which an object is to be compared, where that is another one.
     fn new_key(&self, key: &Key) -> Option<Key> {
+        if self.renamed.is_empty() {
+            return None;
+        }
         match key {
             Key::Address { netns, link, ip } => {
                 let link = *self.renamed.get(&(netns.clone(), *link))?;
@@ -103,7 +100,7 @@ impl Fate {
                 Some(Key::Sysctl { netns: netns.clone(), path: path.into() })
             }
             // The key does not name the device, the route does.
-            Key::Route { .. } if !self.renamed.is_empty() => Some(key.clone()),
+            Key::Route { .. } => Some(key.clone()),
             _ => None,
         }
     }
