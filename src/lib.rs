@@ -7,6 +7,10 @@
 //! kernel (read) ─► live ────────────────┘
 //! ```
 
+pub mod cli;
 pub mod config;
+pub mod desired;
 pub mod kernel;
+pub mod plan;
+pub mod reconcile;
 pub mod state;

@@ -18,6 +18,15 @@ pub struct Source {
 pub struct Sources(pub Vec<Source>);
 
 impl Sources {
+    /// The name of the only text, or of the first and how many more there are: `netrec.toml and 2 more`.
+    pub fn names(&self) -> String {
+        match self.0.as_slice() {
+            [] => "nothing".to_owned(),
+            [one] => one.name.clone(),
+            [first, more @ ..] => format!("{} and {} more", first.name, more.len()),
+        }
+    }
+
     /// `netrec.toml:14`: the file and the line (from 1) where a place begins.
     pub fn line(&self, place: &Place) -> String {
         let Some(source) = self.0.get(place.source) else { return String::new() };
@@ -41,6 +50,27 @@ pub struct Problem {
     pub help: Option<String>,
 }
 
+impl Problem {
+    /// A problem at a place.
+    pub fn new(message: impl Into<String>, place: Place, label: impl Into<String>) -> Self {
+        Self { message: message.into(), place, label: label.into(), others: Vec::new(), help: None }
+    }
+
+    /// With another place that matters.
+    #[must_use]
+    pub fn with_other(mut self, place: Place, label: impl Into<String>) -> Self {
+        self.others.push((place, label.into()));
+        self
+    }
+
+    /// With what to do.
+    #[must_use]
+    pub fn with_help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
 /// A configuration that is not valid: all that is wrong with it, in the order of the text.
 #[derive(Clone, Debug)]
 pub struct Invalid {
@@ -48,6 +78,13 @@ pub struct Invalid {
     pub sources: Sources,
     /// What is wrong; at least one.
     pub problems: Vec<Problem>,
+}
+
+impl Invalid {
+    /// All problems of some texts.
+    pub fn new(sources: Sources, problems: Vec<Problem>) -> Self {
+        Self { sources, problems }
+    }
 }
 
 impl fmt::Display for Invalid {

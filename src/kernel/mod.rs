@@ -38,3 +38,30 @@ pub struct StepError {
     /// Operation, object and the kernel's own text.
     pub message: String,
 }
+
+/// The kernel.
+#[derive(Debug)]
+pub struct Linux {}
+#[allow(missing_docs, clippy::todo)]
+impl Linux {
+    pub fn open() -> Result<Self, ReadError> {
+        todo!()
+    }
+    pub fn host_id(&self) -> (u64, u64) {
+        todo!()
+    }
+}
+impl Backend for Linux {
+    fn facts(&mut self) -> Result<Facts, ReadError> {
+        todo!()
+    }
+    fn live(&mut self, _: &Scope) -> Result<State, ReadError> {
+        todo!()
+    }
+    fn run(&mut self, _: &[Step]) -> Vec<Result<(), StepError>> {
+        todo!()
+    }
+    fn writes(&self) -> u64 {
+        todo!()
+    }
+}

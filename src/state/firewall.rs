@@ -322,12 +322,8 @@ impl fmt::Display for Expr {
             Self::Match { field, negate, value } => write!(f, "{field} {}{value}", not(negate)),
             Self::AnyBit { field, bits } => {
                 write!(f, "{field} ")?;
-                let names: Vec<&str> = field
-                    .bit_names()
-                    .iter()
-                    .filter(|(bit, _)| bits & bit != 0)
-                    .map(|(_, name)| *name)
-                    .collect();
+                let names: Vec<&str> =
+                    field.bit_names().iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
                 if names.is_empty() { write!(f, "{bits:#x}") } else { join(f, &names, ",") }
             }
             Self::InSet { fields, negate, set } => {

@@ -5,7 +5,7 @@ pub mod firewall;
 mod names;
 mod object;
 
-use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -134,8 +134,7 @@ impl FromIterator<(Key, Entry)> for State {
     }
 }
 
-/// One change of one object: from a value to the next. Creating is from none, deleting is to none, and undoing a step
-/// is the same step with its two values exchanged.
+/// One change of one object: from a value to the next. Creating is from none, deleting is to none.
 ///
 /// An object that comes to life in parts (a link that goes up only after the firewall stands) passes through several
 /// steps, with the values between as its `before` and `after`.
@@ -143,8 +142,6 @@ impl FromIterator<(Key, Entry)> for State {
 pub struct Step {
     /// Which object.
     pub key: Key,
-    /// Its key afterwards, where the step renames it.
-    pub renamed: Option<Box<Key>>,
     /// What it is before; none when it is absent.
     pub before: Option<Entry>,
     /// What it is after; none when it is absent then.
@@ -152,25 +149,43 @@ pub struct Step {
 }
 
 impl Step {
-    /// A step that keeps the key.
+    /// A step.
     pub fn new(key: Key, before: Option<Entry>, after: Option<Entry>) -> Self {
-        Self { key, renamed: None, before, after }
+        Self { key, before, after }
+    }
+}
+
+/// Something that a person should know before a plan is applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// A stable word for programs: `forwarding-enabled`.
+    pub code: &'static str,
+    /// A sentence.
+    pub message: String,
+    /// Whom it concerns.
+    pub owner: Option<Owner>,
+}
+
+/// Where owners stand in the file.
+#[derive(Clone, Debug, Default)]
+pub struct Places(HashMap<Owner, (usize, String)>);
+
+impl Places {
+    /// Where an owner stands: `netrec.toml:14`.
+    pub fn line(&self, owner: &Owner) -> Option<&str> {
+        self.0.get(owner).map(|(_, line)| line.as_str())
     }
 
-    /// The key afterwards.
-    pub fn key_after(&self) -> &Key {
-        self.renamed.as_deref().unwrap_or(&self.key)
+    /// The place of an owner in the order of the file.
+    pub fn rank(&self, owner: &Owner) -> Option<usize> {
+        self.0.get(owner).map(|(rank, _)| *rank)
     }
+}
 
-    /// The step that takes this one back.
-    #[must_use]
-    pub fn inverse(&self) -> Self {
-        Self {
-            key: self.key_after().clone(),
-            renamed: self.renamed.is_some().then(|| Box::new(self.key.clone())),
-            before: self.after.clone(),
-            after: self.before.clone(),
-        }
+impl FromIterator<(Owner, String)> for Places {
+    /// From owners and their lines, in file order.
+    fn from_iter<I: IntoIterator<Item = (Owner, String)>>(items: I) -> Self {
+        Self(items.into_iter().enumerate().map(|(rank, (owner, line))| (owner, (rank, line))).collect())
     }
 }
 
@@ -186,6 +201,17 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// With what another scope looks at too.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.namespaces.extend(other.namespaces);
+        for (netns, paths) in other.sysctls {
+            self.sysctls.entry(netns).or_default().extend(paths);
+        }
+        self.host_links.extend(other.host_links);
+        self
+    }
+
     /// The scope of a desired state.
     pub fn of(desired: &State) -> Self {
         let mut scope = Self::default();

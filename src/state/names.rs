@@ -21,6 +21,21 @@ pub struct InterfaceName {
 pub const INTERFACE_NAME_MAX: usize = 15;
 
 impl InterfaceName {
+    /// The loopback device's name.
+    pub const LO: Self = Self { bytes: *b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0", len: 2 };
+
+    /// A prefix (at most 3 bytes), the first six bytes of a name and the low six hex digits of a hash.
+    pub fn hashed(prefix: &str, name: &ObjectName, hash: u64) -> Self {
+        let digits = format!("{:06x}", hash & 0xff_ffff);
+        let text = prefix.bytes().take(3).chain(name.as_str().bytes().take(6)).chain(digits.bytes());
+        let mut result = Self { bytes: [0; INTERFACE_NAME_MAX], len: 0 };
+        for byte in text {
+            result.bytes[usize::from(result.len)] = byte;
+            result.len += 1;
+        }
+        result
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("?")
@@ -43,10 +58,7 @@ impl FromStr for InterfaceName {
         if matches!(text, "." | ".." | "all" | "default") {
             return Err(format!("`{text}` is reserved and cannot name an interface"));
         }
-        if let Some(c) = text
-            .chars()
-            .find(|c| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control())
-        {
+        if let Some(c) = text.chars().find(|c| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control()) {
             return Err(format!("an interface name cannot contain {c:?}"));
         }
         let mut bytes = [0; INTERFACE_NAME_MAX];
@@ -88,7 +100,8 @@ impl FromStr for Mac {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a MAC address: write six pairs of hex digits, as in `02:00:00:00:00:01`");
+        let wrong =
+            || format!("`{text}` is not a MAC address: write six pairs of hex digits, as in `02:00:00:00:00:01`");
         let mut mac = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut mac {
@@ -102,7 +115,9 @@ impl FromStr for Mac {
             return Err(wrong());
         }
         if mac[0] & 1 == 1 {
-            return Err(format!("`{text}` is a multicast MAC address: an interface needs one whose first byte is even"));
+            return Err(format!(
+                "`{text}` is a multicast MAC address: an interface needs one whose first byte is even"
+            ));
         }
         if mac == [0; 6] {
             return Err(format!("`{text}` is the all-zeros MAC address, which no interface can have"));
@@ -157,9 +172,7 @@ impl FromStr for ObjectName {
         if good {
             Ok(Self(text.into()))
         } else {
-            Err(format!(
-                "`{text}` is not a name: 1 to 63 letters, digits, `_`, `.` or `-`, a letter or digit first"
-            ))
+            Err(format!("`{text}` is not a name: 1 to 63 letters, digits, `_`, `.` or `-`, a letter or digit first"))
         }
     }
 }

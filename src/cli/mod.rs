@@ -1,0 +1,161 @@
+//! The command line: one file per command, each no more than arguments, a call, printing and an exit status.
+
+mod apply;
+mod destroy;
+mod output;
+mod plan;
+mod show;
+mod validate;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use self::output::Output;
+use crate::config::{self, Config, Invalid};
+use crate::kernel::Linux;
+use crate::reconcile::{ApplyError, InputError, Lock, LockError, PrepareError, Undo, read_sources};
+
+/// Networks for containers, from a file: plans the difference between the file and the kernel, and applies it.
+#[derive(Debug, Parser)]
+#[command(name = "netrec", version, max_term_width = 100)]
+struct Args {
+    /// The configuration: a file, a folder (all its *.toml, by name) or - for standard input; may be given several times
+    /// [default: /etc/netrec/netrec.toml and /etc/netrec/netrec.d/*.toml]
+    #[arg(short, long = "config", value_name = "PATH", global = true)]
+    config: Vec<PathBuf>,
+    /// The name of this host [default: the system's host name]
+    #[arg(long, value_name = "NAME", global = true)]
+    host: Option<String>,
+    /// When to use colours
+    #[arg(long, value_name = "WHEN", default_value = "auto", global = true)]
+    color: Color,
+    /// Say more about what is done (on standard error)
+    #[arg(short, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Also in pipes.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read and check the file; needs neither root nor the kernel
+    Validate(validate::Args),
+    /// Show what apply would do; writes nothing
+    Plan(plan::Args),
+    /// Make the kernel what the file wants
+    Apply(apply::Args),
+    /// Remove all that netrec made
+    Destroy(destroy::Args),
+    /// Show the file with every default and chosen value filled in
+    Show(show::Args),
+}
+
+/// How a command ended, other than by an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    /// All is well.
+    Ok,
+    /// There are changes, and `--detailed-exitcode` asks to say so.
+    Changes,
+    /// The person at the terminal said no.
+    Declined,
+}
+
+/// Why a command ended with an error.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error("{0}")]
+    Invalid(Box<Invalid>),
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+impl From<Invalid> for Error {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(Box::new(invalid))
+    }
+}
+
+/// The exit status of an error; the one place that decides it.
+fn status(error: &Error) -> u8 {
+    match error {
+        Error::Invalid(_) | Error::Input(_) | Error::Prepare(PrepareError::Invalid(_)) => 3,
+        Error::Apply(ApplyError { undo: Undo::Done, .. }) => 4,
+        Error::Lock(LockError::Held { .. }) => 5,
+        Error::Usage(_) => 64,
+        Error::Prepare(_) | Error::Lock(_) | Error::Apply(_) | Error::Other(_) => 1,
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+        }
+    };
+    let output = Output::new(args.color, args.quiet, args.verbose);
+    let result = match &args.command {
+        Command::Validate(command) => validate::run(&args, command, &output),
+        Command::Plan(command) => plan::run(&args, command, &output),
+        Command::Apply(command) => apply::run(&args, command, &output),
+        Command::Destroy(command) => destroy::run(&args, command, &output),
+        Command::Show(command) => show::run(&args, command, &output),
+    };
+    match result {
+        Ok(Done::Ok) => ExitCode::SUCCESS,
+        Ok(Done::Declined) => ExitCode::from(1),
+        Ok(Done::Changes) => ExitCode::from(2),
+        Err(error) => {
+            output.error(&error);
+            ExitCode::from(status(&error))
+        }
+    }
+}
+
+impl Args {
+    /// The checked configuration.
+    fn load(&self) -> Result<Config, Error> {
+        Ok(config::parse(read_sources(&self.config)?)?)
+    }
+}
+
+/// The kernel, as far as this process may use it.
+fn kernel() -> Result<Linux, Error> {
+    Ok(Linux::open().map_err(PrepareError::from)?)
+}
+
+/// The kernel, and the lock of its host namespace.
+fn locked(timeout: std::time::Duration) -> Result<(Linux, Lock), Error> {
+    let kernel = kernel()?;
+    let lock = Lock::take(kernel.host_id().1, timeout)?;
+    Ok((kernel, lock))
+}

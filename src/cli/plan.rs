@@ -1,0 +1,40 @@
+//! `netrec plan`: what apply would do.
+
+use super::{Done, Error, Output, kernel};
+use crate::reconcile::{prepare, prepare_destroy};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Print the plan as one JSON document
+    #[arg(long)]
+    json: bool,
+    /// Exit with 2 when there are changes
+    #[arg(long)]
+    detailed_exitcode: bool,
+    /// Plan the removal of all that netrec made
+    #[arg(long)]
+    destroy: bool,
+}
+
+pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result<Done, Error> {
+    let mut kernel = kernel_for(args, command)?;
+    let prepared = match &kernel.1 {
+        Some(config) => prepare(&mut kernel.0, config, args.host.as_deref())?,
+        None => prepare_destroy(&mut kernel.0, args.host.as_deref())?,
+    };
+    if command.json {
+        output.json(&prepared.plan.to_json());
+    } else {
+        output.plan(&prepared.plan.to_text());
+    }
+    Ok(if command.detailed_exitcode && !prepared.plan.is_empty() { Done::Changes } else { Done::Ok })
+}
+
+/// The file is checked before the kernel is asked; a destroy needs none.
+fn kernel_for(
+    args: &super::Args,
+    command: &Args,
+) -> Result<(crate::kernel::Linux, Option<crate::config::Config>), Error> {
+    let config = if command.destroy { None } else { Some(args.load()?) };
+    Ok((kernel()?, config))
+}

@@ -1,0 +1,28 @@
+//! `netrec show`: the file as netrec understands it.
+
+use anyhow::Context;
+
+use super::{Done, Error, Output, kernel};
+use crate::desired::{Chosen, filled_in};
+use crate::kernel::Backend;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Print it as one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result<Done, Error> {
+    let config = args.load()?;
+    let chosen = Chosen::new(&config)?;
+    // The MTU's default is the uplink's; reading it needs no privilege.
+    let facts = kernel()?.facts().map_err(crate::reconcile::PrepareError::from)?;
+    let document = filled_in(&config, &chosen, &facts);
+    if command.json {
+        output.json(&document);
+    } else {
+        output.result(&toml::to_string_pretty(&document).context("the file cannot be shown as TOML")?);
+    }
+    Ok(Done::Ok)
+}

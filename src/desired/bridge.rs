@@ -1,0 +1,46 @@
+//! The bridge driver: a bridge per network with the gateway's addresses.
+
+use ipnetwork::IpNetwork;
+
+use super::{Build, ChosenNetwork};
+use crate::config::Network;
+use crate::state::{Address, Device, Facts, Key, Link, LinkKind, Netns, Object};
+
+/// Ethernet's MTU, for hosts without a default route.
+const MTU_DEFAULT: u32 = 1500;
+
+impl Build<'_> {
+    /// The devices and addresses of every network.
+    pub(super) fn bridges(&mut self) {
+        let (config, chosen) = (self.config, self.chosen);
+        for (network, names) in config.networks.iter().zip(&chosen.networks) {
+            self.bridge(network, names);
+        }
+    }
+
+    fn bridge(&mut self, network: &Network, names: &ChosenNetwork) {
+        let link = Link {
+            kind: LinkKind::Bridge { stp: false },
+            device: Device {
+                mac: names.mac,
+                mtu: mtu(network, self.facts),
+                up: true,
+                link_local: network.has_family(true),
+            },
+            master: None,
+            port: None,
+            leaving: false,
+        };
+        self.want(Key::Link { netns: Netns::HOST, name: names.bridge }, Object::Link(link), &network.owner);
+        for subnet in &network.subnets {
+            let Some(ip) = subnet.gateway.and_then(|g| IpNetwork::new(g, subnet.net.prefix()).ok()) else { continue };
+            let key = Key::Address { netns: Netns::HOST, link: names.bridge, ip };
+            self.want(key, Object::Address(Address { permanent: true }), &network.owner);
+        }
+    }
+}
+
+/// The MTU of a network's devices, in bytes: the file's, else that of the way out.
+pub(super) fn mtu(network: &Network, facts: &Facts) -> u32 {
+    network.mtu.or(facts.uplink.as_ref().map(|u| u.mtu)).unwrap_or(MTU_DEFAULT)
+}

@@ -1,0 +1,270 @@
+//! Names, Ethernet addresses and IP addresses that the file leaves to netrec. All are functions of the file alone, so
+//! that every host and every boot comes to the same ones.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+
+use crate::config::{Attachment, Config, Invalid, Network, Place, Problem};
+use crate::state::{InterfaceName, Mac};
+
+/// FNV-1a, 64 bits, of UTF-8 text (Fowler, Noll, Vo: offset basis 14695981039346656037, prime 1099511628211).
+pub(super) fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// A locally administered Ethernet address: `02:` and the low five bytes of the text's hash.
+pub(super) fn mac(text: &str) -> Mac {
+    let h = hash(text).to_be_bytes();
+    Mac([0x02, h[3], h[4], h[5], h[6], h[7]])
+}
+
+/// What was chosen for a whole file, in the order of its networks and of its containers' attachments.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// For each network.
+    pub networks: Vec<ChosenNetwork>,
+    /// For each container, for each of its attachments.
+    pub containers: Vec<Vec<ChosenAttachment>>,
+}
+
+/// A network's device.
+#[derive(Clone, Debug)]
+pub struct ChosenNetwork {
+    /// The bridge's name.
+    pub bridge: InterfaceName,
+    /// Its Ethernet address.
+    pub mac: Mac,
+}
+
+/// An attachment's device and addresses.
+#[derive(Clone, Debug)]
+pub struct ChosenAttachment {
+    /// The name of the veth's end in the host.
+    pub host_end: InterfaceName,
+    /// The Ethernet address of its end in the container.
+    pub mac: Mac,
+    /// The Ethernet address of its end in the host.
+    pub host_mac: Mac,
+    /// The addresses with the prefix lengths of their subnets, those of the file first.
+    pub addresses: Vec<ChosenAddress>,
+}
+
+/// An address of an attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChosenAddress {
+    /// Address and prefix length.
+    pub ip: IpNetwork,
+    /// Whether it was chosen rather than written in the file.
+    pub automatic: bool,
+}
+
+impl Chosen {
+    /// Chooses for a whole file. What cannot be chosen (a full range, two devices of one name) is a problem of the file.
+    pub fn new(config: &Config) -> Result<Self, Invalid> {
+        let mut problems = Vec::new();
+        let mut names = Names::default();
+        let networks = config
+            .networks
+            .iter()
+            .map(|network| {
+                let bridge = network.bridge.unwrap_or_else(|| default_bridge(network));
+                names.take(bridge, &format!("the bridge of network `{}`", network.name), &network.place, &mut problems);
+                ChosenNetwork { bridge, mac: mac(network.name.as_str()) }
+            })
+            .collect();
+        let mut addresses = choose_addresses(config, &mut problems);
+        let mut containers = Vec::with_capacity(config.containers.len());
+        for (c, container) in config.containers.iter().enumerate() {
+            let mut attachments = Vec::with_capacity(container.attachments.len());
+            for (a, attachment) in container.attachments.iter().enumerate() {
+                let network = &config.networks[attachment.network].name;
+                let id = format!("{network}/{}", container.name);
+                let host_end = InterfaceName::hashed("ve-", &container.name, hash(&id));
+                let whose = format!("the host's end of `{}` on network `{network}`", container.name);
+                names.take(host_end, &whose, &attachment.place, &mut problems);
+                attachments.push(ChosenAttachment {
+                    host_end,
+                    mac: attachment.mac.unwrap_or_else(|| mac(&id)),
+                    host_mac: mac(&format!("{id}@host")),
+                    addresses: addresses.remove(&(c, a)).unwrap_or_default(),
+                });
+            }
+            containers.push(attachments);
+        }
+        if problems.is_empty() {
+            Ok(Self { networks, containers })
+        } else {
+            Err(Invalid::new(config.sources.clone(), problems))
+        }
+    }
+}
+
+/// `nr-NAME`, or where that is too long the start of it and a hash.
+fn default_bridge(network: &Network) -> InterfaceName {
+    let name = &network.name;
+    format!("nr-{name}").parse().unwrap_or_else(|_| InterfaceName::hashed("nr-", name, hash(name.as_str())))
+}
+
+/// The device names that are taken, each with its first user.
+#[derive(Default)]
+struct Names(HashMap<InterfaceName, (String, Place)>);
+
+impl Names {
+    fn take(&mut self, name: InterfaceName, whose: &str, place: &Place, problems: &mut Vec<Problem>) {
+        if let Some((first, first_place)) = self.0.get(&name) {
+            problems.push(
+                Problem::new(
+                    format!("two devices of the host would be called `{name}`: {first} and {whose}"),
+                    place.clone(),
+                    "the second",
+                )
+                .with_other(first_place.clone(), "the first")
+                .with_help("rename one of them"),
+            );
+        } else {
+            self.0.insert(name, (whose.to_owned(), place.clone()));
+        }
+    }
+}
+
+/// An address as a number; the families share one arithmetic.
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(a) => u128::from(u32::from(a)),
+        IpAddr::V6(a) => u128::from(a),
+    }
+}
+
+fn address(number: u128, ipv6: bool) -> IpAddr {
+    if ipv6 {
+        Ipv6Addr::from(number).into()
+    } else {
+        #[allow(clippy::cast_possible_truncation)] // made from 32 bits
+        Ipv4Addr::from(number as u32).into()
+    }
+}
+
+/// The part of a range that automatic addresses are counted in: IPv4 without network and broadcast address (prefix at
+/// most 30), IPv6 without the all-zeros address (the subnet-router anycast address of RFC 4291, 2.6.1).
+struct Pool {
+    first: u128,
+    count: u128,
+    subnet: IpNetwork,
+}
+
+impl Pool {
+    fn new(subnet: IpNetwork, range: IpNetwork) -> Self {
+        let base = number(range.network());
+        let bits = if range.is_ipv6() { 128 } else { 32 } - u32::from(range.prefix());
+        // 2^128 does not fit: saturating loses one address of ::/0, which is no subnet.
+        let size = 1u128.checked_shl(bits).unwrap_or(u128::MAX);
+        let (first, count) = match range {
+            IpNetwork::V4(_) if range.prefix() <= 30 => (base + 1, size - 2),
+            IpNetwork::V6(_) if size > 1 => (base + 1, size - 1),
+            _ => (base, size),
+        };
+        Self { first, count, subnet }
+    }
+}
+
+/// The addresses of every attachment, by (container, attachment).
+fn choose_addresses(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<(usize, usize), Vec<ChosenAddress>> {
+    let mut result = BTreeMap::new();
+    // By network: its attachments, in byte order of their containers' names.
+    let mut users: Vec<Vec<(usize, usize)>> = vec![Vec::new(); config.networks.len()];
+    for (c, container) in config.containers.iter().enumerate() {
+        for (a, attachment) in container.attachments.iter().enumerate() {
+            users[attachment.network].push((c, a));
+        }
+    }
+    for (network, mut users) in config.networks.iter().zip(users) {
+        users.sort_by(|x, y| config.containers[x.0].name.cmp(&config.containers[y.0].name));
+        let attachment = |(c, a): (usize, usize)| -> &Attachment { &config.containers[c].attachments[a] };
+        let mut taken: HashSet<IpAddr> = network.subnets.iter().filter_map(|s| s.gateway).collect();
+        taken.extend(&network.reserve);
+        for s in &network.subnets {
+            // A range may hold the subnet's own network and broadcast address.
+            taken.insert(s.net.network());
+            if s.net.is_ipv4() && s.net.prefix() <= 30 {
+                taken.insert(s.net.broadcast());
+            }
+        }
+        for &user in &users {
+            let fixed = &attachment(user).addresses;
+            taken.extend(fixed);
+            result.insert(user, fixed.iter().filter_map(|ip| in_subnet(network, *ip)).collect::<Vec<_>>());
+        }
+        for ipv6 in [false, true] {
+            let pools: Vec<Pool> =
+                network.subnets.iter().filter(|s| s.net.is_ipv6() == ipv6).map(|s| Pool::new(s.net, s.range)).collect();
+            let free = Free::new(pools, ipv6);
+            for &user in &users {
+                if free.total == 0 || attachment(user).addresses.iter().any(|ip| ip.is_ipv6() == ipv6) {
+                    continue;
+                }
+                let id = format!("{}/{}", network.name, config.containers[user.0].name);
+                match free.take(hash(&id), &mut taken) {
+                    Some(ip) => result.entry(user).or_default().push(ChosenAddress { ip, automatic: true }),
+                    None => problems.push(full(network, ipv6, attachment(user))),
+                }
+            }
+        }
+    }
+    result
+}
+
+/// An address of the file with the prefix length of its subnet.
+fn in_subnet(network: &Network, ip: IpAddr) -> Option<ChosenAddress> {
+    let subnet = network.subnets.iter().find(|s| s.net.contains(ip))?;
+    let ip = IpNetwork::new(ip, subnet.net.prefix()).ok()?;
+    Some(ChosenAddress { ip, automatic: false })
+}
+
+fn full(network: &Network, ipv6: bool, attachment: &Attachment) -> Problem {
+    let family = if ipv6 { "IPv6" } else { "IPv4" };
+    Problem::new(
+        format!("network `{}` has no {family} address left for this container", network.name),
+        attachment.place.clone(),
+        "needs an address",
+    )
+    .with_other(network.place.clone(), "the network")
+    .with_help("make its `subnet` or `range` larger, or `reserve` fewer addresses")
+}
+
+/// The pools of one network and family, joined in file order.
+struct Free {
+    pools: Vec<Pool>,
+    total: u128,
+    ipv6: bool,
+}
+
+impl Free {
+    fn new(pools: Vec<Pool>, ipv6: bool) -> Self {
+        let total = pools.iter().fold(0u128, |n, p| n.saturating_add(p.count));
+        Self { pools, total, ipv6 }
+    }
+
+    /// The first free address at or above the hash's place, wrapping around.
+    fn take(&self, hash: u64, taken: &mut HashSet<IpAddr>) -> Option<IpNetwork> {
+        let start = u128::from(hash) % self.total;
+        (0..self.total)
+            .filter_map(|step| {
+                // Both are below the total, and the sum of two such may not fit in 128 bits.
+                let left = self.total - start;
+                self.at(if step < left { start + step } else { step - left })
+            })
+            .find(|ip| taken.insert(ip.ip()))
+    }
+
+    fn at(&self, mut offset: u128) -> Option<IpNetwork> {
+        for pool in &self.pools {
+            if offset < pool.count {
+                return IpNetwork::new(address(pool.first + offset, self.ipv6), pool.subnet.prefix()).ok();
+            }
+            offset -= pool.count;
+        }
+        None
+    }
+}

@@ -1,0 +1,203 @@
+//! What the file wants of the kernel: `(Config, Facts) → Desired`, pure. One file per driver, one for the firewall, one
+//! for what netrec chooses.
+
+mod bridge;
+mod chosen;
+mod container;
+mod firewall;
+mod show;
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use ipnetwork::IpNetwork;
+
+pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork};
+pub use show::filled_in;
+
+use crate::config::{Config, Invalid, Network, Overlap};
+use crate::state::{Facts, Key, Netns, Object, Owner, Places, State, Sysctl, Warning, facts};
+
+/// What the kernel is to hold, and what is to be said about it.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// The objects.
+    pub state: State,
+    /// What a person should know before it is applied.
+    pub warnings: Vec<Warning>,
+    /// Keys of addresses that netrec chose.
+    pub chosen: BTreeSet<Key>,
+    /// Where owners stand in the file.
+    pub places: Places,
+}
+
+/// There is no desired state of this file on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum DesiredError {
+    /// The file alone is at fault.
+    #[error("{0}")]
+    Invalid(#[from] Invalid),
+    /// The file does not fit this host; every reason, each a paragraph.
+    #[error("{}", .0.join("\n"))]
+    Host(Vec<String>),
+}
+
+/// The desired state of a file on a host with these facts.
+pub fn desired(config: &Config, facts: &Facts) -> Result<Desired, DesiredError> {
+    let chosen = Chosen::new(config)?;
+    let mut build = Build { config, facts, chosen: &chosen, out: Desired::default(), refusals: Vec::new() };
+    build.out.places = config.places().into_iter().collect();
+    build.overlaps();
+    build.forwarding();
+    build.bridges();
+    build.containers();
+    build.firewall();
+    if build.refusals.is_empty() { Ok(build.out) } else { Err(DesiredError::Host(build.refusals)) }
+}
+
+/// The desired state in the making.
+struct Build<'a> {
+    config: &'a Config,
+    facts: &'a Facts,
+    chosen: &'a Chosen,
+    out: Desired,
+    refusals: Vec<String>,
+}
+
+impl Build<'_> {
+    fn want(&mut self, key: Key, object: Object, owner: &Owner) {
+        self.out.state.want(key, object, owner);
+    }
+
+    fn want_sysctl(&mut self, netns: &Netns, path: impl Into<std::sync::Arc<str>>, value: &str, owner: &Owner) {
+        let object = Object::Sysctl(Sysctl { value: value.to_owned() });
+        self.want(Key::Sysctl { netns: netns.clone(), path: path.into() }, object, owner);
+    }
+
+    fn warn(&mut self, code: &'static str, message: String, owner: Option<&Owner>) {
+        self.out.warnings.push(Warning { code, message, owner: owner.cloned() });
+    }
+
+    /// A subnet that the host reaches another way, or lives in itself, would be cut off by the network's own route.
+    fn overlaps(&mut self) {
+        let facts = self.facts;
+        let addresses = facts.addresses.iter().map(|a| (a.ip, Existing::Address(a.ip, a.link.as_str())));
+        let routes = facts.routes.iter().map(|r| (r.to, Existing::Route(r.to, r.dev.map(|d| d.to_string()))));
+        let existing: Vec<(IpNetwork, Existing<'_>)> = addresses.chain(routes).collect();
+        for network in &self.config.networks {
+            let mut named = BTreeSet::new();
+            for subnet in &network.subnets {
+                for (_, what) in existing.iter().filter(|(net, _)| overlap(subnet.net, *net)) {
+                    // An address brings a route with it: one line is enough for both.
+                    if named.insert((subnet.net, what.network())) {
+                        self.overlap(network, subnet.net, what);
+                    }
+                }
+            }
+        }
+    }
+
+    fn overlap(&mut self, network: &Network, subnet: IpNetwork, what: &Existing<'_>) {
+        let text = format!("subnet {subnet} of network `{}` overlaps {what} of this host", network.name);
+        match self.config.settings.overlap {
+            Overlap::Warn => self.warn("overlap", text, Some(&network.owner)),
+            Overlap::Refuse => {
+                let line = self.config.sources.line(&network.place);
+                self.refusals.push(format!(
+                    "{text} ({line}): choose another subnet, or set `overlap = \"warn\"` in [settings] if it is meant"
+                ));
+            }
+        }
+    }
+
+    /// Forwarding is on for the families of the networks; turning it on is worth a word, since it is host-wide.
+    fn forwarding(&mut self) {
+        for (ipv6, path) in [(false, facts::IPV4_FORWARDING), (true, facts::IPV6_FORWARDING)] {
+            let config = self.config;
+            let users: Vec<&Network> = config.networks.iter().filter(|n| n.has_family(ipv6)).collect();
+            let Some(&first) = users.first() else { continue };
+            let family = if ipv6 { "IPv6" } else { "IPv4" };
+            if !self.facts.sysctls.contains_key(path) {
+                self.refusals.push(format!(
+                    "network `{}` has an {family} subnet, but this kernel has no {family} (/proc/sys/{path} is missing)",
+                    first.name
+                ));
+                continue;
+            }
+            if self.facts.sysctl_on(path) {
+                // Already on: still wanted, so that it is put back when somebody turns it off, unless told otherwise.
+                if !config.settings.forwarding {
+                    continue;
+                }
+            } else if config.settings.forwarding {
+                self.warn(
+                    "forwarding-enabled",
+                    format!(
+                        "{family} forwarding will be turned on for network `{}`: this host then routes between its other \
+                         interfaces too",
+                        first.name
+                    ),
+                    Some(&first.owner),
+                );
+            } else {
+                self.refusals.push(format!(
+                    "network `{}` needs {family} forwarding, which is off, and `forwarding = false` in [settings] forbids \
+                     turning it on: run `sysctl -w {}=1` first",
+                    first.name,
+                    path.replace('/', ".")
+                ));
+                continue;
+            }
+            for network in users {
+                self.want_sysctl(&Netns::HOST, path, "1", &network.owner);
+            }
+            if ipv6 {
+                self.keep_router_advertisements(&first.owner);
+            }
+        }
+    }
+
+    /// With forwarding on the kernel ignores router advertisements where `accept_ra` is 1; 2 keeps them.
+    fn keep_router_advertisements(&mut self, owner: &Owner) {
+        for link in &self.facts.ra_uplinks {
+            self.want_sysctl(&Netns::HOST, format!("net/ipv6/conf/{link}/accept_ra"), "2", owner);
+            self.warn(
+                "accept-ra",
+                format!(
+                    "`{link}` gets its IPv6 route from router advertisements, which the kernel ignores once forwarding is \
+                     on: its accept_ra is set to 2 first"
+                ),
+                Some(owner),
+            );
+        }
+    }
+}
+
+/// Something of the host that a subnet may overlap.
+enum Existing<'a> {
+    Address(IpNetwork, &'a str),
+    Route(IpNetwork, Option<String>),
+}
+
+impl Existing<'_> {
+    fn network(&self) -> IpNetwork {
+        let (Self::Address(net, _) | Self::Route(net, _)) = self;
+        IpNetwork::new(net.network(), net.prefix()).unwrap_or(*net)
+    }
+}
+
+impl fmt::Display for Existing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(ip, link) => write!(f, "address {ip} on `{link}`"),
+            Self::Route(to, Some(dev)) => write!(f, "route {to} dev `{dev}`"),
+            Self::Route(to, None) => write!(f, "route {to}"),
+        }
+    }
+}
+
+/// Whether two networks share an address. Halves of a family (`0.0.0.0/1`, as VPN clients set them) count as default
+/// routes, which overlap nothing.
+fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
+    b.prefix() > 1 && a.is_ipv4() == b.is_ipv4() && (a.contains(b.network()) || b.contains(a.network()))
+}

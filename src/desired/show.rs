@@ -1,0 +1,86 @@
+//! The file with every default and chosen value filled in. What it shows is a valid file that wants the same.
+
+use serde_json::{Map, Value, json};
+
+use super::{Chosen, ChosenAttachment, ChosenNetwork};
+use crate::config::{Attachment, Config, Container, Network, Overlap, Port, PortAddress};
+use crate::desired::bridge::mtu;
+use crate::state::Facts;
+
+/// The filled-in file, with its tables in file order.
+pub fn filled_in(config: &Config, chosen: &Chosen, facts: &Facts) -> Value {
+    let settings = &config.settings;
+    let networks: Map<String, Value> = config
+        .networks
+        .iter()
+        .zip(&chosen.networks)
+        .map(|(n, chosen)| (n.name.to_string(), network(n, chosen, mtu(n, facts))))
+        .collect();
+    let containers: Map<String, Value> = config
+        .containers
+        .iter()
+        .zip(&chosen.containers)
+        .map(|(c, chosen)| (c.name.to_string(), container(config, c, chosen)))
+        .collect();
+    json!({
+        "settings": {
+            "forwarding": settings.forwarding,
+            "overlap": match settings.overlap { Overlap::Refuse => "refuse", Overlap::Warn => "warn" },
+            "lock_timeout": format!("{}ms", settings.lock_timeout.as_millis()),
+        },
+        "networks": networks,
+        "containers": containers,
+    })
+}
+
+fn network(network: &Network, chosen: &ChosenNetwork, mtu: u32) -> Value {
+    let gateways: Vec<_> = network.subnets.iter().filter_map(|s| s.gateway).collect();
+    json!({
+        "driver": "bridge",
+        "subnet": network.subnets.iter().map(|s| s.net).collect::<Vec<_>>(),
+        "gateway": if gateways.is_empty() { json!(false) } else { json!(gateways) },
+        "range": network.subnets.iter().map(|s| s.range).collect::<Vec<_>>(),
+        "reserve": network.reserve,
+        "bridge": chosen.bridge,
+        "mtu": mtu,
+    })
+}
+
+fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]) -> Value {
+    let networks: Map<String, Value> = container
+        .attachments
+        .iter()
+        .zip(chosen)
+        .map(|(a, chosen)| (config.networks[a.network].name.to_string(), attachment(a, chosen)))
+        .collect();
+    let sysctl: Map<String, Value> = container.sysctls.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+    json!({
+        "netns": container.netns.netns(),
+        "networks": networks,
+        "ports": container.ports.iter().map(port).collect::<Vec<_>>(),
+        "sysctl": sysctl,
+    })
+}
+
+fn attachment(attachment: &Attachment, chosen: &ChosenAttachment) -> Value {
+    json!({
+        "address": chosen.addresses.iter().map(|a| a.ip.ip()).collect::<Vec<_>>(),
+        "mac": chosen.mac,
+        "interface": attachment.interface,
+    })
+}
+
+fn port(port: &Port) -> Value {
+    let mut value = json!({
+        "host": port.host,
+        "container": port.container,
+        "protocol": port.protocol.as_str(),
+    });
+    match port.address {
+        PortAddress::Any => {}
+        PortAddress::AnyIpv4 => value["address"] = json!("0.0.0.0"),
+        PortAddress::AnyIpv6 => value["address"] = json!("::"),
+        PortAddress::One(ip) => value["address"] = json!(ip),
+    }
+    value
+}

@@ -1,0 +1,7 @@
+//! The `netrec` program; all of it is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    netrec::cli::main()
+}

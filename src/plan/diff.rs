@@ -1,0 +1,293 @@
+//! The one difference: two maps of objects, walked side by side.
+//!
+//! Before the walk, live state is seen as it will be once the links have changed: what hangs on a link that is renamed
+//! goes by its new name, and what hangs on a link that goes is gone with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::{Action, Conflict, Input, Op};
+use crate::state::{Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, Route, Standing, State, Warning};
+
+/// The actions that make live state the desired one, what stands in their way, and what should be said about them.
+pub fn diff(input: Input<'_>) -> (Vec<Action>, Vec<Conflict>, Vec<Warning>) {
+    let fate = Fate::of(input.desired, input.live);
+    let mut walk = Walk { actions: Vec::new(), conflicts: Vec::new() };
+    let mut renamed = BTreeMap::new();
+    let mut live = BTreeMap::new();
+    for (key, entry) in input.live.iter() {
+        match fate.new_key(key) {
+            Some(new) => {
+                renamed.insert(new, fate.adjust(key, entry));
+            }
+            None => {
+                live.insert(key, entry);
+            }
+        }
+    }
+    live.extend(&renamed);
+    let mut wanted = input.desired.iter().peekable();
+    let mut found = live.into_iter().peekable();
+    loop {
+        match (wanted.peek(), found.peek()) {
+            (Some((w, _)), Some((f, _))) if w == f => {
+                if let (Some((key, after)), Some((_, before))) = (wanted.next(), found.next()) {
+                    walk.both(key, before, after, &fate);
+                }
+            }
+            (Some((w, _)), Some((f, _))) if w > f => walk.extra(found.next(), &fate),
+            (Some(_), _) => walk.missing(wanted.next()),
+            (None, Some(_)) => walk.extra(found.next(), &fate),
+            (None, None) => break,
+        }
+    }
+    let warnings = moved_addresses(&walk.actions, input.chosen);
+    (walk.actions, walk.conflicts, warnings)
+}
+
+/// One end of a link: where it is and what it is called there.
+type End = (Netns, InterfaceName);
+
+/// What becomes of the live links and namespaces, and so of what hangs on them.
+#[derive(Default)]
+struct Fate {
+    /// Ends of links that are deleted, or deleted and made anew.
+    lost: BTreeSet<End>,
+    /// Ends that get another name.
+    renamed: BTreeMap<End, InterfaceName>,
+    /// Namespaces that go.
+    emptied: BTreeSet<Netns>,
+    /// Whether the firewall table goes, and the sets that do.
+    table: bool,
+    sets: BTreeSet<std::sync::Arc<str>>,
+}
+
+impl Fate {
+    fn of(desired: &State, live: &State) -> Self {
+        let mut fate = Self { table: desired.get(&Key::Table).is_none(), ..Self::default() };
+        for (key, entry) in live.iter().filter(|(_, e)| e.standing.is_ours()) {
+            let wanted = desired.get(key).map(|e| &e.object);
+            match (key, &entry.object, wanted) {
+                (Key::Link { .. }, before, Some(after)) if forced(before, after).is_empty() => {
+                    let (Some((netns, old)), Some((_, new))) = (peer(before), peer(after)) else { continue };
+                    if old != new {
+                        fate.renamed.insert((netns.clone(), old), new);
+                    }
+                }
+                (Key::Link { netns, name }, before, _) => {
+                    fate.lost.insert((netns.clone(), *name));
+                    fate.lost.extend(peer(before).map(|(netns, name)| (netns.clone(), name)));
+                }
+                (Key::Netns { netns }, _, None) => {
+                    fate.emptied.insert(netns.clone());
+                }
+                (Key::Set { name }, _, None) => {
+                    fate.sets.insert(name.clone());
+                }
+                _ => {}
+            }
+        }
+        fate
+    }
+
+    /// The key under which an object is to be compared, where that is another one.
+    fn new_key(&self, key: &Key) -> Option<Key> {
+        match key {
+            Key::Address { netns, link, ip } => {
+                let link = *self.renamed.get(&(netns.clone(), *link))?;
+                Some(Key::Address { netns: netns.clone(), link, ip: *ip })
+            }
+            // The key does not name the device, the route does.
+            Key::Route { .. } if !self.renamed.is_empty() => Some(key.clone()),
+            _ => None,
+        }
+    }
+
+    /// An object as the renaming of its device leaves it.
+    fn adjust(&self, key: &Key, entry: &Entry) -> Entry {
+        let mut entry = entry.clone();
+        if let Object::Route(Route { dev: Some(dev), .. }) = &mut entry.object
+            && let Some(new) = self.renamed.get(&(key.netns().clone(), *dev))
+        {
+            *dev = *new;
+        }
+        entry
+    }
+
+    /// Whether an object goes by itself, because what it hangs on goes.
+    fn takes(&self, key: &Key, object: &Object) -> bool {
+        match (key, object) {
+            (Key::Element { set, .. }, _) => self.table || self.sets.contains(set),
+            (Key::Set { .. } | Key::Chain { .. }, _) => self.table,
+            (Key::Netns { .. } | Key::Link { .. } | Key::Table, _) => false,
+            (Key::Address { netns, link, .. }, _) => {
+                self.emptied.contains(netns) || self.lost.contains(&(netns.clone(), *link))
+            }
+            (Key::Route { netns, .. }, Object::Route(Route { dev: Some(dev), .. })) => {
+                self.emptied.contains(netns) || self.lost.contains(&(netns.clone(), *dev))
+            }
+            (Key::Route { netns, .. }, _) => self.emptied.contains(netns),
+            (Key::Sysctl { netns, path }, _) => {
+                let device = path.split_once("/conf/").and_then(|(_, rest)| rest.split('/').next()?.parse().ok());
+                device.is_some_and(|device| self.lost.contains(&(netns.clone(), device)))
+            }
+        }
+    }
+
+    /// A port's bridge that goes leaves the port without one.
+    fn orphaned(&self, before: &Entry) -> Option<Entry> {
+        let Object::Link(Link { master: Some(master), .. }) = &before.object else { return None };
+        if !self.lost.contains(&(Netns::HOST, *master)) {
+            return None;
+        }
+        let mut entry = before.clone();
+        if let Object::Link(link) = &mut entry.object {
+            (link.master, link.port) = (None, None);
+        }
+        Some(entry)
+    }
+}
+
+/// The far end of a link that has one.
+fn peer(object: &Object) -> Option<(&Netns, InterfaceName)> {
+    match object {
+        Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) => Some((&peer.netns, peer.name)),
+        _ => None,
+    }
+}
+
+/// The attributes that differ and cannot change in place.
+fn forced(before: &Object, after: &Object) -> Vec<&'static str> {
+    match (before, after) {
+        (Object::Link(b), Object::Link(a)) => match (&b.kind, &a.kind) {
+            (LinkKind::Bridge { .. }, LinkKind::Bridge { .. }) => vec![],
+            (LinkKind::Veth { peer: b }, LinkKind::Veth { peer: a }) if b.netns == a.netns => vec![],
+            (LinkKind::Veth { .. }, LinkKind::Veth { .. }) => vec!["peer.netns"],
+            _ => vec!["type"],
+        },
+        (Object::Set(b), Object::Set(a)) if a != b => vec!["type"],
+        (Object::Chain(b), Object::Chain(a)) => match (&b.base, &a.base) {
+            (Some(b), Some(a)) => {
+                let mut paths = Vec::new();
+                if b.kind != a.kind {
+                    paths.push("type");
+                }
+                if b.hook != a.hook {
+                    paths.push("hook");
+                }
+                if b.priority != a.priority {
+                    paths.push("priority");
+                }
+                paths
+            }
+            (None, None) => vec![],
+            _ => vec!["hook"],
+        },
+        _ => vec![],
+    }
+}
+
+/// Whether two objects are the same to the kernel.
+fn same(key: &Key, before: &Entry, after: &Entry) -> bool {
+    let marked = || before.owner().map(Owner::stem) == after.owner().map(Owner::stem);
+    before.object == after.object && (!key.kind().is_marked() || marked())
+}
+
+/// Whether a foreign object does what is wanted; only addresses and routes may be somebody else's.
+fn serves(before: &Object, after: &Object) -> bool {
+    match (before, after) {
+        (Object::Address(b), Object::Address(a)) => b == a,
+        (Object::Route(b), Object::Route(a)) => (b.via, b.dev) == (a.via, a.dev),
+        _ => false,
+    }
+}
+
+struct Walk {
+    actions: Vec<Action>,
+    conflicts: Vec<Conflict>,
+}
+
+impl Walk {
+    fn push(&mut self, op: Op, key: &Key, before: Option<Entry>, after: Option<Entry>) -> &mut Action {
+        self.actions.push(Action {
+            op,
+            key: key.clone(),
+            before,
+            after,
+            replace: Vec::new(),
+            reason: None,
+            implied: false,
+        });
+        // Just pushed, so there is a last one.
+        let last = self.actions.len() - 1;
+        &mut self.actions[last]
+    }
+
+    fn missing(&mut self, wanted: Option<(&Key, &Entry)>) {
+        if let Some((key, after)) = wanted {
+            self.push(Op::Create, key, None, Some(after.clone()));
+        }
+    }
+
+    fn extra(&mut self, found: Option<(&Key, &Entry)>, fate: &Fate) {
+        // A parameter has a value whether it is wanted or not.
+        if let Some((key, before)) = found
+            && before.standing.is_ours()
+            && !matches!(key, Key::Sysctl { .. })
+        {
+            let implied = fate.takes(key, &before.object);
+            self.push(Op::Delete, key, Some(before.clone()), None).implied = implied;
+        }
+    }
+
+    fn both(&mut self, key: &Key, before: &Entry, after: &Entry, fate: &Fate) {
+        if let Standing::Foreign(why) = &before.standing {
+            if !serves(&before.object, &after.object) {
+                let owner = after.owner().cloned().unwrap_or_else(Owner::netrec);
+                self.conflicts.push(Conflict { key: key.clone(), why: why.clone(), owner });
+            }
+            return;
+        }
+        let orphaned = fate.orphaned(before);
+        let before = orphaned.as_ref().unwrap_or(before);
+        if fate.takes(key, &before.object) {
+            let action = self.push(Op::Replace, key, Some(before.clone()), Some(after.clone()));
+            action.reason = Some("its link is made anew".into());
+        } else if !same(key, before, after) {
+            let paths = forced(&before.object, &after.object);
+            let op = if paths.is_empty() { Op::Update } else { Op::Replace };
+            let action = self.push(op, key, Some(before.clone()), Some(after.clone()));
+            if !paths.is_empty() {
+                action.reason = Some(format!("{} cannot change in place", paths.join(", ")));
+            }
+            action.replace = paths;
+        }
+    }
+}
+
+/// Chosen addresses that replace another on the same device.
+fn moved_addresses(actions: &[Action], chosen: &BTreeSet<Key>) -> Vec<Warning> {
+    let mut gone: BTreeMap<(End, bool), IpAddr> = BTreeMap::new();
+    for action in actions.iter().filter(|a| a.op == Op::Delete && !a.implied) {
+        if let Key::Address { netns, link, ip } = &action.key {
+            gone.insert(((netns.clone(), *link), ip.is_ipv6()), ip.ip());
+        }
+    }
+    let moved = |action: &Action| {
+        let Key::Address { netns, link, ip } = &action.key else { return None };
+        if action.op != Op::Create || !chosen.contains(&action.key) {
+            return None;
+        }
+        let old = gone.get(&((netns.clone(), *link), ip.is_ipv6()))?;
+        Some(Warning {
+            code: "address-moved",
+            message: format!(
+                "the address of `{link}` in {netns} moves from {old} to {} because the file changed; write `address` into \
+                 the file to keep it",
+                ip.ip()
+            ),
+            owner: Some(action.owner()),
+        })
+    };
+    actions.iter().filter_map(moved).collect()
+}

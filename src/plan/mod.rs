@@ -1,0 +1,130 @@
+//! The difference between what is wanted and what there is, as actions in order, and its renderings. Pure.
+
+mod diff;
+mod json;
+mod phases;
+mod text;
+mod view;
+
+use std::collections::BTreeSet;
+
+pub use diff::diff;
+pub use json::FORMAT_VERSION;
+pub use phases::{Phase, phases};
+
+use crate::state::{Entry, Key, Owner, Places, State, Warning};
+
+/// What is to be done to make live state the desired one.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The host's name.
+    pub host: String,
+    /// The changes, in the order of their keys.
+    pub actions: Vec<Action>,
+    /// What a person should know.
+    pub warnings: Vec<Warning>,
+    /// Where owners stand in the file.
+    pub places: Places,
+    /// The name of the file, for messages.
+    pub file: String,
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.actions.is_empty()
+    }
+
+    /// How many actions there are of each sort.
+    pub fn summary(&self) -> Summary {
+        let mut summary = Summary::default();
+        for action in &self.actions {
+            *match action.op {
+                Op::Create => &mut summary.create,
+                Op::Update => &mut summary.update,
+                Op::Replace => &mut summary.replace,
+                Op::Delete => &mut summary.delete,
+            } += 1;
+        }
+        summary
+    }
+}
+
+/// The tally of a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Summary {
+    /// Objects to create.
+    pub create: usize,
+    /// Objects to change in place.
+    pub update: usize,
+    /// Objects to delete and create anew.
+    pub replace: usize,
+    /// Objects to delete.
+    pub delete: usize,
+}
+
+/// What happens to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// It comes to be.
+    Create,
+    /// It changes in place.
+    Update,
+    /// It is deleted and created anew, since something about it cannot change in place.
+    Replace,
+    /// It goes.
+    Delete,
+}
+
+/// One change of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// What happens.
+    pub op: Op,
+    /// To which object.
+    pub key: Key,
+    /// What it is now; none when it is to be created.
+    pub before: Option<Entry>,
+    /// What it will be; none when it is to be deleted.
+    pub after: Option<Entry>,
+    /// The paths of the attributes that cannot change in place.
+    pub replace: Vec<&'static str>,
+    /// Why, where that is not plain: for every deletion and replacement.
+    pub reason: Option<String>,
+    /// Whether it happens by itself when another object goes (an address with its link, an element with its set).
+    pub implied: bool,
+}
+
+impl Action {
+    /// The owners: the wanted ones, or of an object that goes the one its mark names.
+    pub fn owners(&self) -> &[Owner] {
+        self.after.as_ref().or(self.before.as_ref()).map_or(&[], |e| &e.owners)
+    }
+
+    /// The first owner; `netrec` where no mark tells.
+    pub fn owner(&self) -> Owner {
+        self.owners().first().cloned().unwrap_or_else(Owner::netrec)
+    }
+}
+
+/// What a difference is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// What is wanted.
+    pub desired: &'a State,
+    /// What there is.
+    pub live: &'a State,
+    /// Keys of addresses that were chosen and not written in the file.
+    pub chosen: &'a BTreeSet<Key>,
+}
+
+/// A foreign object stands where one of netrec's is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The object.
+    pub key: Key,
+    /// What tells that it is foreign.
+    pub why: String,
+    /// Who wants the place.
+    pub owner: Owner,
+}

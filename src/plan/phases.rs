@@ -1,0 +1,202 @@
+//! The order of things. It is a property of the kind: each action becomes one or more steps, each in its phase, and each
+//! step takes the object from one value to the next.
+//!
+//! Nothing is reachable before its rules stand: containers' ends come up after the firewall's transaction, and what goes
+//! takes its rules with it only after its links are gone. What cannot be undone comes after all that can fail.
+
+use std::collections::BTreeSet;
+
+use super::{Action, Op};
+use crate::state::{BridgePort, Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Step, facts};
+
+/// The phases, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Container ends whose name another one needs get a name out of the way.
+    MoveAside,
+    /// Namespaces are made.
+    Namespaces,
+    /// Links that cannot change in place go.
+    Unlink,
+    /// Links are made, bridges first: down, with what only the creating message can set.
+    Bridges,
+    /// Veth pairs are made, both ends down.
+    Pairs,
+    /// Links get the rest of their attributes, hosts' ends come up; parameters of devices are set.
+    Attributes,
+    /// Addresses are added.
+    Addresses,
+    /// The firewall's additions and changes, in one transaction.
+    Firewall,
+    /// Forwarding is turned on.
+    Forwarding,
+    /// Containers' ends come up.
+    Up,
+    /// Routes are added.
+    Routes,
+    /// From here on nothing is taken back. Addresses and routes go.
+    Detach,
+    /// Links go.
+    Remove,
+    /// Namespaces go.
+    Unname,
+    /// The firewall's removals, in one transaction.
+    Unguard,
+}
+
+impl Phase {
+    /// Whether this phase only removes, and so comes after what was made was verified.
+    pub fn removes(self) -> bool {
+        self >= Self::Detach
+    }
+}
+
+/// The steps of some actions, by phase, in order.
+pub fn phases(actions: &[Action]) -> Vec<(Phase, Vec<Step>)> {
+    let aside = in_the_way(actions);
+    let mut steps: Vec<(Phase, Step)> = Vec::new();
+    for action in actions.iter().filter(|a| !a.implied) {
+        stage(action, &aside, &mut |phase, before, after| {
+            if before != after {
+                steps.push((phase, Step::new(action.key.clone(), before, after)));
+            }
+        });
+    }
+    // Stable: within a phase, the order of keys.
+    steps.sort_by_key(|(phase, _)| *phase);
+    let mut result: Vec<(Phase, Vec<Step>)> = Vec::new();
+    for (phase, step) in steps {
+        match result.last_mut() {
+            Some((last, steps)) if *last == phase => steps.push(step),
+            _ => result.push((phase, vec![step])),
+        }
+    }
+    result
+}
+
+/// Splits one action into steps.
+fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>)) {
+    let (before, after) = (action.before.clone(), action.after.clone());
+    match (&action.key, action.op) {
+        (Key::Link { .. }, Op::Create) => create_link(after, emit),
+        (Key::Link { .. }, Op::Replace) => {
+            emit(Phase::Unlink, before, None);
+            create_link(after, emit);
+        }
+        (Key::Link { .. }, Op::Update) => {
+            let moved = move_aside(&action.key, before, aside, emit);
+            let held = after.clone().map(|after| with_peer_up(after, peer_up(moved.as_ref())));
+            emit(Phase::Attributes, moved, held.clone());
+            emit(Phase::Up, held, after);
+        }
+        (Key::Link { .. }, Op::Delete) => {
+            let moved = move_aside(&action.key, before, aside, emit);
+            emit(Phase::Remove, moved, None);
+        }
+        (Key::Netns { .. }, Op::Delete) => emit(Phase::Unname, before, None),
+        (Key::Netns { .. }, _) => emit(Phase::Namespaces, before, after),
+        (Key::Address { .. }, Op::Delete) => emit(Phase::Detach, before, None),
+        (Key::Address { .. }, Op::Replace) => emit(Phase::Addresses, None, after),
+        (Key::Address { .. }, _) => emit(Phase::Addresses, before, after),
+        (Key::Route { .. }, Op::Delete) => emit(Phase::Detach, before, None),
+        (Key::Route { .. }, _) => emit(Phase::Routes, before, after),
+        (Key::Sysctl { netns, path }, op) => {
+            let phase = if is_forwarding(netns, path) { Phase::Forwarding } else { Phase::Attributes };
+            emit(phase, before.filter(|_| op != Op::Replace), after);
+        }
+        (Key::Table | Key::Set { .. } | Key::Chain { .. } | Key::Element { .. }, Op::Delete) => {
+            emit(Phase::Unguard, before, None);
+        }
+        (Key::Table | Key::Set { .. } | Key::Chain { .. } | Key::Element { .. }, _) => {
+            emit(Phase::Firewall, before, after);
+        }
+    }
+}
+
+fn is_forwarding(netns: &Netns, path: &str) -> bool {
+    netns.is_host() && (path == facts::IPV4_FORWARDING || path == facts::IPV6_FORWARDING)
+}
+
+/// A link comes to be down and bare, since the kernel ignores an alias, a port's settings and the address generation mode
+/// in the creating message; then it gets those, and its host's end comes up; its peer comes up last.
+fn create_link(after: Option<Entry>, emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>)) {
+    let Some(after) = after else { return };
+    let mut bare = with_peer_up(after.clone(), false);
+    bare.owners.clear();
+    let mut phase = Phase::Bridges;
+    if let Object::Link(link) = &mut bare.object {
+        link.device.up = false;
+        link.device.link_local = true;
+        link.port = link.port.map(|_| BridgePort::default());
+        if let LinkKind::Veth { peer } = &mut link.kind {
+            peer.device.link_local = true;
+            phase = Phase::Pairs;
+        }
+    }
+    let held = with_peer_up(after.clone(), false);
+    emit(phase, None, Some(bare.clone()));
+    emit(Phase::Attributes, Some(bare), Some(held.clone()));
+    emit(Phase::Up, Some(held), Some(after));
+}
+
+fn peer_up(entry: Option<&Entry>) -> bool {
+    match entry.map(|e| &e.object) {
+        Some(Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => peer.device.up,
+        _ => false,
+    }
+}
+
+fn with_peer_up(mut entry: Entry, up: bool) -> Entry {
+    if let Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) = &mut entry.object {
+        peer.device.up = up;
+    }
+    entry
+}
+
+/// Links whose container end has a name that another one is to get.
+type Aside = BTreeSet<Key>;
+
+fn peer_end(entry: Option<&Entry>) -> Option<(&Netns, InterfaceName)> {
+    match entry.map(|e| &e.object) {
+        Some(Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => Some((&peer.netns, peer.name)),
+        _ => None,
+    }
+}
+
+fn in_the_way(actions: &[Action]) -> Aside {
+    let links = || actions.iter().filter(|a| matches!(a.key, Key::Link { .. }));
+    // Ends that are to have a name they do not have yet.
+    let wanted: BTreeSet<_> = links()
+        .filter(|a| peer_end(a.before.as_ref()) != peer_end(a.after.as_ref()) || a.op == Op::Replace)
+        .filter_map(|a| peer_end(a.after.as_ref()))
+        .collect();
+    links()
+        .filter(|a| a.op != Op::Replace && peer_end(a.before.as_ref()) != peer_end(a.after.as_ref()))
+        .filter(|a| peer_end(a.before.as_ref()).is_some_and(|end| wanted.contains(&end)))
+        .map(|a| a.key.clone())
+        .collect()
+}
+
+/// Gives a container's end that is in the way another name.
+fn move_aside(
+    key: &Key,
+    before: Option<Entry>,
+    aside: &Aside,
+    emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>),
+) -> Option<Entry> {
+    let (Key::Link { name, .. }, true) = (key, aside.contains(key)) else { return before };
+    let mut moved = before.clone();
+    if let Some(Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) = moved.as_mut().map(|e| &mut e.object) {
+        peer.name = temporary(*name);
+    }
+    emit(Phase::MoveAside, before, moved.clone());
+    moved
+}
+
+/// A name that no file asks for, made from the name of the pair's other end, which is unique on the host.
+fn temporary(host_end: InterfaceName) -> InterfaceName {
+    // Of a long name the end is kept, where the hash is.
+    let tail = host_end.as_str();
+    let tail = tail.get(tail.len().saturating_sub(14)..).unwrap_or(tail);
+    format!("~{tail}").parse().unwrap_or(host_end)
+}

@@ -1,0 +1,198 @@
+//! Carrying out a plan: phase by phase, reading back what came of it, and on any failure back to the state before.
+
+use std::fmt;
+
+use crate::kernel::{Backend, StepError};
+use crate::plan::{Action, Input, Op, Phase, diff, phases};
+use crate::state::{Key, Scope, State, Step};
+
+use super::Prepared;
+
+/// `ERESTART`: the ruleset changed since it was read (`nfnetlink` answers so to a batch with an old generation).
+const ERESTART: i32 = 85;
+
+/// How often a firewall transaction that somebody else's came before is tried again.
+const FIREWALL_TRIES: usize = 10;
+
+/// How often the way back is tried: it starts from what there really is each time.
+const UNDO_TRIES: usize = 3;
+
+/// How many steps go to the kernel between two words on progress.
+const CHUNK: usize = 512;
+
+/// Steps done and steps in all.
+pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
+
+/// A plan was not carried out.
+#[derive(Debug)]
+pub struct ApplyError {
+    /// What went wrong; at least one, each with the object it went wrong with.
+    pub errors: Vec<(Key, String)>,
+    /// What became of what had been done.
+    pub undo: Undo,
+}
+
+/// What became of a plan that failed.
+#[derive(Debug)]
+pub enum Undo {
+    /// The state before is restored.
+    Done,
+    /// It is not: what is left to do, and why it could not be done.
+    Left(Vec<String>),
+}
+
+impl fmt::Display for ApplyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 20;
+        for (_, error) in self.errors.iter().take(SHOWN) {
+            writeln!(f, "{error}")?;
+        }
+        if self.errors.len() > SHOWN {
+            writeln!(f, "and {} more like these", self.errors.len() - SHOWN)?;
+        }
+        match &self.undo {
+            Undo::Done => f.write_str("what had been done was taken back: the host is as it was before"),
+            Undo::Left(left) => {
+                writeln!(f, "what had been done could not all be taken back; left to do:")?;
+                for line in left {
+                    writeln!(f, "  {line}")?;
+                }
+                f.write_str("`netrec apply` brings the host to the file, `netrec destroy` removes all that is netrec's")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ApplyError {}
+
+/// Carries out a plan. Without actions it writes nothing.
+pub fn apply(backend: &mut dyn Backend, prepared: &Prepared, progress: Progress<'_>) -> Result<(), ApplyError> {
+    if prepared.plan.is_empty() {
+        return Ok(());
+    }
+    let mut run = Run { backend, desired: &prepared.desired, scope: &prepared.scope };
+    run.all(&prepared.plan.actions, progress).map_err(|errors| ApplyError { undo: run.undo(&prepared.live), errors })
+}
+
+type Errors = Vec<(Key, String)>;
+
+struct Run<'a> {
+    backend: &'a mut dyn Backend,
+    desired: &'a State,
+    scope: &'a Scope,
+}
+
+impl Run<'_> {
+    fn all(&mut self, actions: &[Action], progress: Progress<'_>) -> Result<(), Errors> {
+        let phases = phases(actions);
+        let total = phases.iter().map(|(_, steps)| steps.len()).sum();
+        let mut done = 0;
+        let mut verified = true;
+        for (phase, steps) in &phases {
+            if phase.removes() && !verified {
+                self.verify(true)?;
+                verified = true;
+            }
+            for chunk in chunks(*phase, steps) {
+                self.steps(*phase, chunk)?;
+                done += chunk.len();
+                progress(done, total);
+            }
+            verified &= phase.removes();
+        }
+        self.verify(false)
+    }
+
+    fn steps(&mut self, phase: Phase, steps: &[Step]) -> Result<(), Errors> {
+        let mut results = self.backend.run(steps);
+        for _ in 1..FIREWALL_TRIES {
+            if !results.iter().any(|r| matches!(r, Err(e) if e.errno == ERESTART)) {
+                break;
+            }
+            // Somebody changed some table meanwhile. If it was not ours, the same steps are still right.
+            if !self.still_right(phase, steps) {
+                break;
+            }
+            results = self.backend.run(steps);
+        }
+        let errors: Errors = steps
+            .iter()
+            .zip(results)
+            .filter_map(|(step, result)| result.err().map(|StepError { message, .. }| (step.key.clone(), message)))
+            .collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// Reads the kernel again, and says whether a plan made now has the same steps in this phase.
+    fn still_right(&mut self, phase: Phase, steps: &[Step]) -> bool {
+        let Ok(live) = self.backend.live(self.scope) else { return false };
+        let (actions, _, _) = diff(Input { desired: self.desired, live: &live, chosen: &Default::default() });
+        phases(&actions).iter().any(|(p, now)| *p == phase && now == steps)
+    }
+
+    /// Reads back what was made. What is to go may still be there while removals are `pending`.
+    fn verify(&mut self, pending: bool) -> Result<(), Errors> {
+        let failed = |message: String| vec![(Key::Table, message)];
+        let live = self.backend.live(self.scope).map_err(|e| failed(format!("reading back failed: {e}")))?;
+        let (actions, conflicts, _) = diff(Input { desired: self.desired, live: &live, chosen: &Default::default() });
+        let mut errors: Errors =
+            actions.iter().filter(|a| !pending || a.op != Op::Delete).map(|a| (a.key.clone(), mismatch(a))).collect();
+        errors.extend(conflicts.into_iter().map(|c| {
+            let text = format!("read back: {} is not netrec's ({})", c.key, c.why);
+            (c.key, text)
+        }));
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// Goes back to what there was: the difference between that and what there is now, carried out like any other. So it
+    /// also brings back what the kernel dropped on its own, such as the routes of a device that went down.
+    fn undo(&mut self, before: &State) -> Undo {
+        let before: State =
+            before.iter().filter(|(_, e)| e.standing.is_ours()).map(|(k, e)| (k.clone(), e.clone())).collect();
+        let scope = Scope::of(&before).and(self.scope.clone());
+        let mut left = Vec::new();
+        for _ in 0..UNDO_TRIES {
+            left.clear();
+            let live = match self.backend.live(&scope) {
+                Ok(live) => live,
+                Err(error) => {
+                    left.push(format!("the state could not be read: {error}"));
+                    continue;
+                }
+            };
+            let (actions, conflicts, _) = diff(Input { desired: &before, live: &live, chosen: &Default::default() });
+            if actions.is_empty() && conflicts.is_empty() {
+                return Undo::Done;
+            }
+            left.extend(actions.iter().map(mismatch));
+            left.extend(conflicts.iter().map(|c| format!("{} is not netrec's ({})", c.key, c.why)));
+            for (phase, steps) in phases(&actions) {
+                for chunk in chunks(phase, &steps) {
+                    let failed = self.backend.run(chunk).into_iter().filter_map(Result::err);
+                    left.extend(failed.map(|e| e.message));
+                }
+            }
+        }
+        match self.backend.live(&scope) {
+            Ok(live) if diff(Input { desired: &before, live: &live, chosen: &Default::default() }).0.is_empty() => {
+                Undo::Done
+            }
+            _ => Undo::Left(left),
+        }
+    }
+}
+
+/// The firewall's steps are one transaction, and links go many at a time; all else may go in pieces.
+fn chunks(phase: Phase, steps: &[Step]) -> impl Iterator<Item = &[Step]> {
+    let whole = matches!(phase, Phase::Firewall | Phase::Unguard | Phase::Unlink | Phase::Remove);
+    steps.chunks(if whole { steps.len().max(1) } else { CHUNK })
+}
+
+/// What was wanted and what was found.
+fn mismatch(action: &Action) -> String {
+    let show = |entry: Option<&crate::state::Entry>| match entry {
+        Some(entry) => serde_json::to_string(&entry.object).unwrap_or_default(),
+        None => "nothing".to_owned(),
+    };
+    format!("{}: wanted {}, found {}", action.key, show(action.after.as_ref()), show(action.before.as_ref()))
+}

@@ -1,0 +1,142 @@
+//! Bringing the kernel to what the file wants: read, plan, apply, verify, and on failure back to what there was.
+
+mod apply;
+mod input;
+mod lock;
+
+use std::fmt::Write;
+
+pub use apply::{ApplyError, Progress, Undo, apply};
+pub use input::{InputError, read_sources};
+pub use lock::{Lock, LockError};
+
+use crate::config::{Config, Invalid};
+use crate::desired::{Desired, DesiredError, desired};
+use crate::kernel::{Backend, ReadError};
+use crate::plan::{Conflict, Input, Plan, diff};
+use crate::state::{Facts, Key, Scope, State, Warning, facts};
+
+/// What is wanted, what there is, and the way from one to the other.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What is wanted; nothing to destroy all.
+    pub desired: State,
+    /// What there is.
+    pub live: State,
+    /// What the reader of live state looks at.
+    pub scope: Scope,
+    /// The way.
+    pub plan: Plan,
+}
+
+/// There is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The file is not valid.
+    #[error("{0}")]
+    Invalid(Box<Invalid>),
+    /// The file does not fit this host.
+    #[error("{0}")]
+    Host(String),
+    /// The kernel could not be read.
+    #[error("{0}")]
+    Read(#[from] ReadError),
+}
+
+impl From<DesiredError> for PrepareError {
+    fn from(error: DesiredError) -> Self {
+        match error {
+            DesiredError::Invalid(invalid) => Self::Invalid(Box::new(invalid)),
+            host @ DesiredError::Host(_) => Self::Host(host.to_string()),
+        }
+    }
+}
+
+/// Reads the kernel and plans the way to what the file wants. `host` is the name that plans show, else the system's.
+pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -> Result<Prepared, PrepareError> {
+    let facts = backend.facts()?;
+    let Desired { state, warnings, chosen, places } = desired(config, &facts)?;
+    let scope = Scope::of(&state);
+    let live = backend.live(&scope)?;
+    let (actions, conflicts, more) = diff(Input { desired: &state, live: &live, chosen: &chosen });
+    if !conflicts.is_empty() {
+        return Err(PrepareError::Host(in_the_way(&conflicts, config)));
+    }
+    let warnings = warnings.into_iter().chain(more).collect();
+    let plan = Plan { host: host_name(&facts, host), actions, warnings, places, file: config.sources.names() };
+    Ok(Prepared { desired: state, live, scope, plan })
+}
+
+/// Reads the kernel and plans the removal of all that is netrec's.
+pub fn prepare_destroy(backend: &mut dyn Backend, host: Option<&str>) -> Result<Prepared, PrepareError> {
+    let facts = backend.facts()?;
+    let (state, scope) = (State::new(), Scope::default());
+    let live = backend.live(&scope)?;
+    let (mut actions, _, _) = diff(Input { desired: &state, live: &live, chosen: &Default::default() });
+    for action in &mut actions {
+        action.reason = Some("destroy".into());
+    }
+    let mut warnings = Vec::new();
+    if !actions.is_empty() {
+        let on: Vec<&str> =
+            [facts::IPV4_FORWARDING, facts::IPV6_FORWARDING].into_iter().filter(|path| facts.sysctl_on(path)).collect();
+        if !on.is_empty() {
+            warnings.push(Warning {
+                code: "sysctl-stays",
+                message: format!("parameters of the whole host stay as they are: {}", on.join(" = 1, ") + " = 1"),
+                owner: None,
+            });
+        }
+    }
+    let plan =
+        Plan { host: host_name(&facts, host), actions, warnings, file: "an empty file".into(), ..Plan::default() };
+    Ok(Prepared { desired: state, live, scope, plan })
+}
+
+fn host_name(facts: &Facts, given: Option<&str>) -> String {
+    given.unwrap_or(&facts.host).to_owned()
+}
+
+/// The sentence about foreign objects in the way, and the ways out.
+fn in_the_way(conflicts: &[Conflict], config: &Config) -> String {
+    let places: crate::state::Places = config.places().into_iter().collect();
+    let mut text = String::new();
+    for conflict in conflicts {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        let line = places.line(&conflict.owner).map(|l| format!(" ({l})")).unwrap_or_default();
+        let _ = write!(
+            text,
+            "{} exists and is not netrec's ({}), but {}{line} wants to make it\n  {}",
+            conflict.key,
+            conflict.why,
+            conflict.owner,
+            ways_out(&conflict.key)
+        );
+    }
+    text
+}
+
+fn ways_out(key: &Key) -> String {
+    let netns = key.netns().label().map(|l| format!("-n {l} ")).unwrap_or_default();
+    match key {
+        Key::Link { name, .. } => format!(
+            "rename: give the network another `bridge`, or the container another name; adopt: `adopt = true` uses an \
+             existing bridge (not supported yet); remove: `ip {netns}link del {name}`"
+        ),
+        Key::Netns { netns } => format!(
+            "rename: give the container another `netns`; adopt: `netns = \"/run/netns/{netns}\"` uses it as it is; \
+             remove: `ip netns del {netns}`"
+        ),
+        Key::Address { link, ip, .. } => format!(
+            "rename: choose another address; adopt: make it equal to what the file wants; remove: `ip {netns}addr del {ip} \
+             dev {link}`"
+        ),
+        Key::Route { to, metric, .. } => format!(
+            "rename: choose another route; adopt: make it equal to what the file wants; remove: `ip {netns}route del {to} \
+             metric {metric}`"
+        ),
+        _ => "remove it".to_owned(),
+    }
+}
