@@ -1,7 +1,23 @@
 //! TOML text to a checked [`Config`]: types, defaults, places, and every message about the file. No I/O.
+//!
+//! Three passes, each of which reports all it finds: syntax (`syntax`), then keys, types and single values (`file`,
+//! `networks`, `containers`, `ports`, `sysctl`), then what only the whole shows (`checks`). A file with syntax errors
+//! stops after the first, since what is left of it would only bring errors that are none.
 
+mod checks;
+mod containers;
+mod file;
+mod networks;
+mod ports;
+mod reader;
+mod render;
 mod report;
+mod syntax;
+mod sysctl;
+#[cfg(test)]
+mod tests;
 mod types;
+mod values;
 
 pub use report::{Invalid, Problem, Source, Sources};
 pub use types::{
@@ -10,13 +26,14 @@ pub use types::{
 };
 
 /// Parses and checks the texts of one configuration.
-pub fn parse(_sources: Sources) -> Result<Config, Invalid> {
-    todo!()
-}
-
-impl Config {
-    /// Where owners stand.
-    pub fn places(&self) -> Vec<(crate::state::Owner, String)> {
-        Vec::new()
+///
+/// # Errors
+/// All that is wrong with them, at once.
+pub fn parse(sources: Sources) -> Result<Config, Invalid> {
+    match file::read(&sources) {
+        Ok(file::Parts { settings, networks, containers, sections }) => {
+            Ok(Config { sources, settings, networks, containers, sections })
+        }
+        Err(problems) => Err(Invalid::new(sources, problems)),
     }
 }

@@ -1,7 +1,8 @@
-//! Messages about the file: what, where, and what to do, with the source line and a caret.
+//! Messages about the file: what is wrong, where, and what to do. How they look is in `render`.
 
 use std::fmt;
 
+use super::render::Painter;
 use super::types::Place;
 
 /// One text of the configuration.
@@ -28,10 +29,18 @@ impl Sources {
     }
 
     /// `netrec.toml:14`: the file and the line (from 1) where a place begins.
+    ///
+    /// Counts lines from the top each time; [`Config::places`](super::Config::places) has them all at once.
     pub fn line(&self, place: &Place) -> String {
         let Some(source) = self.0.get(place.source) else { return String::new() };
-        let before = source.text.get(..place.span.start).unwrap_or(&source.text);
-        format!("{}:{}", source.name, before.matches('\n').count() + 1)
+        let end = place.span.start.min(source.text.len());
+        let line = source.text.as_bytes()[..end].split(|b| *b == b'\n').count();
+        format!("{}:{line}", source.name)
+    }
+
+    /// One problem with its source lines, headed by `severity` (`error`, `warning`); no newline at the end.
+    pub fn render(&self, severity: &str, problem: &Problem) -> String {
+        Painter::new(self).problem(severity, problem)
     }
 }
 
@@ -40,7 +49,7 @@ impl Sources {
 pub struct Problem {
     /// What is wrong, in one sentence without a full stop.
     pub message: String,
-    /// Where it is wrong, and a few words for the caret.
+    /// Where it is wrong.
     pub place: Place,
     /// A few words beside the caret; may be empty.
     pub label: String,
@@ -52,24 +61,37 @@ pub struct Problem {
 
 impl Problem {
     /// A problem at a place.
-    pub fn new(message: impl Into<String>, place: Place, label: impl Into<String>) -> Self {
-        Self { message: message.into(), place, label: label.into(), others: Vec::new(), help: None }
+    pub fn new(place: Place, message: impl Into<String>) -> Self {
+        Self { message: message.into(), place, label: String::new(), others: Vec::new(), help: None }
     }
 
-    /// With another place that matters.
+    /// With words beside the caret.
+    #[must_use]
+    pub fn with_label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// With another place that matters; call it once for each.
     #[must_use]
     pub fn with_other(mut self, place: Place, label: impl Into<String>) -> Self {
         self.others.push((place, label.into()));
         self
     }
 
-    /// With what to do.
+    /// With what to do about it.
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 }
+
+/// How many problems are kept; what is wrong beyond that is not even counted.
+pub(super) const KEPT: usize = 10_000;
+
+/// How many problems are shown.
+const SHOWN: usize = 100;
 
 /// A configuration that is not valid: all that is wrong with it, in the order of the text.
 #[derive(Clone, Debug)]
@@ -81,15 +103,51 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    /// All problems of some texts.
-    pub fn new(sources: Sources, problems: Vec<Problem>) -> Self {
+    /// Puts the problems in the order of the text.
+    pub fn new(sources: Sources, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by(|a, b| {
+            let key = |p: &Problem| (p.place.source, p.place.span.start, p.place.span.end);
+            key(a).cmp(&key(b))
+        });
         Self { sources, problems }
+    }
+
+    /// `netrec.toml: 3 errors`, or `3 errors: 2 in a.toml, 1 in b.toml`.
+    fn count(&self) -> String {
+        let mut counts = vec![0_usize; self.sources.0.len()];
+        for problem in &self.problems {
+            if let Some(count) = counts.get_mut(problem.place.source) {
+                *count += 1;
+            }
+        }
+        let total = match self.problems.len() {
+            1 => "1 error".to_owned(),
+            n if n >= KEPT => format!("{n} errors or more"),
+            n => format!("{n} errors"),
+        };
+        let files: Vec<_> = self.sources.0.iter().zip(&counts).filter(|(_, n)| **n > 0).collect();
+        match files.as_slice() {
+            [] => total,
+            [(source, _)] => format!("{}: {total}", source.name),
+            several => {
+                let list: Vec<_> = several.iter().map(|(source, n)| format!("{n} in {}", source.name)).collect();
+                format!("{total}: {}", list.join(", "))
+            }
+        }
     }
 }
 
 impl fmt::Display for Invalid {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Ok(())
+    /// Each problem with its source lines, then how many there are; no newline at the end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let painter = Painter::new(&self.sources);
+        for problem in self.problems.iter().take(SHOWN) {
+            writeln!(f, "{}\n", painter.problem("error", problem))?;
+        }
+        if self.problems.len() > SHOWN {
+            writeln!(f, "... and {} more\n", self.problems.len() - SHOWN)?;
+        }
+        f.write_str(&super::render::clean(&self.count()))
     }
 }
 

@@ -1,11 +1,13 @@
 //! The checked file: what is here is valid, with every default that the file alone decides filled in.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
+use super::render::Painter;
 use super::report::Sources;
 use crate::state::{InterfaceName, Mac, Netns, ObjectName, Owner};
 
@@ -29,6 +31,30 @@ pub struct Config {
     pub networks: Vec<Network>,
     /// `[containers.*]`, in file order.
     pub containers: Vec<Container>,
+    /// The sections the file has (`settings`, `networks`, `containers`), each where it first stands.
+    pub sections: Vec<(Owner, Place)>,
+}
+
+impl Config {
+    /// The network of an attachment.
+    pub fn network(&self, attachment: &Attachment) -> &Network {
+        &self.networks[attachment.network]
+    }
+
+    /// `netrec.toml:14` for every owner that stands in the file: the sections, networks, containers, attachments and
+    /// ports.
+    pub fn places(&self) -> BTreeMap<Owner, String> {
+        let painter = Painter::new(&self.sources);
+        let networks = self.networks.iter().map(|n| (&n.owner, &n.place));
+        let containers = self.containers.iter().flat_map(|c| {
+            let attachments = c.attachments.iter().map(|a| (&a.owner, &a.place));
+            let ports = c.ports.iter().map(|p| (&p.owner, &p.place));
+            std::iter::once((&c.owner, &c.place)).chain(attachments).chain(ports)
+        });
+        let sections = self.sections.iter().map(|(owner, place)| (owner, place));
+        let all = sections.chain(networks).chain(containers);
+        all.map(|(owner, place)| (owner.clone(), painter.file_and_line(place))).collect()
+    }
 }
 
 /// `[settings]`.
@@ -58,7 +84,7 @@ pub struct Network {
     pub name: ObjectName,
     /// `networks.NAME`.
     pub owner: Owner,
-    /// Its table's header.
+    /// Its name: in its table's header, where it has one.
     pub place: Place,
     /// At least one, in file order.
     pub subnets: Vec<Subnet>,
@@ -95,7 +121,7 @@ pub struct Container {
     pub name: ObjectName,
     /// `containers.NAME`.
     pub owner: Owner,
-    /// Its table's header.
+    /// Its name: in its table's header, where it has one.
     pub place: Place,
     /// Its namespace.
     pub netns: ContainerNetns,
@@ -160,7 +186,7 @@ pub struct Port {
 }
 
 /// The host addresses of a published port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PortAddress {
     /// Every local address, of both families as far as the container has them.
     Any,

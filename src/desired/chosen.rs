@@ -116,10 +116,10 @@ impl Names {
         if let Some((first, first_place)) = self.0.get(&name) {
             problems.push(
                 Problem::new(
-                    format!("two devices of the host would be called `{name}`: {first} and {whose}"),
                     place.clone(),
-                    "the second",
+                    format!("two devices of the host would be called `{name}`: {first} and {whose}"),
                 )
+                .with_label("the second")
                 .with_other(first_place.clone(), "the first")
                 .with_help("rename one of them"),
             );
@@ -225,10 +225,10 @@ fn in_subnet(network: &Network, ip: IpAddr) -> Option<ChosenAddress> {
 fn full(network: &Network, ipv6: bool, attachment: &Attachment) -> Problem {
     let family = if ipv6 { "IPv6" } else { "IPv4" };
     Problem::new(
-        format!("network `{}` has no {family} address left for this container", network.name),
         attachment.place.clone(),
-        "needs an address",
+        format!("network `{}` has no {family} address left for this container", network.name),
     )
+    .with_label("needs an address")
     .with_other(network.place.clone(), "the network")
     .with_help("make its `subnet` or `range` larger, or `reserve` fewer addresses")
 }

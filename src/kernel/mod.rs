@@ -1,7 +1,17 @@
 //! Linux: one file per subsystem, its reading and its writing side by side. The only place with sockets, message formats
 //! and `unsafe`.
 
+mod facts;
 pub mod fault;
+mod linux;
+mod live;
+mod netlink;
+mod netns;
+mod run;
+mod sysctl;
+mod transport;
+
+pub use linux::Linux;
 
 use crate::state::{Facts, Scope, State, Step};
 
@@ -21,9 +31,27 @@ pub trait Backend {
     fn writes(&self) -> u64;
 }
 
-/// Live state could not be read.
-#[derive(Debug, thiserror::Error)]
+/// Live state could not be read. A part of it is never handed out: what is missing from it would be made anew.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
+    /// The kernel lets only root read this.
+    #[error("root is needed to read {what} ({reason})")]
+    Permission {
+        /// What was to be read: `namespace web`.
+        what: String,
+        /// The kernel's words: `Operation not permitted`.
+        reason: String,
+    },
+    /// The kernel said after each of several tries that objects came or went meanwhile (`NLM_F_DUMP_INTR`). Trying again
+    /// later can help.
+    #[error("the {what} kept changing while they were read")]
+    Torn {
+        /// What was to be read: `routes of web`.
+        what: String,
+    },
+    /// The kernel was built without something that netrec needs.
+    #[error("{0}")]
+    Missing(String),
     /// Everything else.
     #[error("{0}")]
     Other(String),
@@ -37,31 +65,4 @@ pub struct StepError {
     pub errno: i32,
     /// Operation, object and the kernel's own text.
     pub message: String,
-}
-
-/// The kernel.
-#[derive(Debug)]
-pub struct Linux {}
-#[allow(missing_docs, clippy::todo)]
-impl Linux {
-    pub fn open() -> Result<Self, ReadError> {
-        todo!()
-    }
-    pub fn host_id(&self) -> (u64, u64) {
-        todo!()
-    }
-}
-impl Backend for Linux {
-    fn facts(&mut self) -> Result<Facts, ReadError> {
-        todo!()
-    }
-    fn live(&mut self, _: &Scope) -> Result<State, ReadError> {
-        todo!()
-    }
-    fn run(&mut self, _: &[Step]) -> Vec<Result<(), StepError>> {
-        todo!()
-    }
-    fn writes(&self) -> u64 {
-        todo!()
-    }
 }

@@ -6,16 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Action, Conflict, Input, Op};
+use super::{Action, Conflict, Op};
 use crate::state::{Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, Route, Standing, State, Warning};
 
-/// The actions that make live state the desired one, what stands in their way, and what should be said about them.
-pub fn diff(input: Input<'_>) -> (Vec<Action>, Vec<Conflict>, Vec<Warning>) {
-    let fate = Fate::of(input.desired, input.live);
-    let mut walk = Walk { actions: Vec::new(), conflicts: Vec::new() };
+/// The actions that make live state the desired one, in the order of their keys, and what stands in their way.
+pub fn diff(desired: &State, live_state: &State) -> Diff {
+    let fate = Fate::of(desired, live_state);
+    let mut walk = Diff::default();
     let mut renamed = BTreeMap::new();
     let mut live = BTreeMap::new();
-    for (key, entry) in input.live.iter() {
+    for (key, entry) in live_state {
         match fate.new_key(key) {
             Some(new) => {
                 renamed.insert(new, fate.adjust(key, entry));
@@ -26,7 +26,7 @@ pub fn diff(input: Input<'_>) -> (Vec<Action>, Vec<Conflict>, Vec<Warning>) {
         }
     }
     live.extend(&renamed);
-    let mut wanted = input.desired.iter().peekable();
+    let mut wanted = desired.into_iter().peekable();
     let mut found = live.into_iter().peekable();
     loop {
         match (wanted.peek(), found.peek()) {
@@ -41,8 +41,7 @@ pub fn diff(input: Input<'_>) -> (Vec<Action>, Vec<Conflict>, Vec<Warning>) {
             (None, None) => break,
         }
     }
-    let warnings = moved_addresses(&walk.actions, input.chosen);
-    (walk.actions, walk.conflicts, warnings)
+    walk
 }
 
 /// One end of a link: where it is and what it is called there.
@@ -65,7 +64,7 @@ struct Fate {
 impl Fate {
     fn of(desired: &State, live: &State) -> Self {
         let mut fate = Self { table: desired.get(&Key::Table).is_none(), ..Self::default() };
-        for (key, entry) in live.iter().filter(|(_, e)| e.standing.is_ours()) {
+        for (key, entry) in live.into_iter().filter(|(_, e)| e.standing.is_ours()) {
             let wanted = desired.get(key).map(|e| &e.object);
             match (key, &entry.object, wanted) {
                 (Key::Link { .. }, before, Some(after)) if forced(before, after).is_empty() => {
@@ -202,12 +201,16 @@ fn serves(before: &Object, after: &Object) -> bool {
     }
 }
 
-struct Walk {
-    actions: Vec<Action>,
-    conflicts: Vec<Conflict>,
+/// A difference.
+#[derive(Clone, Debug, Default)]
+pub struct Diff {
+    /// The changes.
+    pub actions: Vec<Action>,
+    /// Foreign objects that stand where netrec's are to be.
+    pub conflicts: Vec<Conflict>,
 }
 
-impl Walk {
+impl Diff {
     fn push(&mut self, op: Op, key: &Key, before: Option<Entry>, after: Option<Entry>) -> &mut Action {
         self.actions.push(Action {
             op,
@@ -265,8 +268,9 @@ impl Walk {
     }
 }
 
-/// Chosen addresses that replace another on the same device.
-fn moved_addresses(actions: &[Action], chosen: &BTreeSet<Key>) -> Vec<Warning> {
+/// Warnings about chosen addresses that replace another on the same device. `chosen` are the keys of addresses that are
+/// not written in the file.
+pub fn moved_addresses(actions: &[Action], chosen: &BTreeSet<Key>) -> Vec<Warning> {
     let mut gone: BTreeMap<(End, bool), IpAddr> = BTreeMap::new();
     for action in actions.iter().filter(|a| a.op == Op::Delete && !a.implied) {
         if let Key::Address { netns, link, ip } = &action.key {

@@ -6,13 +6,11 @@ mod phases;
 mod text;
 mod view;
 
-use std::collections::BTreeSet;
-
-pub use diff::diff;
+pub use diff::{Diff, diff, moved_addresses};
 pub use json::FORMAT_VERSION;
 pub use phases::{Phase, phases};
 
-use crate::state::{Entry, Key, Owner, Places, State, Warning};
+use crate::state::{Entry, Key, Owner, Places, Warning};
 
 /// What is to be done to make live state the desired one.
 #[derive(Clone, Debug, Default)]
@@ -105,17 +103,6 @@ impl Action {
     pub fn owner(&self) -> Owner {
         self.owners().first().cloned().unwrap_or_else(Owner::netrec)
     }
-}
-
-/// What a difference is made from.
-#[derive(Clone, Copy, Debug)]
-pub struct Input<'a> {
-    /// What is wanted.
-    pub desired: &'a State,
-    /// What there is.
-    pub live: &'a State,
-    /// Keys of addresses that were chosen and not written in the file.
-    pub chosen: &'a BTreeSet<Key>,
 }
 
 /// A foreign object stands where one of netrec's is to be.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::kernel::{Backend, StepError};
-use crate::plan::{Action, Input, Op, Phase, diff, phases};
+use crate::plan::{Action, Diff, Op, Phase, diff, phases};
 use crate::state::{Key, Scope, State, Step};
 
 use super::Prepared;
@@ -126,7 +126,7 @@ impl Run<'_> {
     /// Reads the kernel again, and says whether a plan made now has the same steps in this phase.
     fn still_right(&mut self, phase: Phase, steps: &[Step]) -> bool {
         let Ok(live) = self.backend.live(self.scope) else { return false };
-        let (actions, _, _) = diff(Input { desired: self.desired, live: &live, chosen: &Default::default() });
+        let actions = diff(self.desired, &live).actions;
         phases(&actions).iter().any(|(p, now)| *p == phase && now == steps)
     }
 
@@ -134,7 +134,7 @@ impl Run<'_> {
     fn verify(&mut self, pending: bool) -> Result<(), Errors> {
         let failed = |message: String| vec![(Key::Table, message)];
         let live = self.backend.live(self.scope).map_err(|e| failed(format!("reading back failed: {e}")))?;
-        let (actions, conflicts, _) = diff(Input { desired: self.desired, live: &live, chosen: &Default::default() });
+        let Diff { actions, conflicts } = diff(self.desired, &live);
         let mut errors: Errors =
             actions.iter().filter(|a| !pending || a.op != Op::Delete).map(|a| (a.key.clone(), mismatch(a))).collect();
         errors.extend(conflicts.into_iter().map(|c| {
@@ -160,7 +160,7 @@ impl Run<'_> {
                     continue;
                 }
             };
-            let (actions, conflicts, _) = diff(Input { desired: &before, live: &live, chosen: &Default::default() });
+            let Diff { actions, conflicts } = diff(&before, &live);
             if actions.is_empty() && conflicts.is_empty() {
                 return Undo::Done;
             }
@@ -174,9 +174,7 @@ impl Run<'_> {
             }
         }
         match self.backend.live(&scope) {
-            Ok(live) if diff(Input { desired: &before, live: &live, chosen: &Default::default() }).0.is_empty() => {
-                Undo::Done
-            }
+            Ok(live) if diff(&before, &live).actions.is_empty() => Undo::Done,
             _ => Undo::Left(left),
         }
     }

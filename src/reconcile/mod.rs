@@ -13,7 +13,7 @@ pub use lock::{Lock, LockError};
 use crate::config::{Config, Invalid};
 use crate::desired::{Desired, DesiredError, desired};
 use crate::kernel::{Backend, ReadError};
-use crate::plan::{Conflict, Input, Plan, diff};
+use crate::plan::{Conflict, Diff, Plan, diff, moved_addresses};
 use crate::state::{Facts, Key, Scope, State, Warning, facts};
 
 /// What is wanted, what there is, and the way from one to the other.
@@ -58,11 +58,11 @@ pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -
     let Desired { state, warnings, chosen, places } = desired(config, &facts)?;
     let scope = Scope::of(&state);
     let live = backend.live(&scope)?;
-    let (actions, conflicts, more) = diff(Input { desired: &state, live: &live, chosen: &chosen });
+    let Diff { actions, conflicts } = diff(&state, &live);
     if !conflicts.is_empty() {
         return Err(PrepareError::Host(in_the_way(&conflicts, config)));
     }
-    let warnings = warnings.into_iter().chain(more).collect();
+    let warnings = warnings.into_iter().chain(moved_addresses(&actions, &chosen)).collect();
     let plan = Plan { host: host_name(&facts, host), actions, warnings, places, file: config.sources.names() };
     Ok(Prepared { desired: state, live, scope, plan })
 }
@@ -72,7 +72,7 @@ pub fn prepare_destroy(backend: &mut dyn Backend, host: Option<&str>) -> Result<
     let facts = backend.facts()?;
     let (state, scope) = (State::new(), Scope::default());
     let live = backend.live(&scope)?;
-    let (mut actions, _, _) = diff(Input { desired: &state, live: &live, chosen: &Default::default() });
+    let mut actions = diff(&state, &live).actions;
     for action in &mut actions {
         action.reason = Some("destroy".into());
     }

@@ -119,12 +119,27 @@ impl State {
     }
 }
 
+impl<'a> IntoIterator for &'a State {
+    type Item = (&'a Key, &'a Entry);
+    type IntoIter = btree_map::Iter<'a, Key, Entry>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.entries.iter()
+    }
+}
+
 impl IntoIterator for State {
     type Item = (Key, Entry);
     type IntoIter = btree_map::IntoIter<Key, Entry>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.entries.into_iter()
+    }
+}
+
+impl Extend<(Key, Entry)> for State {
+    fn extend<I: IntoIterator<Item = (Key, Entry)>>(&mut self, items: I) {
+        self.entries.extend(items);
     }
 }
 
@@ -215,7 +230,7 @@ impl Scope {
     /// The scope of a desired state.
     pub fn of(desired: &State) -> Self {
         let mut scope = Self::default();
-        for (key, entry) in desired.iter() {
+        for (key, entry) in desired {
             let mut name = |netns: &Netns| {
                 if !netns.is_host() && !scope.namespaces.contains(netns) {
                     scope.namespaces.insert(netns.clone());

@@ -36,6 +36,9 @@ impl InterfaceName {
         result
     }
 
+    /// `?`: the name of a device that cannot be seen.
+    pub const UNKNOWN: Self = Self { bytes: [b'?', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], len: 1 };
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("?")

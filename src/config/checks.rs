@@ -1,0 +1,351 @@
+//! What only the whole shows: clashes between networks, between containers, and of one with the other. Every check is
+//! near linear, by sorting or hashing: a file may have ten thousand containers.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+
+use super::networks::DraftSubnet;
+use super::reader::{Placed, Problems};
+use super::report::Problem;
+use super::types::{ContainerNetns, Place, PortAddress, Protocol};
+use super::{containers, networks, ports, values};
+use crate::state::INTERFACE_NAME_MAX;
+
+/// The most ports of a bridge: numbers 1 to `BR_MAX_PORTS` - 1 of the kernel's `br_private.h`.
+const BRIDGE_PORTS: usize = 1023;
+
+/// All of them.
+pub(super) fn all(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
+    overlaps(networks, problems);
+    bridges(networks, problems);
+    namespaces(containers, problems);
+    bridge_ports(networks, containers, problems);
+    addresses(networks, containers, problems);
+    macs(networks, containers, problems);
+    interfaces(containers, problems);
+    families(networks, containers, problems);
+    port_clashes(containers, problems);
+}
+
+/// Of equal keys the second and each later one, with the place of the first.
+struct Firsts<K>(HashMap<K, Place>);
+
+impl<K: Hash + Eq> Firsts<K> {
+    fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    /// The place of the same key before, if there is one.
+    fn before(&mut self, key: K, place: &Place) -> Option<Place> {
+        let first = self.0.entry(key).or_insert_with(|| place.clone());
+        (first != place).then(|| first.clone())
+    }
+}
+
+/// Whether a place comes after another.
+fn later(a: &Place, b: &Place) -> bool {
+    (a.source, a.span.start) > (b.source, b.span.start)
+}
+
+/// Subnets that overlap, of one network or of two. Two subnets are apart or one holds the other, so that in the order
+/// of their first addresses (the larger first) it is enough to remember the one that reaches furthest.
+fn overlaps(networks: &[networks::Draft], problems: &mut Problems) {
+    let mut subnets: Vec<(&networks::Draft, &DraftSubnet)> =
+        networks.iter().flat_map(|n| n.subnets.iter().map(move |s| (n, s))).collect();
+    subnets.sort_by_key(|(_, s)| {
+        let (first, last) = values::ends(&s.net);
+        (s.net.is_ipv6(), first, std::cmp::Reverse(last))
+    });
+    let mut outer: Option<(&networks::Draft, &DraftSubnet)> = None;
+    for inner in subnets {
+        match outer {
+            Some(outer) if values::within(&inner.1.net, &outer.1.net) => problems.push(overlap(outer, inner)),
+            _ => outer = Some(inner),
+        }
+    }
+}
+
+fn overlap(a: (&networks::Draft, &DraftSubnet), b: (&networks::Draft, &DraftSubnet)) -> Problem {
+    let ((first_of, first), (of, second)) = if later(&a.1.place, &b.1.place) { (b, a) } else { (a, b) };
+    let same = first_of.name == of.name;
+    let message = match (first.net == second.net, same) {
+        (true, true) => format!("subnet `{}` is listed twice", second.net),
+        (true, false) => format!("networks `{}` and `{}` have the same subnet `{}`", first_of.name, of.name, first.net),
+        (false, true) => format!("subnets `{}` and `{}` overlap", first.net, second.net),
+        (false, false) => format!(
+            "subnet `{}` of network `{}` overlaps `{}` of network `{}`",
+            second.net, of.name, first.net, first_of.name
+        ),
+    };
+    let label = if same { "the first".to_owned() } else { format!("subnet of `{}`", first_of.name) };
+    let problem = Problem::new(second.place.clone(), message).with_other(first.place.clone(), label);
+    problem.with_label(if same { "the second".to_owned() } else { format!("subnet of `{}`", of.name) })
+}
+
+/// Two networks whose bridges have one name, given or made from the network's.
+fn bridges(networks: &[networks::Draft], problems: &mut Problems) {
+    let mut made: HashMap<String, &networks::Draft> = HashMap::new();
+    for network in networks.iter().filter(|n| n.bridge.is_none()) {
+        let name = format!("nr-{}", network.name);
+        if name.len() <= INTERFACE_NAME_MAX {
+            made.insert(name, network);
+        }
+    }
+    let mut given = Firsts::new();
+    for network in networks {
+        let Some(Placed { value: bridge, place }) = &network.bridge else { continue };
+        if let Some(first) = given.before(bridge.as_str(), place) {
+            problems.push(
+                Problem::new(place.clone(), format!("two networks have the bridge `{bridge}`"))
+                    .with_label("the second")
+                    .with_other(first, "the first"),
+            );
+        } else if let Some(other) = made.get(bridge.as_str()) {
+            problems.push(
+                Problem::new(
+                    place.clone(),
+                    format!(
+                        "bridge `{bridge}` of network `{}` is also the bridge of network `{}`",
+                        network.name, other.name
+                    ),
+                )
+                .with_other(other.place.clone(), format!("its bridge is `{bridge}`, made from its name")),
+            );
+        }
+    }
+}
+
+/// Two containers in one namespace.
+fn namespaces(containers: &[containers::Draft], problems: &mut Problems) {
+    let mut seen = Firsts::new();
+    for container in containers {
+        let Placed { value, place } = &container.netns;
+        if let Some(first) = seen.before(namespace_path(value), place) {
+            problems.push(
+                Problem::new(place.clone(), format!("two containers have the namespace `{}`", value.netns()))
+                    .with_label("the second")
+                    .with_other(first, "the first"),
+            );
+        }
+    }
+}
+
+/// The path of a namespace without what does not matter in it, so that two spellings of one are equal.
+fn namespace_path(netns: &ContainerNetns) -> String {
+    let label = netns.netns().label().unwrap_or_default();
+    let path = match netns {
+        ContainerNetns::Named(_) => format!("/run/netns/{label}"),
+        ContainerNetns::Path(_) => label.to_owned(),
+    };
+    let parts: Vec<_> = path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+    // `/var/run` is a link to `/run`.
+    let parts = if parts.starts_with(&["var", "run"]) { &parts[1..] } else { &parts[..] };
+    parts.join("/")
+}
+
+/// More containers on a network than a bridge has ports.
+fn bridge_ports(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
+    let mut counts = vec![(0_usize, None); networks.len()];
+    for attachment in containers.iter().flat_map(|c| &c.attachments) {
+        let (count, excess) = &mut counts[attachment.network];
+        *count += 1;
+        if *count == BRIDGE_PORTS + 1 {
+            *excess = Some(attachment.place.clone());
+        }
+    }
+    for (network, (count, excess)) in networks.iter().zip(counts) {
+        if let Some(place) = excess {
+            problems.push(
+                Problem::new(
+                    place,
+                    format!(
+                        "network `{}` has {count} containers, but a bridge has {BRIDGE_PORTS} ports at most",
+                        network.name
+                    ),
+                )
+                .with_label("the first one too many")
+                .with_other(network.place.clone(), "the network"),
+            );
+        }
+    }
+}
+
+/// Addresses outside of their network, unusable ones, and ones used twice.
+fn addresses(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
+    let mut seen = Firsts::new();
+    for attachment in containers.iter().flat_map(|c| &c.attachments) {
+        let network = &networks[attachment.network];
+        for Placed { value: address, place } in &attachment.addresses {
+            if let Some(problem) = misfit(network, *address, place) {
+                problems.push(problem);
+            } else if let Some(first) = seen.before((attachment.network, *address), place) {
+                problems.push(
+                    Problem::new(
+                        place.clone(),
+                        format!("address `{address}` of network `{}` is used twice", network.name),
+                    )
+                    .with_label("the second")
+                    .with_other(first, "the first"),
+                );
+            }
+        }
+    }
+}
+
+/// Why an address cannot be a container's.
+fn misfit(network: &networks::Draft, address: IpAddr, place: &Place) -> Option<Problem> {
+    let Some(subnet) = network.subnet_of(address) else {
+        return network.whole.then(|| network.stranger(address, place.clone(), &format!("address `{address}`")));
+    };
+    if let Some(why) = values::unusable(address, &subnet.net) {
+        let message = format!("address `{address}` is {why} of `{}`", subnet.net);
+        return Some(Problem::new(place.clone(), message).with_other(subnet.place.clone(), "the subnet"));
+    }
+    if subnet.gateway == Some(address) {
+        let problem =
+            Problem::new(place.clone(), format!("address `{address}` is the gateway of network `{}`", network.name));
+        return Some(match &subnet.gateway_place {
+            Some(gateway) => problem.with_other(gateway.clone(), "the gateway"),
+            None => problem.with_other(subnet.place.clone(), "its first address is the gateway"),
+        });
+    }
+    None
+}
+
+/// MAC addresses used twice on one network.
+fn macs(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
+    let mut seen = Firsts::new();
+    for attachment in containers.iter().flat_map(|c| &c.attachments) {
+        let Some(Placed { value: mac, place }) = &attachment.mac else { continue };
+        if let Some(first) = seen.before((attachment.network, *mac), place) {
+            let name = &networks[attachment.network].name;
+            problems.push(
+                Problem::new(place.clone(), format!("MAC address `{mac}` is used twice on network `{name}`"))
+                    .with_label("the second")
+                    .with_other(first, "the first"),
+            );
+        }
+    }
+}
+
+/// Interface names given twice in one container.
+fn interfaces(containers: &[containers::Draft], problems: &mut Problems) {
+    for container in containers {
+        let mut seen = Firsts::new();
+        for Placed { value: name, place } in container.attachments.iter().filter_map(|a| a.interface.as_ref()) {
+            if let Some(first) = seen.before(*name, place) {
+                problems.push(
+                    Problem::new(place.clone(), format!("container `{}` has two interfaces `{name}`", container.name))
+                        .with_label("the second")
+                        .with_other(first, "the first"),
+                );
+            }
+        }
+    }
+}
+
+/// Ports of containers without a network, or without one of the port's family.
+fn families(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
+    for container in containers.iter().filter(|c| c.whole) {
+        let of = || container.attachments.iter().map(|a| &networks[a.network]);
+        if let Some(port) = container.ports.first()
+            && container.attachments.is_empty()
+        {
+            problems.push(
+                Problem::new(port.place.clone(), format!("container `{}` has a port, but no network", container.name))
+                    .with_help("a published port leads to an address, which the container gets from a network"),
+            );
+            continue;
+        }
+        if of().any(|network| !network.whole) {
+            continue;
+        }
+        for draft in &container.ports {
+            let (ipv6, family) = match draft.port.address {
+                PortAddress::Any => continue,
+                PortAddress::AnyIpv4 | PortAddress::One(IpAddr::V4(_)) => (false, "IPv4"),
+                PortAddress::AnyIpv6 | PortAddress::One(IpAddr::V6(_)) => (true, "IPv6"),
+            };
+            if !of().flat_map(|n| &n.subnets).any(|s| s.net.is_ipv6() == ipv6) {
+                let message = format!(
+                    "the port has an {family} address, but no network of container `{}` has {family}",
+                    container.name
+                );
+                problems.push(Problem::new(draft.place.clone(), message));
+            }
+        }
+    }
+}
+
+/// The mappings of one protocol and host port so far.
+#[derive(Default)]
+struct Taken<'a> {
+    /// Any mapping, any of IPv4, any of IPv6.
+    first: [Option<Mapping<'a>>; 3],
+    /// The one of every address, of every IPv4 and of every IPv6 address.
+    wide: [Option<Mapping<'a>>; 3],
+    one: HashMap<IpAddr, Mapping<'a>>,
+}
+
+type Mapping<'a> = (&'a containers::Draft, &'a ports::Draft);
+
+impl<'a> Taken<'a> {
+    /// The mapping there is already for some of the addresses of a new one, which is taken down.
+    fn take(&mut self, new: Mapping<'a>) -> Option<Mapping<'a>> {
+        let address = new.1.port.address;
+        let family = match address {
+            PortAddress::Any => 0,
+            PortAddress::AnyIpv4 | PortAddress::One(IpAddr::V4(_)) => 1,
+            PortAddress::AnyIpv6 | PortAddress::One(IpAddr::V6(_)) => 2,
+        };
+        let clash = match address {
+            PortAddress::Any => self.first[0],
+            PortAddress::AnyIpv4 | PortAddress::AnyIpv6 => self.wide[0].or(self.first[family]),
+            PortAddress::One(one) => self.wide[0].or(self.wide[family]).or(self.one.get(&one).copied()),
+        };
+        self.first[0].get_or_insert(new);
+        self.first[family].get_or_insert(new);
+        match address {
+            PortAddress::One(one) => {
+                self.one.entry(one).or_insert(new);
+            }
+            _ => {
+                self.wide[family].get_or_insert(new);
+            }
+        }
+        clash
+    }
+}
+
+/// Two mappings of one host port on addresses that overlap.
+fn port_clashes(containers: &[containers::Draft], problems: &mut Problems) {
+    let mut taken: HashMap<(Protocol, u16), Taken> = HashMap::new();
+    for container in containers {
+        for draft in &container.ports {
+            let port = &draft.port;
+            let new = (container, draft);
+            if let Some((first_of, first)) = taken.entry((port.protocol, port.host)).or_default().take(new) {
+                let message = format!("host port {}/{} is published twice", port.host, port.protocol.as_str());
+                problems.push(
+                    Problem::new(draft.place.clone(), message)
+                        .with_label(format!("by container `{}`{}", container.name, on(port.address)))
+                        .with_other(
+                            first.place.clone(),
+                            format!("by container `{}`{}", first_of.name, on(first.port.address)),
+                        ),
+                );
+            }
+        }
+    }
+}
+
+/// The addresses of a mapping in words.
+fn on(address: PortAddress) -> String {
+    match address {
+        PortAddress::Any => ", on every address".to_owned(),
+        PortAddress::AnyIpv4 => ", on every IPv4 address".to_owned(),
+        PortAddress::AnyIpv6 => ", on every IPv6 address".to_owned(),
+        PortAddress::One(one) => format!(", on {one}"),
+    }
+}

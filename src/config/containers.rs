@@ -1,0 +1,247 @@
+//! `[containers.NAME]` and its attachments: one container at a time.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use super::file::{Networks, owner};
+use super::networks::interface_name;
+use super::reader::{Fault, Item, Placed, Problems, list, named, parsed, tick};
+use super::report::Problem;
+use super::types::{Attachment, Container, ContainerNetns, Place};
+use super::{ports, sysctl, values};
+use crate::state::{InterfaceName, Mac, Netns, ObjectName, Owner};
+
+const KEYS: [&str; 4] = ["netns", "networks", "ports", "sysctl"];
+const KEYS_LATER: [&str; 6] = ["host", "docker", "podman", "pid", "machine", "unit"];
+const ATTACHMENT_KEYS: [&str; 3] = ["address", "mac", "interface"];
+const ATTACHMENT_KEYS_LATER: [&str; 5] = ["priority", "routes", "ingress", "egress", "sysctl"];
+
+/// The longest path in bytes (`PATH_MAX` less its NUL).
+const PATH_MAX: usize = 4095;
+
+/// A container as far as it could be read, with the places that checks need.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) name: ObjectName,
+    pub(super) place: Place,
+    /// With the place that gives it: the key, or the container's name.
+    pub(super) netns: Placed<ContainerNetns>,
+    pub(super) attachments: Vec<DraftAttachment>,
+    /// Whether every attachment could be read, so that a missing one is missing for sure.
+    pub(super) whole: bool,
+    pub(super) ports: Vec<ports::Draft>,
+    sysctls: Vec<(String, String)>,
+}
+
+/// An attachment with its places.
+#[derive(Debug)]
+pub(super) struct DraftAttachment {
+    /// Index into the networks.
+    pub(super) network: usize,
+    pub(super) place: Place,
+    pub(super) addresses: Vec<Placed<IpAddr>>,
+    pub(super) mac: Option<Placed<Mac>>,
+    pub(super) interface: Option<Placed<InterfaceName>>,
+    owner: Owner,
+}
+
+impl Draft {
+    /// The container, once nothing is wrong: interfaces without a name get the first free `ethN`.
+    pub(super) fn finish(self) -> Container {
+        let given: HashSet<_> = self.attachments.iter().filter_map(|a| Some(a.interface.as_ref()?.value)).collect();
+        let mut free = (0_u32..).filter_map(|n| format!("eth{n}").parse().ok()).filter(|name| !given.contains(name));
+        let attachment = |a: DraftAttachment| {
+            Some(Attachment {
+                network: a.network,
+                owner: a.owner,
+                place: a.place,
+                addresses: a.addresses.into_iter().map(|a| a.value).collect(),
+                mac: a.mac.map(|m| m.value),
+                interface: a.interface.map(|i| i.value).or_else(|| free.next())?,
+            })
+        };
+        Container {
+            owner: owner(&["containers", self.name.as_str()]),
+            name: self.name,
+            place: self.place,
+            netns: self.netns.value,
+            attachments: self.attachments.into_iter().filter_map(attachment).collect(),
+            ports: self.ports.into_iter().map(|p| p.port).collect(),
+            sysctls: self.sysctls,
+        }
+    }
+}
+
+/// Reads a container.
+pub(super) fn read(name: ObjectName, item: &Item, networks: &Networks, problems: &mut Problems) -> Option<Draft> {
+    let table = item.table(&format!("write `[containers.{name}]`"), problems)?;
+    table.check_keys("a container", &KEYS, &KEYS_LATER, problems);
+    let place = item.key_place();
+    let netns = match table.get("netns") {
+        Some(item) => item
+            .string("a name or an absolute path", problems)
+            .and_then(|text| parsed(netns(text), &item, problems))
+            .map(|netns| item.placed(netns)),
+        None => None,
+    };
+    let default = || Placed { value: ContainerNetns::Named(Netns::new(name.as_str())), place: place.clone() };
+    let mut draft = Draft {
+        netns: netns.unwrap_or_else(default),
+        attachments: Vec::new(),
+        whole: true,
+        ports: Vec::new(),
+        sysctls: table.get("sysctl").map(|item| sysctl::read(&item, problems)).unwrap_or_default(),
+        name,
+        place,
+    };
+    if let Some(item) = table.get("networks") {
+        read_networks(&mut draft, &item, networks, problems);
+    }
+    if let Some(item) = table.get("ports") {
+        draft.ports = ports::read(&owner(&["containers", draft.name.as_str()]), &item, problems);
+    }
+    Some(draft)
+}
+
+/// Parses the name or path of a namespace.
+fn netns(text: &str) -> Result<ContainerNetns, Fault> {
+    if !text.contains('/') && !text.starts_with('~') {
+        let name = named::<ObjectName>(text)
+            .map_err(|fault| fault.help("`netns` is a name under `/run/netns`, or an absolute path"))?;
+        return Ok(ContainerNetns::Named(Netns::new(name.as_str())));
+    }
+    let wrong = |why: &str| Err(Fault::new(format!("{} is not the path of a namespace", tick(text))).label(why));
+    if text.starts_with('~') {
+        return wrong("`~` has no meaning here: write the whole path");
+    }
+    if !text.starts_with('/') {
+        return wrong("a path must be absolute");
+    }
+    if text.split('/').any(|part| part == "..") {
+        return wrong("a path cannot contain `..`");
+    }
+    if text.contains(char::is_control) {
+        return wrong("a path cannot contain control characters");
+    }
+    if text.len() > PATH_MAX {
+        return wrong("a path has at most 4095 bytes");
+    }
+    if text.ends_with('/') {
+        return wrong("it is a directory");
+    }
+    Ok(ContainerNetns::Path(Netns::new(text)))
+}
+
+/// Reads `networks`, a list of names or a table.
+fn read_networks(draft: &mut Draft, item: &Item, networks: &Networks, problems: &mut Problems) {
+    if let Some(items) = item.as_list() {
+        read_list(draft, items, networks, problems);
+    } else if let Some(table) = item.as_table() {
+        for item in table.items() {
+            let Some(network) = resolve(item.key(), &item.key_place(), networks, problems) else {
+                draft.whole = false;
+                continue;
+            };
+            let mut attachment = attachment(draft, network, item.key(), item.key_place());
+            read_attachment(&mut attachment, &item, problems);
+            draft.attachments.push(attachment);
+        }
+    } else {
+        draft.whole = false;
+        let problem = item.type_problem("a list of names or a table");
+        problems.push(match item.as_str() {
+            Some(text) if networks.by_name.contains_key(text) => {
+                problem.with_help(format!("write `networks = [\"{text}\"]`"))
+            }
+            _ => problem,
+        });
+    }
+}
+
+fn read_list<'a>(
+    draft: &mut Draft,
+    items: impl Iterator<Item = Item<'a>>,
+    networks: &Networks,
+    problems: &mut Problems,
+) {
+    let mut seen: HashMap<&str, Place> = HashMap::new();
+    for item in items {
+        let Some(name) = item.as_str() else {
+            draft.whole = false;
+            let problem = item.type_problem("the name of a network");
+            problems.push(match item.as_table() {
+                Some(_) => problem.with_help("attachments with settings are written `networks.NAME = { … }`"),
+                None => problem,
+            });
+            continue;
+        };
+        if let Some(first) = seen.get(name) {
+            problems.push(
+                Problem::new(item.place(), format!("network {} is listed twice", tick(name)))
+                    .with_label("the second")
+                    .with_other(first.clone(), "the first"),
+            );
+            continue;
+        }
+        seen.insert(name, item.place());
+        match resolve(name, &item.place(), networks, problems) {
+            Some(network) => draft.attachments.push(attachment(draft, network, name, item.place())),
+            None => draft.whole = false,
+        }
+    }
+}
+
+/// The index of a network; none where it is unknown, or known but not readable.
+fn resolve(name: &str, place: &Place, networks: &Networks, problems: &mut Problems) -> Option<usize> {
+    if let Some(known) = networks.by_name.get(name) {
+        return *known;
+    }
+    let problem = Problem::new(place.clone(), format!("unknown network {}", tick(name)));
+    let known = networks.drafts.iter().map(|n| n.name.as_str());
+    let problem = match problems.suggest(name, known) {
+        Some(meant) => problem.with_label(format!("did you mean `{meant}`?")),
+        None if networks.by_name.is_empty() => problem.with_help("no networks are defined"),
+        None if networks.drafts.len() > 6 => problem.with_help("define it in a table under `networks`"),
+        None => {
+            let names: Vec<_> = networks.drafts.iter().map(|n| n.name.as_str()).collect();
+            let help = match names.as_slice() {
+                [] => "no other network is defined".to_owned(),
+                [one] => format!("the only network is `{one}`"),
+                names => format!("the networks are {}", list(names)),
+            };
+            problem.with_help(help)
+        }
+    };
+    problems.push(problem);
+    None
+}
+
+fn attachment(container: &Draft, network: usize, name: &str, place: Place) -> DraftAttachment {
+    let owner = owner(&["containers", container.name.as_str(), "networks", name]);
+    DraftAttachment { network, place, addresses: Vec::new(), mac: None, interface: None, owner }
+}
+
+fn read_attachment(attachment: &mut DraftAttachment, item: &Item, problems: &mut Problems) {
+    let help = "write `{ }` for an attachment without settings";
+    let Some(table) = item.table(help, problems) else { return };
+    table.check_keys("an attachment", &ATTACHMENT_KEYS, &ATTACHMENT_KEYS_LATER, problems);
+    if let Some(item) = table.get("address") {
+        for item in item.one_or_more("leave it out to have one chosen", problems) {
+            if let Some(text) = item.string("an address", problems)
+                && let Some(address) = parsed(values::address(text), &item, problems)
+            {
+                attachment.addresses.push(item.placed(address));
+            }
+        }
+    }
+    if let Some(item) = table.get("mac")
+        && let Some(text) = item.string("a MAC address", problems)
+    {
+        attachment.mac = parsed(named(text), &item, problems).map(|mac| item.placed(mac));
+    }
+    if let Some(item) = table.get("interface")
+        && let Some(text) = item.string("the name of an interface", problems)
+    {
+        attachment.interface = parsed(interface_name(text), &item, problems).map(|name| item.placed(name));
+    }
+}

@@ -1,0 +1,162 @@
+//! The file as a whole: its sections, over all sources, and `[settings]`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::reader::{Document, Item, Problems, Table, named, parsed, tick};
+use super::report::{Problem, Sources};
+use super::types::{Container, Network, Overlap, Place, Settings};
+use super::{checks, containers, networks, syntax, values};
+use crate::state::{ObjectName, Owner};
+
+/// The sections there are, and those there will be.
+const SECTIONS: [&str; 3] = ["settings", "networks", "containers"];
+const SECTIONS_LATER: [&str; 3] = ["expect", "hosts", "cluster"];
+
+/// A configuration without its texts.
+pub(super) struct Parts {
+    pub(super) settings: Settings,
+    pub(super) networks: Vec<Network>,
+    pub(super) containers: Vec<Container>,
+    pub(super) sections: Vec<(Owner, Place)>,
+}
+
+/// Reads and checks all sources.
+pub(super) fn read(sources: &Sources) -> Result<Parts, Vec<Problem>> {
+    let mut problems = Problems::default();
+    let documents: Vec<_> =
+        sources.0.iter().enumerate().map(|(i, source)| syntax::parse(i, source, &mut problems)).collect();
+    if !problems.is_empty() {
+        return Err(problems.into_vec());
+    }
+    for document in &documents {
+        document.table().check_keys("a file", &SECTIONS, &SECTIONS_LATER, &mut problems);
+    }
+    let settings = settings(&documents, &mut problems);
+    let networks = networks(&documents, &mut problems);
+    let containers = containers(&documents, &networks, &mut problems);
+    checks::all(&networks.drafts, &containers, &mut problems);
+    if !problems.is_empty() {
+        return Err(problems.into_vec());
+    }
+    Ok(Parts {
+        settings,
+        networks: networks.drafts.into_iter().map(networks::Draft::finish).collect(),
+        containers: containers.into_iter().map(containers::Draft::finish).collect(),
+        sections: sections(&documents),
+    })
+}
+
+/// Where each section first stands.
+fn sections(documents: &[Document]) -> Vec<(Owner, Place)> {
+    let first = |section| {
+        let item = documents.iter().find_map(|document| document.table().get(section))?;
+        Some((Owner::new(section), item.key_place()))
+    };
+    SECTIONS.into_iter().filter_map(first).collect()
+}
+
+/// `[settings]`, which one source at most has.
+fn settings(documents: &[Document], problems: &mut Problems) -> Settings {
+    let mut settings = Settings { forwarding: true, overlap: Overlap::Refuse, lock_timeout: Duration::from_secs(10) };
+    let mut first: Option<Place> = None;
+    for item in documents.iter().filter_map(|document| document.table().get("settings")) {
+        if let Some(first) = &first {
+            problems.push(twice(&item, "settings", first));
+            continue;
+        }
+        first = Some(item.key_place());
+        if let Some(table) = item.table("write `[settings]`", problems) {
+            read_settings(&mut settings, table, problems);
+        }
+    }
+    settings
+}
+
+fn read_settings(settings: &mut Settings, table: Table, problems: &mut Problems) {
+    table.check_keys("`settings`", &["forwarding", "overlap", "lock_timeout"], &["accounting"], problems);
+    if let Some(value) = table.get("forwarding").and_then(|item| item.boolean(problems)) {
+        settings.forwarding = value;
+    }
+    if let Some(item) = table.get("overlap") {
+        match item.as_str() {
+            Some("refuse") => settings.overlap = Overlap::Refuse,
+            Some("warn") => settings.overlap = Overlap::Warn,
+            Some(other) => {
+                let message = format!("`overlap` must be `\"refuse\"` or `\"warn\"`, not {}", tick(other));
+                problems.push(Problem::new(item.place(), message));
+            }
+            None => item.wrong_type("`\"refuse\"` or `\"warn\"`", problems),
+        }
+    }
+    if let Some(item) = table.get("lock_timeout")
+        && let Some(text) = item.string("a duration such as `\"10s\"`", problems)
+        && let Some(duration) = parsed(values::duration(text), &item, problems)
+    {
+        settings.lock_timeout = duration;
+    }
+}
+
+/// The networks of all sources.
+pub(super) struct Networks {
+    pub(super) drafts: Vec<networks::Draft>,
+    /// By name: the index of its draft; none where it cannot be read, which is reported already.
+    pub(super) by_name: HashMap<String, Option<usize>>,
+}
+
+fn networks(documents: &[Document], problems: &mut Problems) -> Networks {
+    let mut networks = Networks { drafts: Vec::new(), by_name: HashMap::new() };
+    each_named(documents, "networks", problems, |name, item, problems| {
+        let read = name.and_then(|name| networks::read(name, &item, problems));
+        networks.by_name.insert(item.key().to_owned(), read.is_some().then_some(networks.drafts.len()));
+        networks.drafts.extend(read);
+    });
+    networks
+}
+
+fn containers(documents: &[Document], networks: &Networks, problems: &mut Problems) -> Vec<containers::Draft> {
+    let mut drafts = Vec::new();
+    each_named(documents, "containers", problems, |name, item, problems| {
+        drafts.extend(name.and_then(|name| containers::read(name, &item, networks, problems)));
+    });
+    drafts
+}
+
+/// Calls `read` for each entry of a section, in the order of the sources; an entry that two sources have is an error.
+/// A name that is none is passed on as none.
+fn each_named<'a>(
+    documents: &'a [Document],
+    section: &str,
+    problems: &mut Problems,
+    mut read: impl FnMut(Option<ObjectName>, Item<'a>, &mut Problems),
+) {
+    let mut seen: HashMap<&str, Place> = HashMap::new();
+    for whole in documents.iter().filter_map(|document| document.table().get(section)) {
+        let Some(table) = whole.table(&format!("write `[{section}.NAME]`"), problems) else { continue };
+        for item in table.items() {
+            if let Some(first) = seen.get(item.key()) {
+                problems.push(twice(&item, &format!("{section}.{}", item.key()), first));
+                continue;
+            }
+            seen.insert(item.key(), item.key_place());
+            let name = named::<ObjectName>(item.key()).map_err(|fault| {
+                problems.push(Problem::new(item.key_place(), fault.message));
+            });
+            read(name.ok(), item, problems);
+        }
+    }
+}
+
+/// A table that two sources have.
+fn twice(again: &Item, path: &str, first: &Place) -> Problem {
+    Problem::new(again.key_place(), format!("{} is defined in two files", tick(path)))
+        .with_label("defined again here")
+        .with_other(first.clone(), "first defined here")
+}
+
+/// The owner of something by its path, whose parts with dots are quoted as TOML has them: `containers."a.b"`.
+pub(super) fn owner(path: &[&str]) -> Owner {
+    let parts: Vec<_> =
+        path.iter().map(|p| if p.contains('.') { format!("\"{p}\"") } else { (*p).to_owned() }).collect();
+    Owner::new(parts.join("."))
+}

@@ -1,0 +1,321 @@
+//! `[networks.NAME]`: one network at a time.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::file::owner;
+use super::reader::{Item, Placed, Problems, Table, named, parsed, tick};
+use super::report::Problem;
+use super::types::{Network, Place, Subnet};
+use super::values;
+use crate::state::{InterfaceName, ObjectName};
+
+const KEYS: [&str; 7] = ["driver", "subnet", "gateway", "range", "reserve", "bridge", "mtu"];
+const KEYS_LATER: [&str; 17] = [
+    "adopt",
+    "mss_clamp",
+    "mode",
+    "snat",
+    "internal",
+    "icc",
+    "trusted",
+    "vni",
+    "port",
+    "host_prefix",
+    "topology",
+    "underlay",
+    "parent",
+    "type",
+    "plugin",
+    "options",
+    "ipam",
+];
+const DRIVERS_LATER: [&str; 6] = ["overlay", "macvlan", "ipvlan", "host", "null", "remote"];
+
+/// The least MTU of IPv4 (RFC 791; the kernel's `ETH_MIN_MTU`), of IPv6 (RFC 8200), and the most of a bridge.
+const MTU_MIN: i64 = 68;
+const MTU_MIN_IPV6: u32 = 1280;
+const MTU_MAX: i64 = 65535;
+
+/// A network as far as it could be read, with the places that checks need.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) name: ObjectName,
+    pub(super) place: Place,
+    pub(super) subnets: Vec<DraftSubnet>,
+    /// Whether every subnet could be read, so that an address in none of them is wrong for sure.
+    pub(super) whole: bool,
+    pub(super) bridge: Option<Placed<InterfaceName>>,
+    reserve: Vec<IpAddr>,
+    mtu: Option<u32>,
+}
+
+/// A subnet with its places.
+#[derive(Debug)]
+pub(super) struct DraftSubnet {
+    pub(super) net: IpNetwork,
+    pub(super) place: Place,
+    pub(super) gateway: Option<IpAddr>,
+    /// Where the gateway is given; none where it is the first address.
+    pub(super) gateway_place: Option<Place>,
+    range: Option<Placed<IpNetwork>>,
+}
+
+impl Draft {
+    /// The network, once nothing is wrong.
+    pub(super) fn finish(self) -> Network {
+        let subnet = |s: DraftSubnet| Subnet {
+            net: s.net,
+            gateway: s.gateway,
+            range: s.range.map_or(s.net, |range| range.value),
+        };
+        Network {
+            owner: owner(&["networks", self.name.as_str()]),
+            name: self.name,
+            place: self.place,
+            subnets: self.subnets.into_iter().map(subnet).collect(),
+            reserve: self.reserve,
+            bridge: self.bridge.map(|b| b.value),
+            mtu: self.mtu,
+        }
+    }
+
+    /// The subnet an address is in.
+    pub(super) fn subnet_of(&self, address: IpAddr) -> Option<&DraftSubnet> {
+        self.subnets.iter().find(|s| s.net.contains(address))
+    }
+
+    /// The same, or the complaint that there is none; `what` is the address in words.
+    fn home(&mut self, address: IpAddr, what: &str, item: &Item, problems: &mut Problems) -> Option<&mut DraftSubnet> {
+        let index = self.subnets.iter().position(|s| s.net.contains(address));
+        if index.is_none() && self.whole {
+            problems.push(self.stranger(address, item.place(), what));
+        }
+        index.and_then(|i| self.subnets.get_mut(i))
+    }
+
+    /// The complaint about something that is in no subnet.
+    pub(super) fn stranger(&self, address: IpAddr, place: Place, what: &str) -> Problem {
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        let problem = Problem::new(place, format!("{what} is in no subnet of network `{}`", self.name));
+        let mut subnets = self.subnets.iter().filter(|s| s.net.is_ipv4() == address.is_ipv4()).peekable();
+        if subnets.peek().is_none() {
+            return problem.with_label(format!("the network has no {family} subnet"));
+        }
+        // More than a few would hide the message.
+        subnets.take(4).fold(problem, |problem, s| problem.with_other(s.place.clone(), "a subnet"))
+    }
+
+    fn has_ipv6(&self) -> Option<&DraftSubnet> {
+        self.subnets.iter().find(|s| s.net.is_ipv6())
+    }
+}
+
+/// Reads a network; none where nothing can be said about it but that it is there.
+pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Option<Draft> {
+    let table = item.table(&format!("write `[networks.{name}]`"), problems)?;
+    if let Some(driver) = table.get("driver") {
+        read_driver(&driver, problems)?;
+    }
+    let meant = table.check_keys("a network", &KEYS, &KEYS_LATER, problems);
+    let place = item.key_place();
+    let mut draft =
+        Draft { name, place, subnets: Vec::new(), whole: true, bridge: None, reserve: Vec::new(), mtu: None };
+    read_subnets(&mut draft, table, meant.contains(&"subnet"), problems);
+    if let Some(item) = table.get("gateway") {
+        read_gateways(&mut draft, &item, problems);
+    }
+    if let Some(item) = table.get("range") {
+        read_ranges(&mut draft, &item, problems);
+    }
+    if let Some(item) = table.get("reserve") {
+        read_reserve(&mut draft, &item, problems);
+    }
+    if let Some(item) = table.get("mtu") {
+        read_mtu(&mut draft, &item, problems);
+    }
+    draft.bridge = table.get("bridge").and_then(|item| read_bridge(&item, problems));
+    Some(draft)
+}
+
+/// The driver, where it is one there is.
+fn read_driver(item: &Item, problems: &mut Problems) -> Option<()> {
+    let driver = item.string("the name of a driver", problems)?;
+    if driver == "bridge" {
+        return Some(());
+    }
+    if DRIVERS_LATER.contains(&driver) {
+        problems.push(Problem::new(item.place(), format!("driver `{driver}` is not supported yet")));
+        return None;
+    }
+    let problem = Problem::new(item.place(), format!("unknown driver {}", tick(driver)));
+    let known = std::iter::once("bridge").chain(DRIVERS_LATER);
+    let problem = match problems.suggest(driver, known) {
+        Some(name) => problem.with_label(format!("did you mean `{name}`?")),
+        None => problem.with_help("the driver is `bridge`, which is the default"),
+    };
+    problems.push(problem);
+    None
+}
+
+/// Reads `subnet`; `misspelt` is whether an unknown key was probably meant to be it.
+fn read_subnets(draft: &mut Draft, table: Table, misspelt: bool, problems: &mut Problems) {
+    const HELP: &str = "netrec never invents a subnet: choose one that nothing else uses, such as \
+                        `subnet = \"10.20.0.0/24\"`";
+    let Some(item) = table.get("subnet") else {
+        draft.whole = false;
+        if !misspelt {
+            let message = format!("network `{}` has no subnet", draft.name);
+            problems.push(Problem::new(draft.place.clone(), message).with_label("`subnet` is missing").with_help(HELP));
+        }
+        return;
+    };
+    let items = item.one_or_more("at least one is needed", problems);
+    draft.whole = !items.is_empty();
+    for item in items {
+        match read_subnet(&item, problems) {
+            Some(net) => draft.subnets.push(DraftSubnet {
+                net,
+                place: item.place(),
+                gateway: Some(values::next(net.network())),
+                gateway_place: None,
+                range: None,
+            }),
+            None => draft.whole = false,
+        }
+    }
+}
+
+fn read_subnet(item: &Item, problems: &mut Problems) -> Option<IpNetwork> {
+    let text = item.string("a subnet such as `\"10.20.0.0/24\"`", problems)?;
+    let net = parsed(values::cidr(text), item, problems)?;
+    let (net, fault) = values::without_host_bits(net);
+    if let Some(reason) = values::not_unicast(&net) {
+        let message = format!("`{net}` cannot be a container subnet");
+        problems.push(Problem::new(item.place(), message).with_label(reason));
+        return None;
+    }
+    let longest = if net.is_ipv4() { 30 } else { 126 };
+    if net.prefix() > longest {
+        let message = format!("`{net}` is too small: it has no room for a gateway and a container");
+        problems.push(Problem::new(item.place(), message).with_label(format!("the smallest is a `/{longest}`")));
+        return None;
+    }
+    // The right value is plain, so that the rest can be checked against it.
+    problems.extend(fault.map(|fault| fault.at(item)));
+    Some(net)
+}
+
+fn read_gateways(draft: &mut Draft, item: &Item, problems: &mut Problems) {
+    match item.as_bool() {
+        Some(false) => draft.subnets.iter_mut().for_each(|s| s.gateway = None),
+        Some(true) => {
+            problems.push(
+                Problem::new(item.place(), "`gateway` must be an address, a list of addresses or `false`, not `true`")
+                    .with_help("without `gateway`, it is the first address of each subnet"),
+            );
+        }
+        None => {
+            for item in item.one_or_more("write `false` for none", problems) {
+                if let Some(text) = item.string("an address", problems)
+                    && let Some(address) = parsed(values::address(text), &item, problems)
+                {
+                    read_gateway(draft, address, &item, problems);
+                }
+            }
+        }
+    }
+}
+
+fn read_gateway(draft: &mut Draft, address: IpAddr, item: &Item, problems: &mut Problems) {
+    let Some(subnet) = draft.home(address, &format!("gateway `{address}`"), item, problems) else { return };
+    if let Some(why) = values::unusable(address, &subnet.net) {
+        problems.push(
+            Problem::new(item.place(), format!("gateway `{address}` is {why} of `{}`", subnet.net))
+                .with_other(subnet.place.clone(), "the subnet"),
+        );
+    } else if let Some(first) = &subnet.gateway_place {
+        problems.push(
+            Problem::new(item.place(), format!("subnet `{}` has two gateways", subnet.net))
+                .with_label("the second")
+                .with_other(first.clone(), "the first"),
+        );
+    } else {
+        subnet.gateway = Some(address);
+        subnet.gateway_place = Some(item.place());
+    }
+}
+
+fn read_ranges(draft: &mut Draft, item: &Item, problems: &mut Problems) {
+    for item in item.one_or_more("leave it out for the whole subnet", problems) {
+        let Some(text) = item.string("a range such as `\"10.20.0.128/25\"`", problems) else {
+            continue;
+        };
+        let Some(range) = parsed(values::cidr(text), &item, problems) else { continue };
+        let (range, fault) = values::without_host_bits(range);
+        problems.extend(fault.map(|fault| fault.at(&item)));
+        read_range(draft, range, &item, problems);
+    }
+}
+
+fn read_range(draft: &mut Draft, range: IpNetwork, item: &Item, problems: &mut Problems) {
+    let Some(subnet) = draft.home(range.network(), &format!("range `{range}`"), item, problems) else { return };
+    if !values::within(&range, &subnet.net) {
+        problems.push(
+            Problem::new(item.place(), format!("range `{range}` is larger than its subnet `{}`", subnet.net))
+                .with_other(subnet.place.clone(), "the subnet"),
+        );
+    } else if let Some(first) = &subnet.range {
+        problems.push(
+            Problem::new(item.place(), format!("subnet `{}` has two ranges", subnet.net))
+                .with_label("the second")
+                .with_other(first.place.clone(), "the first"),
+        );
+    } else {
+        subnet.range = Some(item.placed(range));
+    }
+}
+
+fn read_reserve(draft: &mut Draft, item: &Item, problems: &mut Problems) {
+    // An empty list reserves nothing, as no list does.
+    if item.as_list().is_some_and(|mut list| list.next().is_none()) {
+        return;
+    }
+    for item in item.one_or_more("", problems) {
+        if let Some(text) = item.string("an address", problems)
+            && let Some(address) = parsed(values::address(text), &item, problems)
+            && draft.home(address, &format!("reserved address `{address}`"), &item, problems).is_some()
+        {
+            draft.reserve.push(address);
+        }
+    }
+}
+
+fn read_mtu(draft: &mut Draft, item: &Item, problems: &mut Problems) {
+    let expected = format!("a number of bytes from {MTU_MIN} to {MTU_MAX}");
+    let Some(mtu) = item.integer(&expected, MTU_MIN..=MTU_MAX, problems) else { return };
+    draft.mtu = u32::try_from(mtu).ok();
+    if let Some(subnet) = draft.has_ipv6()
+        && draft.mtu.is_some_and(|mtu| mtu < MTU_MIN_IPV6)
+    {
+        problems.push(
+            Problem::new(item.place(), format!("IPv6 needs an MTU of at least {MTU_MIN_IPV6}"))
+                .with_other(subnet.place.clone(), "an IPv6 subnet"),
+        );
+    }
+}
+
+fn read_bridge(item: &Item, problems: &mut Problems) -> Option<Placed<InterfaceName>> {
+    let text = item.string("the name of a device", problems)?;
+    let name = parsed(interface_name(text), item, problems)?;
+    Some(item.placed(name))
+}
+
+/// Parses the name of a device that netrec makes.
+pub(super) fn interface_name(text: &str) -> Result<InterfaceName, super::reader::Fault> {
+    if text == "lo" {
+        return Err("`lo` is the loopback device, which every namespace has already".to_owned().into());
+    }
+    named(text)
+}

@@ -1,0 +1,260 @@
+//! Published ports: `"127.0.0.1:8080:80/udp"`, or a table.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
+
+use super::reader::{Fault, Item, Problems, Table, parsed, tick};
+use super::report::Problem;
+use super::types::{Place, Port, PortAddress, Protocol};
+use super::values;
+use crate::state::Owner;
+
+const KEYS: [&str; 4] = ["host", "container", "address", "protocol"];
+const KEYS_LATER: [&str; 2] = ["network", "allow"];
+
+/// A port with the place that a clash points at: its address in a list of several, else the whole port.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) port: Port,
+    pub(super) place: Place,
+}
+
+/// Reads `ports`. `owner` is the container's.
+pub(super) fn read(owner: &Owner, item: &Item, problems: &mut Problems) -> Vec<Draft> {
+    let Some(items) = item.as_list() else {
+        let problem = item.type_problem("a list");
+        problems.push(match item.as_str() {
+            Some(text) if parse(text).is_ok() => problem.with_help(format!("write `ports = [\"{text}\"]`")),
+            _ => problem.with_help("write `ports = [\"8080:80\"]`"),
+        });
+        return Vec::new();
+    };
+    let mut drafts = Vec::new();
+    for (i, item) in items.enumerate() {
+        let owner = Owner::new(format!("{owner}.ports[{i}]"));
+        if let Some(text) = item.as_str() {
+            let port = parsed(parse(text), &item, problems);
+            drafts.extend(port.map(|port| port.draft(owner, item.place(), item.place())));
+        } else if let Some(table) = item.as_table() {
+            drafts.extend(read_table(&owner, &item, table, problems));
+        } else {
+            let problem = Problem::new(item.place(), "a port must be a string or a table");
+            problems.push(problem.with_help("write it like `\"8080:80\"`: the host's port, then the container's"));
+        }
+    }
+    drafts
+}
+
+/// A port without its places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mapping {
+    pub(super) address: PortAddress,
+    pub(super) host: u16,
+    pub(super) container: u16,
+    pub(super) protocol: Protocol,
+}
+
+impl Mapping {
+    fn draft(self, owner: Owner, whole: Place, place: Place) -> Draft {
+        let Self { address, host, container, protocol } = self;
+        Draft { port: Port { owner, place: whole, address, host, container, protocol }, place }
+    }
+}
+
+/// Parses `[ADDRESS:]HOST:CONTAINER[/PROTOCOL]`.
+pub(super) fn parse(text: &str) -> Result<Mapping, Fault> {
+    let (ports, protocol) = match text.rfind('/') {
+        Some(i) => (&text[..i], protocol(&text[i + 1..]).map_err(|fault| fault.part(i + 1..text.len()))?),
+        None => (text, Protocol::Tcp),
+    };
+    let Split { address, host, container } = split(ports)?;
+    let text_of = |range: &Range<usize>| &ports[range.clone()];
+    let address = match address {
+        Some(range) => published_on(text_of(&range))
+            .map_err(|fault| if fault.part.is_none() { fault.part(range) } else { fault })?,
+        None => PortAddress::Any,
+    };
+    let port = |range: Range<usize>, whose: &str| {
+        if range.is_empty() {
+            return Err(Fault::new(format!("{} names no {whose} port", tick(text))).help(FORM));
+        }
+        number(text_of(&range)).map_err(|fault| fault.part(range))
+    };
+    Ok(Mapping { address, host: port(host, "host")?, container: port(container, "container")?, protocol })
+}
+
+const FORM_IPV6: &str = "an IPv6 address is written in brackets, such as `[fd00::1]:8080:80`";
+const FORM: &str = "a port is written `HOST:CONTAINER` or `ADDRESS:HOST:CONTAINER`, such as `8080:80`";
+
+/// The parts of a port, as bytes of its text; an address without its brackets.
+struct Split {
+    address: Option<Range<usize>>,
+    host: Range<usize>,
+    container: Range<usize>,
+}
+
+fn split(text: &str) -> Result<Split, Fault> {
+    let wrong = |why: String| Fault::new(why).help(FORM);
+    let wrong6 = |why: String| Fault::new(why).help(FORM_IPV6);
+    let Some(last) = text.rfind(':') else {
+        return Err(wrong(format!("{} has no container port", tick(text))));
+    };
+    let container = last + 1..text.len();
+    if let Some(rest) = text.strip_prefix('[') {
+        let Some(close) = rest.find(']').map(|i| i + 1) else {
+            return Err(wrong6(format!("{} has no `]` after its address", tick(text))));
+        };
+        let after = text[close + 1..].strip_prefix(':').filter(|ports| ports.matches(':').count() == 1);
+        if after.is_none() {
+            return Err(wrong6(format!("{} must have two ports after its address", tick(text))));
+        }
+        if text[1..close].parse::<Ipv4Addr>().is_ok() {
+            let fault = Fault::new("only an IPv6 address has brackets");
+            return Err(fault.label(format!("write `{}{}`", &text[1..close], &text[close + 1..])));
+        }
+        return Ok(Split { address: Some(1..close), host: close + 2..last, container });
+    }
+    let Some(first) = text[..last].rfind(':') else {
+        if text[..last].parse::<IpAddr>().is_ok() {
+            return Err(wrong(format!("{} has an address but only one port", tick(text))));
+        }
+        return Ok(Split { address: None, host: 0..last, container });
+    };
+    let address = &text[..first];
+    if address.contains(':') || text.parse::<IpAddr>().is_ok() {
+        let fault = wrong(format!("{} has too many colons", tick(text)));
+        return Err(match address.parse::<IpAddr>() {
+            Ok(_) => {
+                let label = format!("write `[{address}]{}`", &text[first..]);
+                Fault { help: None, ..wrong("an IPv6 address needs brackets before a port".to_owned()).label(label) }
+            }
+            Err(_) => fault,
+        });
+    }
+    Ok(Split { address: Some(0..first), host: first + 1..last, container })
+}
+
+/// Parses a port number.
+fn number(text: &str) -> Result<u16, Fault> {
+    let is_number = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+    if let Some((first, last)) = text.split_once('-')
+        && is_number(first)
+        && is_number(last)
+    {
+        return Err(Fault::new(format!("port range {} is not supported yet", tick(text))));
+    }
+    if !is_number(text) {
+        return Err(Fault::new(format!("{} is not a port number", tick(text))).label("a number from 1 to 65535"));
+    }
+    match text.parse() {
+        Ok(0) => Err(Fault::new("0 is not a port").label("a number from 1 to 65535")),
+        Ok(port) => Ok(port),
+        Err(_) => Err(Fault::new(format!("port {} is too large", tick(text))).label("at most 65535")),
+    }
+}
+
+fn protocol(text: &str) -> Result<Protocol, Fault> {
+    let known = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+    if let Some(protocol) = known.iter().find(|p| p.as_str() == text) {
+        return Ok(*protocol);
+    }
+    let lower = text.to_lowercase();
+    Err(match known.iter().find(|p| p.as_str() == lower) {
+        Some(protocol) => {
+            Fault::new(format!("unknown protocol {}", tick(text))).label(format!("write `{}`", protocol.as_str()))
+        }
+        None => Fault::new(format!("unknown protocol {}", tick(text))).label("`tcp`, `udp` or `sctp`"),
+    })
+}
+
+/// Parses the host address of a port and says why it cannot be one.
+fn published_on(text: &str) -> Result<PortAddress, Fault> {
+    let not_address = || Fault::new(format!("{} is not an IP address", tick(text)));
+    let address: IpAddr = text.parse().map_err(|_| match text {
+        "" => Fault::new("the address is empty").label("leave it out for every address"),
+        "*" => not_address().label("leave the address out for every address"),
+        "localhost" => not_address().label("write `127.0.0.1`"),
+        _ => not_address().label(values::why_not_address(text)),
+    })?;
+    let wrong = |why: &str| Err(Fault::new(format!("nothing can be published on `{address}`")).label(why));
+    match address {
+        IpAddr::V4(a) if a.is_unspecified() => Ok(PortAddress::AnyIpv4),
+        IpAddr::V6(a) if a.is_unspecified() => Ok(PortAddress::AnyIpv6),
+        IpAddr::V6(a) if a.is_loopback() => {
+            let fault = Fault::new("nothing can be published on `::1`").label("the kernel cannot DNAT it");
+            Err(fault.help("publish on `127.0.0.1`, which reaches this machine only, too"))
+        }
+        IpAddr::V6(a) if a.to_ipv4_mapped().is_some() => {
+            wrong(&format!("it is IPv4-mapped: write `{}`", a.to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED)))
+        }
+        _ if address.is_multicast() => wrong("it is a multicast address"),
+        IpAddr::V4(Ipv4Addr::BROADCAST) => wrong("it is the broadcast address"),
+        IpAddr::V4(a) if a.octets()[0] == 0 || a.octets()[0] >= 240 => wrong("no interface can have it"),
+        _ => Ok(PortAddress::One(address)),
+    }
+}
+
+/// Reads the form of a table, which may give several addresses.
+fn read_table(owner: &Owner, item: &Item, table: Table, problems: &mut Problems) -> Vec<Draft> {
+    let meant = table.check_keys("a port", &KEYS, &KEYS_LATER, problems);
+    let host = read_number("host", item, table, &meant, problems);
+    let container = read_number("container", item, table, &meant, problems);
+    let protocol = match table.get("protocol") {
+        Some(item) => item
+            .string("`\"tcp\"`, `\"udp\"` or `\"sctp\"`", problems)
+            .and_then(|text| parsed(protocol(text), &item, problems)),
+        None => Some(Protocol::Tcp),
+    };
+    let addresses = match table.get("address") {
+        Some(item) => read_addresses(&item, problems),
+        None => vec![(PortAddress::Any, item.place())],
+    };
+    let (Some(host), Some(container), Some(protocol)) = (host, container, protocol) else { return Vec::new() };
+    let draft =
+        |(address, place)| Mapping { address, host, container, protocol }.draft(owner.clone(), item.place(), place);
+    addresses.into_iter().map(draft).collect()
+}
+
+/// Reads one of the two ports; `meant` is what unknown keys were probably meant to be.
+fn read_number(key: &str, port: &Item, table: Table, meant: &[&str], problems: &mut Problems) -> Option<u16> {
+    let Some(item) = table.get(key) else {
+        if meant.contains(&key) {
+            return None;
+        }
+        let message = format!("the port has no `{key}`");
+        let help = "write it like `{ host = 8080, container = 80 }`";
+        problems.push(Problem::new(port.place(), message).with_help(help));
+        return None;
+    };
+    if let Some(text) = item.as_str() {
+        return parsed(number(text), &item, problems);
+    }
+    let value = item.integer("a port number from 1 to 65535", 1..=65535, problems)?;
+    u16::try_from(value).ok()
+}
+
+fn read_addresses(item: &Item, problems: &mut Problems) -> Vec<(PortAddress, Place)> {
+    let mut seen: HashMap<PortAddress, Place> = HashMap::new();
+    let mut addresses = Vec::new();
+    for item in item.one_or_more("leave it out for every address", problems) {
+        let Some(text) = item.string("an address", problems) else { continue };
+        // Brackets and prefix lengths have messages of their own.
+        let address = match text {
+            "*" | "" | "localhost" => published_on(text),
+            _ => values::address(text).and_then(|address| published_on(&address.to_string())),
+        };
+        let Some(address) = parsed(address, &item, problems) else { continue };
+        if let Some(first) = seen.get(&address) {
+            problems.push(
+                Problem::new(item.place(), format!("address {} is listed twice", tick(text)))
+                    .with_label("the second")
+                    .with_other(first.clone(), "the first"),
+            );
+            continue;
+        }
+        seen.insert(address, item.place());
+        addresses.push((address, item.place()));
+    }
+    addresses
+}

@@ -1,0 +1,140 @@
+//! `sysctl = { … }`: kernel parameters by name, in any spelling that sysctl(8) or TOML offers.
+//!
+//! `"net.ipv4.conf.eth0.rp_filter"` and `"net/ipv4/conf/eth0.100/rp_filter"` are names as sysctl(8) has them: the first
+//! of `.` and `/` in a name separates, the other one stands for a dot. `net.ipv4.ip_forward` without quotes is to TOML a
+//! table in a table, whose keys are then the parts of the path as they are.
+
+use std::collections::HashMap;
+
+use toml::de::DeValue;
+
+use super::reader::{Fault, Item, Problems, parsed, shorten, tick};
+use super::report::Problem;
+use super::types::Place;
+
+/// Parameters as (path below `/proc/sys`, value), in file order.
+type Sysctls = Vec<(String, String)>;
+
+/// Reads a table of parameters.
+pub(super) fn read(item: &Item, problems: &mut Problems) -> Sysctls {
+    let mut reader = Reader { sysctls: Vec::new(), seen: HashMap::new(), problems };
+    let help = "write `sysctl = { \"net.ipv4.ip_forward\" = 1 }`";
+    if let Some(table) = item.table(help, reader.problems) {
+        for item in table.items() {
+            reader.top(&item);
+        }
+    }
+    reader.sysctls
+}
+
+struct Reader<'p> {
+    sysctls: Sysctls,
+    seen: HashMap<String, Place>,
+    problems: &'p mut Problems,
+}
+
+impl Reader<'_> {
+    /// A key of the table itself: a whole name, or the first part of nested ones.
+    fn top(&mut self, item: &Item) {
+        if item.as_table().is_some() && !item.key().contains(['.', '/']) {
+            self.nested(&[item.key()], item);
+        } else {
+            let parts = split(item.key());
+            self.parameter(item.key(), &parts, item);
+        }
+    }
+
+    /// A table in the table: its keys are parts of the path. As deep as the parser lets tables be.
+    fn nested(&mut self, path: &[&str], item: &Item) {
+        let Some(table) = item.as_table() else {
+            let parts: Vec<_> = path.iter().map(|p| (*p).to_owned()).collect();
+            self.parameter(&path.join("."), &parts, item);
+            return;
+        };
+        for item in table.items() {
+            let mut path = path.to_vec();
+            path.push(item.key());
+            self.nested(&path, &item);
+        }
+    }
+
+    /// A parameter by its name as written and the parts of its path.
+    fn parameter(&mut self, name: &str, parts: &[String], item: &Item) {
+        match checked(name, parts) {
+            Ok(path) => self.value(name, path, item),
+            Err((message, help)) => {
+                self.problems.push(Problem::new(item.key_place(), message).with_help(help));
+            }
+        }
+    }
+
+    fn value(&mut self, name: &str, path: String, item: &Item) {
+        if let Some(first) = self.seen.get(&path) {
+            self.problems.push(
+                Problem::new(item.key_place(), format!("{} is set twice", tick(name)))
+                    .with_label("the second")
+                    .with_other(first.clone(), "the first"),
+            );
+            return;
+        }
+        self.seen.insert(path.clone(), item.key_place());
+        let value = match item.value() {
+            DeValue::String(text) => parsed(text_value(text), item, self.problems),
+            DeValue::Boolean(on) => Some(u8::from(*on).to_string()),
+            DeValue::Integer(_) => {
+                item.integer("a number of 64 bits", i64::MIN..=i64::MAX, self.problems).map(|n| n.to_string())
+            }
+            _ => {
+                item.wrong_type("a string, an integer or a boolean", self.problems);
+                None
+            }
+        };
+        self.sysctls.extend(value.map(|value| (path, value)));
+    }
+}
+
+/// The parts of a name as sysctl(8) writes it.
+fn split(name: &str) -> Vec<String> {
+    let (separator, dot) = match name.find(['.', '/']) {
+        Some(i) if name[i..].starts_with('/') => ('/', '.'),
+        _ => ('.', '/'),
+    };
+    name.split(separator).map(|part| part.replace(dot, ".")).collect()
+}
+
+/// The path of good parts, or what is wrong with them and what to do.
+fn checked(name: &str, parts: &[String]) -> Result<String, (String, &'static str)> {
+    let name = tick(name);
+    let wrong = |why: &str| {
+        let message = format!("{name} is not the name of a kernel parameter: {why}");
+        Err((message, "a name is written like `net.ipv4.ip_forward`"))
+    };
+    if parts.iter().any(String::is_empty) {
+        return wrong("a part of it is empty");
+    }
+    if parts.iter().any(|p| p == "." || p == "..") {
+        return wrong("a part of it is `.` or `..`");
+    }
+    if parts.iter().any(|p| p.contains('/')) {
+        return wrong("a part of it contains `/`");
+    }
+    if parts.iter().any(|p| p.contains(|c: char| c.is_whitespace() || c.is_control())) {
+        return wrong("it contains white space or a control character");
+    }
+    if parts.first().is_none_or(|first| first != "net") {
+        let message = format!("{name} is not a parameter of a network namespace");
+        return Err((message, "only `net.*` belongs to a namespace; others are the whole machine's"));
+    }
+    if parts.len() < 2 {
+        return wrong("it is a directory");
+    }
+    Ok(parts.join("/"))
+}
+
+/// A value as the kernel shows it: white space is one space between words.
+fn text_value(text: &str) -> Result<String, Fault> {
+    if text.contains(|c: char| c.is_control() && !c.is_whitespace()) {
+        return Err(Fault::new(format!("`{}` contains a control character", shorten(text))));
+    }
+    Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
+}

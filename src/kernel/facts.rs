@@ -1,0 +1,121 @@
+//! What a desired state depends on, read from the host's namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+use nix::libc;
+use nix::sys::utsname::uname;
+
+use super::ReadError;
+use super::live::{dump_error, read_error};
+use super::netlink::link::{self, RawLink};
+use super::netlink::route::{self, RTPROT_RA, RawRoute};
+use super::netlink::{address, address::RawAddress};
+use super::netns::Namespaces;
+use super::sysctl;
+use crate::state::facts::{
+    BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING, Uplink,
+};
+use crate::state::{Facts, InterfaceName, Netns, PROTOCOL};
+
+/// Reads the facts.
+pub(super) fn read(namespaces: &mut Namespaces) -> Result<Facts, ReadError> {
+    let inode = namespaces.host_id().1;
+    let socket = namespaces.host();
+    let addresses = address::dump(socket, None).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
+    let routes = route::dump_main(socket).map_err(|e| dump_error("routes", &Netns::HOST, e))?;
+    let mentioned = addresses.iter().map(|a| a.index).chain(routes.iter().filter_map(|r| r.index)).collect();
+    let links = links(namespaces, &mentioned)?;
+    let system = uname().map_err(|e| read_error("the host's name", &e.into()))?;
+    Ok(Facts {
+        host: system.nodename().to_string_lossy().into_owned(),
+        uplink: uplink(&routes, &links),
+        addresses: host_addresses(&addresses, &links, inode),
+        routes: host_routes(&routes, &links, inode),
+        sysctls: sysctls()?,
+        ra_uplinks: ra_uplinks(&routes, &links)?,
+    })
+}
+
+type Links = BTreeMap<u32, RawLink>;
+
+/// The devices that have addresses or routes, one by one: a host has few of them beside a thousand bridge ports.
+fn links(namespaces: &mut Namespaces, indices: &BTreeSet<u32>) -> Result<Links, ReadError> {
+    let mut links = Links::new();
+    for index in indices {
+        match link::get(namespaces.host(), *index) {
+            Ok(link) => {
+                links.insert(*index, link);
+            }
+            // It went meanwhile, and its addresses and routes with it.
+            Err(refusal) if refusal.errno == libc::ENODEV => {}
+            Err(refusal) => return Err(read_error("links of host", &refusal)),
+        }
+    }
+    Ok(links)
+}
+
+/// The device of the default route with the lowest metric, IPv4's before IPv6's.
+fn uplink(routes: &[RawRoute], links: &Links) -> Option<Uplink> {
+    let defaults = routes.iter().filter(|r| r.to.prefix() == 0);
+    let best = defaults.min_by_key(|r| (r.to.is_ipv6(), r.metric))?;
+    let link = links.get(&best.index?)?;
+    Some(Uplink { name: link.name, mtu: link.device.mtu })
+}
+
+fn is_local(ip: &IpNetwork) -> bool {
+    match ip {
+        IpNetwork::V4(v4) => v4.ip().is_loopback() || v4.ip().is_link_local(),
+        IpNetwork::V6(v6) => v6.ip().is_loopback() || v6.ip().is_unicast_link_local(),
+    }
+}
+
+fn host_addresses(addresses: &[RawAddress], links: &Links, inode: u64) -> Vec<HostAddress> {
+    let mut found: Vec<_> = addresses
+        .iter()
+        .filter(|a| !is_local(&a.ip))
+        .filter_map(|a| Some((links.get(&a.index)?, a.ip)))
+        .filter(|(link, _)| !link.standing(inode).is_ours())
+        .map(|(link, ip)| HostAddress { link: link.name, ip })
+        .collect();
+    found.sort_by_key(|a| (a.link, a.ip));
+    found
+}
+
+fn host_routes(routes: &[RawRoute], links: &Links, inode: u64) -> Vec<HostRoute> {
+    let mut found: Vec<_> = routes
+        .iter()
+        .filter(|r| r.protocol != PROTOCOL && r.to.prefix() > 0 && !is_local(&r.to) && !r.to.ip().is_multicast())
+        .map(|r| (r, r.index.and_then(|index| links.get(&index))))
+        .filter(|(_, link)| !link.is_some_and(|l| l.standing(inode).is_ours()))
+        .map(|(r, link)| HostRoute { to: r.to, dev: link.map(|l| l.name) })
+        .collect();
+    found.sort_by_key(|r| (r.to, r.dev));
+    found.dedup();
+    found
+}
+
+fn sysctls() -> Result<BTreeMap<Arc<str>, String>, ReadError> {
+    let mut found = BTreeMap::new();
+    for path in [IPV4_FORWARDING, IPV6_FORWARDING, BRIDGE_NF_IPV4, BRIDGE_NF_IPV6] {
+        if let Some(value) = sysctl::read(path).map_err(|e| read_error(path, &e.into()))? {
+            found.insert(path.into(), value);
+        }
+    }
+    Ok(found)
+}
+
+/// The devices that would lose their IPv6 default route with forwarding turned on: it came from a router advertisement,
+/// and they listen to these only while they are no routers (`accept_ra` 1; 2 would be always).
+fn ra_uplinks(routes: &[RawRoute], links: &Links) -> Result<Vec<InterfaceName>, ReadError> {
+    let from_ra = |r: &&RawRoute| r.to.is_ipv6() && r.to.prefix() == 0 && r.protocol == RTPROT_RA;
+    let mut found = BTreeSet::new();
+    for link in routes.iter().filter(from_ra).filter_map(|r| links.get(&r.index?)) {
+        let path = format!("net/ipv6/conf/{}/accept_ra", link.name);
+        if sysctl::read(&path).map_err(|e| read_error(&path, &e.into()))?.as_deref() == Some("1") {
+            found.insert(link.name);
+        }
+    }
+    Ok(found.into_iter().collect())
+}

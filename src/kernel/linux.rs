@@ -1,0 +1,63 @@
+//! The kernel as the backend: where reads and steps of all subsystems come together.
+
+use nix::sys::utsname::uname;
+
+use super::fault::Writes;
+use super::live::read_error;
+use super::netns::Namespaces;
+use super::run::Runner;
+use super::{Backend, ReadError, StepError, facts, live};
+use crate::state::{Facts, Scope, State, Step};
+
+/// The running kernel, seen from the network namespace that the opening thread is in. All calls must come from threads
+/// in that namespace.
+pub struct Linux {
+    namespaces: Namespaces,
+    writes: Writes,
+    live_rename: bool,
+}
+
+impl Linux {
+    /// Opens the host's namespace. Reading it needs no rights; reading other namespaces and writing need root.
+    pub fn open() -> Result<Self, ReadError> {
+        let namespaces = Namespaces::open().map_err(|refusal| read_error("the host's network namespace", &refusal))?;
+        Ok(Self { namespaces, writes: Writes::new(), live_rename: renames_live() })
+    }
+
+    /// The device and inode number of the host's namespace, which tell it from all others while it lives.
+    pub fn host_id(&self) -> (u64, u64) {
+        self.namespaces.host_id()
+    }
+}
+
+impl Backend for Linux {
+    fn facts(&mut self) -> Result<Facts, ReadError> {
+        facts::read(&mut self.namespaces)
+    }
+
+    fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {
+        // A name may stand for another namespace by now, and an open socket would keep a removed one alive.
+        self.namespaces.forget();
+        live::read(&mut self.namespaces, scope)
+        // FIREWALL: extend the state by what `Firewall::read` gives.
+    }
+
+    fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
+        let Self { namespaces, writes, live_rename } = self;
+        let outcomes = Runner { namespaces, writes, live_rename: *live_rename }.run(steps);
+        // FIREWALL: run the steps with `key.kind().is_firewall()` as one, and give its outcome to each of them.
+        outcomes
+    }
+
+    fn writes(&self) -> u64 {
+        self.writes.count()
+    }
+}
+
+/// Whether the kernel renames devices that are up, as it does since 6.2; before, it refuses with EBUSY.
+fn renames_live() -> bool {
+    let Ok(system) = uname() else { return false };
+    let release = system.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 2)
+}

@@ -1,0 +1,334 @@
+//! The kernel's devices, addresses, routes, namespaces and parameters as state.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use super::ReadError;
+use super::netlink::address::{self, RawAddress};
+use super::netlink::link::{self, ANOTHER_HOST, Mark, RawKind, RawLink};
+use super::netlink::route::{self, RTPROT_KERNEL, RawRoute};
+use super::netns::{self, Handle, Id, Namespaces};
+use super::sysctl;
+use super::transport::{DumpError, Refusal, Socket};
+use crate::state::{
+    Address, BridgePort, Device, Entry, GROUP, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns,
+    NetnsObject, Object, PROTOCOL, Peer, RT_TABLE_MAIN, Route, Scope, Standing, State, Sysctl,
+};
+
+/// What was found in one namespace.
+struct Space {
+    netns: Netns,
+    links: Vec<RawLink>,
+    /// Read only where they are of interest.
+    addresses: Vec<RawAddress>,
+    routes: Vec<RawRoute>,
+}
+
+/// A veth by the two indices of its ends: the one in a container, and the one in the host.
+type Pairs = HashMap<(u32, u32), Vec<(usize, usize)>>;
+
+/// Reads all that carries netrec's mark, and what the scope asks for.
+pub(super) fn read(namespaces: &mut Namespaces, scope: &Scope) -> Result<State, ReadError> {
+    let mut reader =
+        Reader { inode: namespaces.host_id().1, namespaces, scope, state: State::new(), spaces: Vec::new() };
+    let host = reader.read_host()?;
+    reader.read_namespaces(&host)?;
+    reader.add_links(&host)?;
+    reader.add_addresses(&host, &Netns::HOST);
+    reader.add_routes(&host, &Netns::HOST);
+    for space in std::mem::take(&mut reader.spaces) {
+        reader.add_addresses(&space, &space.netns);
+        reader.add_routes(&space, &space.netns);
+    }
+    Ok(reader.state)
+}
+
+struct Reader<'a> {
+    namespaces: &'a mut Namespaces,
+    scope: &'a Scope,
+    /// The inode number of the host's namespace.
+    inode: u64,
+    state: State,
+    spaces: Vec<Space>,
+}
+
+impl Reader<'_> {
+    fn read_host(&mut self) -> Result<Space, ReadError> {
+        self.read_sysctls(&Netns::HOST)?;
+        let socket = self.namespaces.host();
+        let links = link::dump(socket).map_err(|e| dump_error("links", &Netns::HOST, e))?;
+        let addresses = address::dump(socket, None).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
+        let routes = route::dump(socket, Some(PROTOCOL)).map_err(|e| dump_error("routes", &Netns::HOST, e))?;
+        Ok(Space { netns: Netns::HOST, links, addresses, routes })
+    }
+
+    /// Adds the parameters that the scope asks for; the thread is in their namespace.
+    fn read_sysctls(&mut self, netns: &Netns) -> Result<(), ReadError> {
+        let found = read_sysctls(self.scope, netns).map_err(|r| read_error(&format!("sysctls of {netns}"), &r))?;
+        self.state.extend(found);
+        Ok(())
+    }
+
+    /// Reads the namespaces of the scope and of `/run/netns`, each once.
+    fn read_namespaces(&mut self, host: &Space) -> Result<(), ReadError> {
+        let listed = netns::names().map_err(|e| read_error(netns::RUN_NETNS, &e.into()))?;
+        let mut seen: HashMap<Id, Netns> = HashMap::from([(self.namespaces.host_id(), Netns::HOST)]);
+        let others = listed.iter().filter(|netns| !self.scope.namespaces.contains(*netns));
+        for netns in self.scope.namespaces.iter().chain(others) {
+            let opened = Handle::open(&netns::path(netns)).map_err(|e| read_error(&whose(netns), &e.into()))?;
+            let Some(handle) = opened else { continue };
+            match seen.get(&handle.id) {
+                None => {
+                    seen.insert(handle.id, netns.clone());
+                    self.read_namespace(netns, &handle)?;
+                }
+                Some(first) => self.add_second_name(netns, first, host),
+            }
+        }
+        Ok(())
+    }
+
+    /// A second name of a namespace holds nothing of its own; what is in it is read under the first.
+    fn add_second_name(&mut self, netns: &Netns, first: &Netns, host: &Space) {
+        if !self.scope.namespaces.contains(netns) {
+            return;
+        }
+        let links = self.spaces.iter().find(|s| s.netns == *first).map_or(&host.links, |s| &s.links);
+        let lo_up = links.iter().any(|l| l.loopback && l.device.up);
+        let why = if first.is_host() { "the host's own".to_owned() } else { format!("the same as {first}") };
+        self.add(
+            Key::Netns { netns: netns.clone() },
+            Object::Netns(NetnsObject { lo_up }),
+            None,
+            Standing::Foreign(why),
+        );
+    }
+
+    fn read_namespace(&mut self, netns: &Netns, handle: &Handle) -> Result<(), ReadError> {
+        let scope = self.scope;
+        let inside = self.namespaces.visit(handle, || -> Result<_, Refusal> {
+            let sysctls = read_sysctls(scope, netns)?;
+            Ok((Socket::open()?, sysctls))
+        });
+        let inside = inside.map_err(Refusal::from).and_then(|inside| inside);
+        let (mut socket, sysctls) = inside.map_err(|refusal| read_error(&whose(netns), &refusal))?;
+        self.state.extend(sysctls);
+        let links = link::dump(&mut socket).map_err(|e| dump_error("links", netns, e))?;
+        let mut space = Space { netns: netns.clone(), links, addresses: Vec::new(), routes: Vec::new() };
+        let ours = self.add_namespace(netns, &space.links);
+        if ours || self.scope.namespaces.contains(netns) {
+            space.addresses = address::dump(&mut socket, None).map_err(|e| dump_error("addresses", netns, e))?;
+            space.routes = route::dump(&mut socket, None).map_err(|e| dump_error("routes", netns, e))?;
+        }
+        self.spaces.push(space);
+        Ok(())
+    }
+
+    /// Adds a namespace by the mark on its `lo`, and says whether it is netrec's.
+    fn add_namespace(&mut self, netns: &Netns, links: &[RawLink]) -> bool {
+        let Some(lo) = links.iter().find(|l| l.loopback) else { return false };
+        let mark = lo.mark.clone().filter(|_| lo.group == GROUP);
+        let standing = match &mark {
+            Some(mark) if mark.inode == Some(self.inode) => Standing::Ours,
+            Some(_) => Standing::Foreign(ANOTHER_HOST.into()),
+            None => Standing::Foreign("not made by netrec".into()),
+        };
+        let ours = standing.is_ours();
+        if ours || self.scope.namespaces.contains(netns) {
+            let object = Object::Netns(NetnsObject { lo_up: lo.device.up });
+            self.add(Key::Netns { netns: netns.clone() }, object, mark, standing);
+        }
+        ours
+    }
+
+    /// Adds the host's links: netrec's, and foreign ones of wanted names.
+    fn add_links(&mut self, host: &Space) -> Result<(), ReadError> {
+        let mut pairs = pairs(&self.spaces);
+        let alone = |l: &&RawLink| l.is_marked() && l.peer_nsid.is_some() && !pairs.contains_key(&ends(l));
+        if host.links.iter().filter(|l| l.kind == RawKind::Veth).any(|l| alone(&l)) {
+            self.read_processes_namespaces()?;
+            pairs = self::pairs(&self.spaces);
+        }
+        let names: HashMap<u32, &RawLink> = host.links.iter().map(|l| (l.index, l)).collect();
+        for raw in &host.links {
+            let standing = raw.standing(self.inode);
+            if !raw.is_marked() && !self.scope.host_links.contains(&raw.name) {
+                continue;
+            }
+            // A veth with both ends in the host is one link, and this is its far end.
+            let inner = raw.peer_nsid.is_none() && raw.kind == RawKind::Veth;
+            if inner && standing.is_ours() && raw.mark.as_ref().is_some_and(|m| m.inode.is_some()) {
+                continue;
+            }
+            let kind = match &raw.kind {
+                RawKind::Bridge { stp } => LinkKind::Bridge { stp: *stp },
+                RawKind::Veth if standing.is_ours() => LinkKind::Veth { peer: self.peer(raw, &names, &pairs)? },
+                RawKind::Veth => LinkKind::Other { name: "veth".into() },
+                RawKind::Other(name) => LinkKind::Other { name: name.clone() },
+            };
+            let link = Link {
+                kind,
+                device: raw.device.clone(),
+                master: raw.master.and_then(|index| names.get(&index)).map(|l| l.name),
+                port: raw.hairpin.map(|hairpin| BridgePort { hairpin }),
+                leaving: raw.group == GROUP_LEAVING,
+            };
+            let key = Key::Link { netns: Netns::HOST, name: raw.name };
+            self.add(key, Object::Link(link), raw.mark.clone(), standing);
+        }
+        Ok(())
+    }
+
+    /// The other end of a veth of the host's.
+    fn peer(&mut self, raw: &RawLink, host: &HashMap<u32, &RawLink>, pairs: &Pairs) -> Result<Peer, ReadError> {
+        if raw.peer_nsid.is_none() {
+            let other = raw.peer.and_then(|index| host.get(&index));
+            return Ok(other.map_or_else(unknown_peer, |other| peer_of(&Netns::HOST, other)));
+        }
+        let candidates = pairs.get(&ends(raw)).map_or(&[][..], Vec::as_slice);
+        for (space, link) in candidates {
+            let Space { netns, links, .. } = &self.spaces[*space];
+            // Indices are small numbers, so that two containers can hold the same pair of them.
+            if candidates.len() == 1
+                || self.namespaces.nsid(netns).map_err(|r| read_error(&whose(netns), &r))? == raw.peer_nsid
+            {
+                return Ok(peer_of(netns, &links[*link]));
+            }
+        }
+        Ok(unknown_peer())
+    }
+
+    /// Looks for lost ends in the namespaces of processes, such as that of a container whose name was removed.
+    fn read_processes_namespaces(&mut self) -> Result<(), ReadError> {
+        let mut seen: HashSet<Id> = HashSet::from([self.namespaces.host_id()]);
+        for space in &self.spaces {
+            let handle = Handle::open(&netns::path(&space.netns)).ok().flatten();
+            seen.extend(handle.map(|h| h.id));
+        }
+        for (id, path) in netns::of_processes() {
+            if seen.insert(id) {
+                // The process may have ended by now.
+                let Some(space) = self.read_process_namespace(&path)? else { continue };
+                self.spaces.push(space);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_process_namespace(&mut self, path: &Path) -> Result<Option<Space>, ReadError> {
+        let Some(handle) = Handle::open(path).ok().flatten() else { return Ok(None) };
+        let Ok(Ok(mut socket)) = self.namespaces.visit(&handle, Socket::open) else { return Ok(None) };
+        let netns = Netns::new(path.to_string_lossy());
+        let links = link::dump(&mut socket).map_err(|e| dump_error("links", &netns, e))?;
+        Ok(Some(Space { netns, links, addresses: Vec::new(), routes: Vec::new() }))
+    }
+
+    /// Adds the addresses of netrec's links, all of which are netrec's but those that the kernel makes.
+    fn add_addresses(&mut self, space: &Space, netns: &Netns) {
+        let links: HashMap<u32, &RawLink> =
+            space.links.iter().filter(|l| l.is_marked()).map(|l| (l.index, l)).collect();
+        for raw in space.addresses.iter().filter(|a| !a.kernel_made) {
+            let Some(link) = links.get(&raw.index) else { continue };
+            let standing = link.standing(self.inode);
+            if netns.is_host() && !standing.is_ours() {
+                continue;
+            }
+            let key = Key::Address { netns: netns.clone(), link: link.name, ip: raw.ip };
+            self.add(key, Object::Address(Address { permanent: raw.permanent }), link.mark.clone(), standing);
+        }
+    }
+
+    /// Adds netrec's routes, and in a container those of others in the main table, which may be in the way.
+    fn add_routes(&mut self, space: &Space, netns: &Netns) {
+        let links: HashMap<u32, &RawLink> = space.links.iter().map(|l| (l.index, l)).collect();
+        for raw in &space.routes {
+            let ours = raw.protocol == PROTOCOL;
+            if !ours && (netns.is_host() || raw.table != RT_TABLE_MAIN || raw.protocol == RTPROT_KERNEL) {
+                continue;
+            }
+            let dev = raw.index.and_then(|index| links.get(&index));
+            let key = Key::Route { netns: netns.clone(), table: raw.table, to: raw.to, metric: raw.metric };
+            // IPv6 lets several routes share a key; one of netrec's is what counts then.
+            if !ours && self.state.get(&key).is_some_and(|e| e.standing.is_ours()) {
+                continue;
+            }
+            let standing = match raw.protocol {
+                PROTOCOL => Standing::Ours,
+                other => Standing::Foreign(format!("protocol {}", route::protocol_name(other))),
+            };
+            let object = Object::Route(Route { via: raw.via, dev: dev.map(|l| l.name), protocol: raw.protocol });
+            let mark = dev.and_then(|l| l.mark.clone()).filter(|_| ours);
+            self.add(key, object, mark, standing);
+        }
+    }
+
+    fn add(&mut self, key: Key, object: Object, mark: Option<Mark>, standing: Standing) {
+        let owners = mark.into_iter().map(|mark| mark.owner).collect();
+        self.state.insert(key, Entry { object, owners, standing });
+    }
+}
+
+fn read_sysctls(scope: &Scope, netns: &Netns) -> Result<Vec<(Key, Entry)>, Refusal> {
+    let mut found = Vec::new();
+    for path in scope.sysctls.get(netns).into_iter().flatten() {
+        if let Some(value) = sysctl::read(path)? {
+            let key = Key::Sysctl { netns: netns.clone(), path: path.clone() };
+            let object = Object::Sysctl(Sysctl { value });
+            found.push((key, Entry { object, owners: Vec::new(), standing: Standing::Ours }));
+        }
+    }
+    Ok(found)
+}
+
+/// The veths of containers.
+fn pairs(spaces: &[Space]) -> Pairs {
+    let mut pairs = Pairs::new();
+    for (i, space) in spaces.iter().enumerate() {
+        for (j, link) in space.links.iter().enumerate() {
+            if let (RawKind::Veth, Some(host_end)) = (&link.kind, link.peer) {
+                pairs.entry((link.index, host_end)).or_default().push((i, j));
+            }
+        }
+    }
+    pairs
+}
+
+/// The key of a host's end among the pairs.
+fn ends(host_end: &RawLink) -> (u32, u32) {
+    (host_end.peer.unwrap_or(0), host_end.index)
+}
+
+fn peer_of(netns: &Netns, link: &RawLink) -> Peer {
+    Peer { netns: netns.clone(), name: link.name, device: link.device.clone() }
+}
+
+/// An end that is in none of the namespaces that can be seen.
+fn unknown_peer() -> Peer {
+    let device = Device { mac: Mac([0; 6]), mtu: 0, up: false, link_local: false };
+    Peer { netns: Netns::new("?"), name: InterfaceName::UNKNOWN, device }
+}
+
+fn whose(netns: &Netns) -> String {
+    if netns.is_host() { "the host's namespace".into() } else { format!("namespace {netns}") }
+}
+
+/// The error for something that the kernel refused to show.
+pub(super) fn read_error(what: &str, refusal: &Refusal) -> ReadError {
+    use nix::libc::{EACCES, EOPNOTSUPP, EPERM};
+    let reason = refusal.text.clone().unwrap_or_else(|| refusal.reason().to_owned());
+    let kernel = refusal.kernel.as_ref().map(|text| format!(" (kernel: {text})")).unwrap_or_default();
+    match refusal.errno {
+        EPERM | EACCES => ReadError::Permission { what: what.into(), reason },
+        EOPNOTSUPP => ReadError::Missing(format!("this kernel cannot list {what}: {reason}{kernel}")),
+        _ => ReadError::Other(format!("read {what}: {reason}{kernel}")),
+    }
+}
+
+/// The error for a dump that gave nothing.
+pub(super) fn dump_error(what: &str, netns: &Netns, error: DumpError) -> ReadError {
+    let what = format!("{what} of {netns}");
+    match error {
+        DumpError::Torn => ReadError::Torn { what },
+        DumpError::Refused(refusal) => read_error(&what, &refusal),
+    }
+}

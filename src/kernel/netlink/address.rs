@@ -1,0 +1,88 @@
+//! Addresses of devices.
+
+use ipnetwork::IpNetwork;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol,
+};
+
+use super::super::transport::{DumpError, Request, Socket};
+use super::{Attributes, family_of, ip_of, u32_at};
+use crate::state::PROTOCOL;
+
+// linux/if_addr.h
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
+const IFA_PROTO: u16 = 11;
+const IFA_F_PERMANENT: u32 = 0x80;
+/// `IFAPROT_KERNEL_LO`, `_RA`, `_LL`: the kernel made it, on `lo`, from a router advertisement, or for the link.
+const KERNEL_MADE: [u8; 3] = [1, 2, 3];
+
+/// An address as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RawAddress {
+    /// The index of its device.
+    pub index: u32,
+    pub ip: IpNetwork,
+    pub permanent: bool,
+    /// Whether the kernel made it by itself.
+    pub kernel_made: bool,
+}
+
+/// All addresses of a namespace, or those of one device.
+pub(crate) fn dump(socket: &mut Socket, index: Option<u32>) -> Result<Vec<RawAddress>, DumpError> {
+    let mut request = AddressMessage::default();
+    request.header.index = index.unwrap_or(0);
+    socket.dump(&RouteNetlinkMessage::GetAddress(request), parse)
+}
+
+/// `struct ifaddrmsg` and its attributes.
+fn parse(body: &[u8]) -> Option<RawAddress> {
+    let (prefix, mut flags, index) = (*body.get(1)?, u32::from(*body.get(2)?), u32_at(body, 4)?);
+    let (mut address, mut local, mut protocol) = (None, None, 0);
+    for (kind, value) in Attributes::new(body.get(8..)?) {
+        match kind {
+            IFA_ADDRESS => address = ip_of(value),
+            IFA_LOCAL => local = ip_of(value),
+            IFA_FLAGS => flags = u32_at(value, 0)?,
+            IFA_PROTO => protocol = *value.first()?,
+            _ => {}
+        }
+    }
+    // On a point-to-point device the address is the other side's.
+    let ip = IpNetwork::new(local.or(address)?, prefix).ok()?;
+    // Before Linux 5.18 there is no IFA_PROTO; a link-local address is then taken for the kernel's.
+    let kernel_made = KERNEL_MADE.contains(&protocol)
+        || protocol == 0 && matches!(ip, IpNetwork::V6(v6) if v6.ip().is_unicast_link_local());
+    Some(RawAddress { index, ip, permanent: flags & IFA_F_PERMANENT != 0, kernel_made })
+}
+
+/// Adds an address; `replace` takes the place of the same one with another lifetime.
+pub(crate) fn add(index: u32, ip: IpNetwork, replace: bool) -> Request {
+    let mut message = described(index, ip);
+    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)));
+    if ip.is_ipv6() {
+        // Addresses come from the file; waiting a second for somebody to object would only delay the first packets.
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    let flags = if replace { NLM_F_REPLACE } else { NLM_F_CREATE | NLM_F_EXCL };
+    Request { message: RouteNetlinkMessage::NewAddress(message), flags }
+}
+
+/// Removes an address.
+pub(crate) fn delete(index: u32, ip: IpNetwork) -> Request {
+    Request { message: RouteNetlinkMessage::DelAddress(described(index, ip)), flags: 0 }
+}
+
+fn described(index: u32, ip: IpNetwork) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family_of(ip.ip());
+    message.header.prefix_len = ip.prefix();
+    message.header.index = index;
+    // Of an IPv4 address the kernel wants the local part, and by the other one tells two of different prefix lengths.
+    message.attributes = vec![AddressAttribute::Local(ip.ip()), AddressAttribute::Address(ip.ip())];
+    message
+}

@@ -1,0 +1,474 @@
+//! Devices: bridges and the two ends of veth pairs.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::libc;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+    InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
+};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec};
+
+use super::super::transport::{DumpError, Refusal, Request, Socket};
+use super::{Attributes, text_of, u32_at};
+use crate::state::{Device, GROUP, GROUP_LEAVING, InterfaceName, Link, LinkKind, Mac, Owner, Peer, Standing};
+
+// linux/if_link.h
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_GROUP: u16 = 27;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BR_STP_STATE: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const AF_INET6: u16 = 10;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+const IFF_UP: u32 = 1;
+const IFF_LOOPBACK: u32 = 8;
+
+/// Why something with netrec's mark is not this netrec's.
+pub(crate) const ANOTHER_HOST: &str = "made by netrec for another host";
+
+/// A device as the kernel describes it.
+#[derive(Clone, Debug)]
+pub(crate) struct RawLink {
+    pub index: u32,
+    pub name: InterfaceName,
+    pub group: u32,
+    /// What its alias says, where netrec wrote it.
+    pub mark: Option<Mark>,
+    pub device: Device,
+    pub loopback: bool,
+    pub kind: RawKind,
+    /// The index of the bridge it is a port of.
+    pub master: Option<u32>,
+    /// Whether frames may leave by the port they came by; only of a bridge's port.
+    pub hairpin: Option<bool>,
+    /// The index of a veth's other end, in that end's namespace.
+    pub peer: Option<u32>,
+    /// The number that this namespace gave to the other end's; none when it is this one.
+    pub peer_nsid: Option<u32>,
+}
+
+/// The kinds that are told apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RawKind {
+    Bridge { stp: bool },
+    Veth,
+    Other(String),
+}
+
+impl RawLink {
+    /// Whether it carries netrec's group.
+    pub(crate) fn is_marked(&self) -> bool {
+        matches!(self.group, GROUP | GROUP_LEAVING) && !self.loopback
+    }
+
+    /// Whose a device is for the netrec that runs in the namespace of that inode number. A container's end of a link of
+    /// another netrec's is none of ours even where our host is that container.
+    pub(crate) fn standing(&self, inode: u64) -> Standing {
+        if !self.is_marked() {
+            return Standing::Foreign(format!("group {}", self.group));
+        }
+        match self.mark.as_ref().and_then(|mark| mark.inode) {
+            Some(other) if other != inode => Standing::Foreign(ANOTHER_HOST.into()),
+            _ => Standing::Ours,
+        }
+    }
+}
+
+/// The mark in an alias: `netrec OWNER`, and in a container `netrec OWNER @INODE`, where INODE is that of the namespace
+/// netrec ran in. Without the number a netrec inside of a container would take the container's devices for its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub owner: Owner,
+    pub inode: Option<u64>,
+}
+
+impl Mark {
+    /// Reads an alias; none when netrec did not write it.
+    pub(crate) fn parse(alias: &str) -> Option<Self> {
+        let rest = alias.strip_prefix("netrec ")?;
+        match rest.split_once(" @") {
+            Some((owner, inode)) => Some(Self { owner: Owner::new(owner), inode: Some(inode.parse().ok()?) }),
+            None => Some(Self { owner: Owner::new(rest), inode: None }),
+        }
+    }
+
+    /// The alias.
+    pub(crate) fn text(&self) -> String {
+        match self.inode {
+            Some(inode) => format!("netrec {} @{inode}", self.owner),
+            None => format!("netrec {}", self.owner),
+        }
+    }
+}
+
+/// All devices of a namespace.
+pub(crate) fn dump(socket: &mut Socket) -> Result<Vec<RawLink>, DumpError> {
+    let request = LinkMessageBuilder::<LinkUnspec>::new()
+        .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
+        .build();
+    socket.dump(&RouteNetlinkMessage::GetLink(request), parse)
+}
+
+/// One device.
+pub(crate) fn get(socket: &mut Socket, index: u32) -> Result<RawLink, Refusal> {
+    let request = LinkMessageBuilder::<LinkUnspec>::new()
+        .index(index)
+        .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
+        .build();
+    socket.get(RouteNetlinkMessage::GetLink(request), parse)
+}
+
+/// `struct ifinfomsg` and its attributes. A device whose name netrec cannot hold is skipped.
+fn parse(body: &[u8]) -> Option<RawLink> {
+    let flags = u32_at(body, 8)?;
+    let mut name = None;
+    let mut link = RawLink {
+        index: u32_at(body, 4)?,
+        name: "?".parse().ok()?,
+        group: 0,
+        mark: None,
+        device: Device { mac: Mac([0; 6]), mtu: 0, up: flags & IFF_UP != 0, link_local: false },
+        loopback: flags & IFF_LOOPBACK != 0,
+        kind: RawKind::Other("device".into()),
+        master: None,
+        hairpin: None,
+        peer: None,
+        peer_nsid: None,
+    };
+    for (kind, value) in Attributes::new(body.get(16..)?) {
+        match kind {
+            IFLA_IFNAME => name = text_of(value)?.parse().ok(),
+            IFLA_GROUP => link.group = u32_at(value, 0)?,
+            IFLA_IFALIAS => link.mark = text_of(value).and_then(Mark::parse),
+            IFLA_ADDRESS => link.device.mac = Mac(value.try_into().unwrap_or_default()),
+            IFLA_MTU => link.device.mtu = u32_at(value, 0)?,
+            IFLA_MASTER => link.master = u32_at(value, 0),
+            IFLA_LINK => link.peer = u32_at(value, 0),
+            IFLA_LINK_NETNSID => link.peer_nsid = u32_at(value, 0),
+            IFLA_LINKINFO => parse_info(&mut link, value),
+            IFLA_AF_SPEC => link.device.link_local = has_link_local(value),
+            _ => {}
+        }
+    }
+    link.name = name?;
+    Some(link)
+}
+
+fn parse_info(link: &mut RawLink, info: &[u8]) {
+    let mut kind = None;
+    let mut stp = false;
+    let mut port_kind = None;
+    let mut port = None;
+    for (attribute, value) in Attributes::new(info) {
+        match attribute {
+            IFLA_INFO_KIND => kind = text_of(value),
+            IFLA_INFO_DATA if kind == Some("bridge") => {
+                stp = Attributes::new(value).value(IFLA_BR_STP_STATE).and_then(|v| u32_at(v, 0)).unwrap_or(0) != 0;
+            }
+            IFLA_INFO_SLAVE_KIND => port_kind = text_of(value),
+            IFLA_INFO_SLAVE_DATA => port = Some(value),
+            _ => {}
+        }
+    }
+    link.kind = match kind {
+        Some("bridge") => RawKind::Bridge { stp },
+        Some("veth") => RawKind::Veth,
+        Some(other) => RawKind::Other(other.to_owned()),
+        None => RawKind::Other("device".to_owned()),
+    };
+    if port_kind == Some("bridge") {
+        let mode = port.and_then(|p| Attributes::new(p).value(IFLA_BRPORT_MODE));
+        link.hairpin = Some(mode.is_some_and(|m| m.first() == Some(&1)));
+    }
+}
+
+/// Of `IFLA_AF_SPEC`: any mode but none makes a link-local address. Where IPv6 is absent or off (no part of its own, or
+/// an MTU below 1280) there is none either.
+fn has_link_local(af_spec: &[u8]) -> bool {
+    Attributes::new(af_spec)
+        .value(AF_INET6)
+        .and_then(|inet6| Attributes::new(inet6).value(IFLA_INET6_ADDR_GEN_MODE))
+        .and_then(|mode| mode.first())
+        .is_some_and(|mode| *mode != IN6_ADDR_GEN_MODE_NONE)
+}
+
+/// The message that makes a link with all that can be said in one: down, without alias and port settings, which the
+/// kernel ignores here without a word, and with its default of a link-local address, as any other mode is refused here
+/// (`EAFNOSUPPORT`). `master` is the bridge's index, `peer_netns` the namespace of a veth's other end.
+pub(crate) fn create(
+    name: InterfaceName,
+    link: &Link,
+    master: Option<u32>,
+    peer_netns: Option<&OwnedFd>,
+) -> Result<Request, Refusal> {
+    let described = |name, device| describe(LinkMessageBuilder::default(), name, device, group_of(link));
+    let (kind, data) = match &link.kind {
+        LinkKind::Bridge { stp } => (InfoKind::Bridge, InfoData::Bridge(vec![InfoBridge::StpState(stp_state(*stp))])),
+        LinkKind::Veth { peer } => {
+            let mut far = described(peer.name, &peer.device);
+            if let Some(fd) = peer_netns {
+                far = far.setns_by_fd(fd.as_raw_fd());
+            }
+            (InfoKind::Veth, InfoData::Veth(InfoVeth::Peer(far.build())))
+        }
+        LinkKind::Other { name } => {
+            return Err(Refusal::new(libc::EOPNOTSUPP, format!("netrec makes no devices of kind {name}")));
+        }
+    };
+    let builder = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(kind).set_info_data(data);
+    let mut message = describe(builder, name, &link.device, group_of(link));
+    if let Some(master) = master {
+        message = message.controller(master);
+    }
+    Ok(request(message, NLM_F_CREATE | NLM_F_EXCL))
+}
+
+type Builder = LinkMessageBuilder<LinkUnspec>;
+
+fn request(message: Builder, flags: u16) -> Request {
+    Request { message: RouteNetlinkMessage::NewLink(message.build()), flags }
+}
+
+fn group_of(link: &Link) -> u32 {
+    if link.leaving { GROUP_LEAVING } else { GROUP }
+}
+
+fn stp_state(on: bool) -> BridgeStpState {
+    if on { BridgeStpState::KernelStp } else { BridgeStpState::Disabled }
+}
+
+/// What a creating message says of a device. One queue each way: with the default, one per processor, the kernel waits
+/// for an RCU grace period per veth pair, which is a third of the time it takes to make one.
+fn describe(message: Builder, name: InterfaceName, device: &Device, group: u32) -> Builder {
+    message
+        .name(name.as_str())
+        .address(device.mac.0.to_vec())
+        .mtu(device.mtu)
+        .link_group(group)
+        .append_extra_attribute(LinkAttribute::NumTxQueues(1))
+        .append_extra_attribute(LinkAttribute::NumRxQueues(1))
+}
+
+/// One end of a link, in one namespace, as far as it can be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    pub name: InterfaceName,
+    pub device: Device,
+    pub group: u32,
+    pub alias: Option<String>,
+    pub master: Option<InterfaceName>,
+    pub hairpin: bool,
+    pub stp: bool,
+}
+
+impl End {
+    /// The end that the link is keyed by.
+    pub(crate) fn near(name: InterfaceName, link: &Link, owner: Option<&Owner>) -> Self {
+        Self {
+            name,
+            device: link.device.clone(),
+            group: group_of(link),
+            alias: owner.map(|owner| Mark { owner: owner.clone(), inode: None }.text()),
+            master: link.master,
+            hairpin: link.port.is_some_and(|p| p.hairpin),
+            stp: matches!(link.kind, LinkKind::Bridge { stp: true }),
+        }
+    }
+
+    /// The end in a container, with the inode of the namespace netrec runs in.
+    pub(crate) fn far(peer: &Peer, link: &Link, owner: Option<&Owner>, inode: u64) -> Self {
+        Self {
+            name: peer.name,
+            device: peer.device.clone(),
+            group: group_of(link),
+            alias: owner.map(|owner| Mark { owner: owner.clone(), inode: Some(inode) }.text()),
+            master: None,
+            hairpin: false,
+            stp: false,
+        }
+    }
+
+    /// What the creating message leaves behind.
+    #[must_use]
+    pub(crate) fn as_created(&self) -> Self {
+        let device = Device { up: false, link_local: true, ..self.device.clone() };
+        Self { device, alias: None, hairpin: false, ..self.clone() }
+    }
+}
+
+/// When a message goes out: each stage for all links before the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// Links that may be the masters of others.
+    Create,
+    /// Links with a master.
+    CreatePort,
+    /// Down, where they are to be down.
+    Down,
+    /// Names.
+    Rename,
+    /// All that one message can change.
+    Set,
+    /// Port settings; in one message with a new master they would be given to the old one.
+    Port,
+    /// Whether there is a link-local address; in one message with "up" the kernel does that first, and the address is
+    /// there.
+    LinkLocal,
+    /// Up.
+    Up,
+    /// What is not about links.
+    Rest,
+}
+
+/// Which bridge a link becomes a port of.
+#[derive(Clone, Copy)]
+enum NewMaster {
+    AsBefore,
+    Nobody,
+    Bridge(InterfaceName),
+}
+
+/// One message about an existing link.
+pub(crate) struct Change {
+    pub stage: Stage,
+    /// Its name when the message goes out.
+    pub name: InterfaceName,
+    message: LinkMessage,
+    /// The master it gets (or loses), to be given as an index.
+    master: NewMaster,
+    /// Whether the message carries a new name, so that the link must be given by its index.
+    renames: bool,
+    /// Error numbers that mean the wanted state is there already.
+    pub accept: &'static [i32],
+}
+
+impl Change {
+    fn new(stage: Stage, name: InterfaceName, message: Builder) -> Self {
+        Self { stage, name, message: message.build(), master: NewMaster::AsBefore, renames: false, accept: &[] }
+    }
+
+    /// The message; `index` looks up a device of the namespace.
+    pub(crate) fn request(
+        &self,
+        mut index: impl FnMut(InterfaceName) -> Result<u32, Refusal>,
+    ) -> Result<Request, Refusal> {
+        let mut message = self.message.clone();
+        if self.renames {
+            message.header.index = index(self.name)?;
+        } else {
+            message.attributes.push(LinkAttribute::IfName(self.name.as_str().to_owned()));
+        }
+        let master = match self.master {
+            NewMaster::AsBefore => None,
+            NewMaster::Nobody => Some(0),
+            NewMaster::Bridge(master) => Some(index(master)?),
+        };
+        message.attributes.extend(master.map(LinkAttribute::Controller));
+        Ok(Request { message: RouteNetlinkMessage::NewLink(message), flags: 0 })
+    }
+}
+
+/// The messages that make one end of a link into another, in order. `live_rename`: whether the kernel renames devices
+/// that are up (since Linux 6.2); otherwise the device goes down for it, which costs it its IPv6 addresses and routes.
+pub(crate) fn changes(before: &End, after: &End, live_rename: bool) -> Vec<Change> {
+    let mut list = Vec::new();
+    let renames = before.name != after.name;
+    let interrupt = renames && !live_rename && before.device.up && after.device.up;
+    if (before.device.up && !after.device.up) || interrupt {
+        list.push(Change::new(Stage::Down, before.name, Builder::default().down()));
+    }
+    if renames {
+        let rename = Builder::default().name(after.name.as_str());
+        list.push(Change { renames: true, ..Change::new(Stage::Rename, before.name, rename) });
+    }
+    list.extend(settings(before, after));
+    // A port of another bridge starts with the defaults.
+    if (before.hairpin && before.master == after.master) != after.hairpin && after.master.is_some() {
+        let message = Builder::default()
+            .set_port_kind(InfoPortKind::Bridge)
+            .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(after.hairpin)]));
+        list.push(Change::new(Stage::Port, after.name, message));
+    }
+    if before.device.link_local != after.device.link_local {
+        let mode = if after.device.link_local { In6AddrGenMode::Eui64 } else { In6AddrGenMode::None };
+        let spec = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])];
+        let message = Builder::default().append_extra_attribute(LinkAttribute::AfSpecUnspec(spec));
+        // A device without IPv6 has no link-local address whatever its mode.
+        let accept: &[i32] = if after.device.link_local { &[] } else { &[libc::EAFNOSUPPORT] };
+        list.push(Change { accept, ..Change::new(Stage::LinkLocal, after.name, message) });
+    }
+    if (!before.device.up && after.device.up) || interrupt {
+        list.push(Change::new(Stage::Up, after.name, Builder::default().up()));
+    }
+    list
+}
+
+/// The message for all that fits into one.
+fn settings(before: &End, after: &End) -> Option<Change> {
+    let mut attributes = Vec::new();
+    if before.alias != after.alias {
+        // An empty one removes it.
+        attributes.push(LinkAttribute::IfAlias(after.alias.clone().unwrap_or_default()));
+    }
+    if before.group != after.group {
+        attributes.push(LinkAttribute::Group(after.group));
+    }
+    if before.device.mac != after.device.mac {
+        attributes.push(LinkAttribute::Address(after.device.mac.0.to_vec()));
+    }
+    if before.device.mtu != after.device.mtu {
+        attributes.push(LinkAttribute::Mtu(after.device.mtu));
+    }
+    if before.stp != after.stp {
+        let data = InfoData::Bridge(vec![InfoBridge::StpState(stp_state(after.stp))]);
+        attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)]));
+    }
+    let master = match after.master {
+        same if same == before.master => NewMaster::AsBefore,
+        None => NewMaster::Nobody,
+        Some(master) => NewMaster::Bridge(master),
+    };
+    if attributes.is_empty() && matches!(master, NewMaster::AsBefore) {
+        return None;
+    }
+    let mut change = Change { master, ..Change::new(Stage::Set, after.name, Builder::default()) };
+    change.message.attributes = attributes;
+    Some(change)
+}
+
+/// Puts a link among those that leave.
+pub(crate) fn doom(name: InterfaceName) -> Request {
+    request(Builder::default().name(name.as_str()).link_group(GROUP_LEAVING), 0)
+}
+
+/// Removes all that leave, in one message: one by one each would wait for several RCU grace periods, 20 ms in all.
+pub(crate) fn delete_doomed() -> Request {
+    let message = Builder::default().link_group(GROUP_LEAVING).build();
+    Request { message: RouteNetlinkMessage::DelLink(message), flags: 0 }
+}
+
+/// Marks the `lo` of a namespace, and changes its state where one is given.
+pub(crate) fn mark_lo(group: u32, mark: &Mark, up: Option<bool>) -> Request {
+    let mut message = Builder::default().name("lo").link_group(group).alias(mark.text());
+    match up {
+        Some(true) => message = message.up(),
+        Some(false) => message = message.down(),
+        None => {}
+    }
+    request(message, 0)
+}

@@ -1,0 +1,178 @@
+//! Unicast routes.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
+};
+
+use super::super::transport::{DumpError, Request, Socket};
+use super::{Attributes, family_of, ip_of, u32_at};
+
+// linux/rtnetlink.h
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
+const RTN_UNICAST: u8 = 1;
+const RTM_F_CLONED: u32 = 0x200;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// `RTPROT_KERNEL`: made by the kernel along with an address.
+pub(crate) const RTPROT_KERNEL: u8 = 2;
+/// `RTPROT_RA`: from a router advertisement.
+pub(crate) const RTPROT_RA: u8 = 9;
+
+/// A unicast route as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RawRoute {
+    pub to: IpNetwork,
+    pub table: u32,
+    pub metric: u32,
+    pub protocol: u8,
+    pub via: Option<IpAddr>,
+    /// The index of its device, or of that of its first next hop.
+    pub index: Option<u32>,
+}
+
+/// The unicast routes of all tables, or those of one protocol, which the kernel sorts out.
+pub(crate) fn dump(socket: &mut Socket, protocol: Option<u8>) -> Result<Vec<RawRoute>, DumpError> {
+    dump_where(socket, protocol, None)
+}
+
+/// The unicast routes of the main table.
+pub(crate) fn dump_main(socket: &mut Socket) -> Result<Vec<RawRoute>, DumpError> {
+    dump_where(socket, None, Some(RouteHeader::RT_TABLE_MAIN))
+}
+
+fn dump_where(socket: &mut Socket, protocol: Option<u8>, table: Option<u8>) -> Result<Vec<RawRoute>, DumpError> {
+    let mut request = RouteMessage::default();
+    request.header.kind = RouteType::Unicast;
+    request.header.protocol = RouteProtocol::from(protocol.unwrap_or(0));
+    request.header.table = table.unwrap_or(0);
+    socket.dump(&RouteNetlinkMessage::GetRoute(request), parse)
+}
+
+/// `struct rtmsg` and its attributes. Other types, other families and cached routes are left out.
+fn parse(body: &[u8]) -> Option<RawRoute> {
+    let (family, prefix) = (*body.first()?, *body.get(1)?);
+    let (table, protocol, kind, flags) = (*body.get(4)?, *body.get(5)?, *body.get(7)?, u32_at(body, 8)?);
+    let unspecified: IpAddr = match family {
+        AF_INET => Ipv4Addr::UNSPECIFIED.into(),
+        AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    if kind != RTN_UNICAST || flags & RTM_F_CLONED != 0 {
+        return None;
+    }
+    let mut to = unspecified;
+    let mut route =
+        RawRoute { to: unspecified.into(), table: table.into(), metric: 0, protocol, via: None, index: None };
+    for (kind, value) in Attributes::new(body.get(12..)?) {
+        match kind {
+            RTA_DST => to = ip_of(value)?,
+            RTA_OIF => route.index = u32_at(value, 0),
+            RTA_GATEWAY => route.via = ip_of(value),
+            // A family as a u16, then the address: an IPv4 route by an IPv6 router.
+            RTA_VIA => route.via = value.get(2..).and_then(ip_of),
+            RTA_PRIORITY => route.metric = u32_at(value, 0)?,
+            RTA_TABLE => route.table = u32_at(value, 0)?,
+            // `struct rtnexthop`: length, flags and hops, then the index.
+            RTA_MULTIPATH => route.index = u32_at(value, 4),
+            _ => {}
+        }
+    }
+    route.to = IpNetwork::new(to, prefix).ok()?;
+    Some(route)
+}
+
+/// A route to write; `index` is its device's.
+#[derive(Clone, Debug)]
+pub(crate) struct NewRoute {
+    pub to: IpNetwork,
+    pub table: u32,
+    pub metric: u32,
+    pub protocol: u8,
+    pub via: Option<IpAddr>,
+    pub index: Option<u32>,
+}
+
+/// Adds a route, or replaces the one to the same destination with the same metric.
+pub(crate) fn add(route: &NewRoute, replace: bool) -> Request {
+    let mut message = described(route);
+    // Without a router what it leads to is on the link; IPv6 knows no scopes of routes.
+    message.header.scope =
+        if route.via.is_none() && route.to.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+    let flags = if replace { NLM_F_REPLACE } else { NLM_F_CREATE | NLM_F_EXCL };
+    Request { message: RouteNetlinkMessage::NewRoute(message), flags }
+}
+
+/// Removes a route, if it is still of that protocol.
+pub(crate) fn delete(route: &NewRoute) -> Request {
+    let mut message = described(route);
+    message.header.scope = RouteScope::NoWhere; // any
+    Request { message: RouteNetlinkMessage::DelRoute(message), flags: 0 }
+}
+
+fn described(route: &NewRoute) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family_of(route.to.ip());
+    message.header.destination_prefix_length = route.to.prefix();
+    message.header.protocol = RouteProtocol::from(route.protocol);
+    message.header.kind = RouteType::Unicast;
+    let attributes = &mut message.attributes;
+    attributes.push(RouteAttribute::Table(route.table));
+    if route.to.prefix() > 0 {
+        attributes.push(RouteAttribute::Destination(route.to.network().into()));
+    }
+    if route.metric > 0 {
+        attributes.push(RouteAttribute::Priority(route.metric));
+    }
+    if let Some(index) = route.index {
+        attributes.push(RouteAttribute::Oif(index));
+    }
+    match route.via {
+        Some(via) if via.is_ipv4() == route.to.is_ipv4() => attributes.push(RouteAttribute::Gateway(via.into())),
+        Some(via) => attributes.push(RouteAttribute::Via(RouteVia::from(via))),
+        None => {}
+    }
+    message
+}
+
+/// The name of a protocol number, as `ip route` shows it (`/etc/iproute2/rt_protos`).
+pub(crate) fn protocol_name(number: u8) -> Cow<'static, str> {
+    let name = match number {
+        0 => "unspec",
+        1 => "redirect",
+        RTPROT_KERNEL => "kernel",
+        3 => "boot",
+        4 => "static",
+        8 => "gated",
+        RTPROT_RA => "ra",
+        10 => "mrt",
+        11 => "zebra",
+        12 => "bird",
+        13 => "dnrouted",
+        14 => "xorp",
+        15 => "ntk",
+        16 => "dhcp",
+        17 => "mrouted",
+        18 => "keepalived",
+        42 => "babel",
+        99 => "openr",
+        186 => "bgp",
+        187 => "isis",
+        188 => "ospf",
+        189 => "rip",
+        192 => "eigrp",
+        _ => return number.to_string().into(),
+    };
+    name.into()
+}

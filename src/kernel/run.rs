@@ -1,0 +1,408 @@
+//! Steps to kernel writes. Steps of a phase do not depend on each other, but one step may take several messages: they go
+//! out in stages, each for all steps and in as few sends as possible before the next.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use ipnetwork::{IpNetwork, Ipv4Network};
+use nix::libc;
+
+use super::StepError;
+use super::fault::Writes;
+use super::netlink::link::{End, Mark, Stage};
+use super::netlink::route::NewRoute;
+use super::netlink::{address, link, route};
+use super::netns::Namespaces;
+use super::sysctl;
+use super::transport::{BATCH, DumpError, Refusal, Request};
+use crate::state::{Entry, GROUP, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, PROTOCOL, Step};
+
+type Outcomes = Vec<Result<(), Refusal>>;
+
+/// Carries out steps and says of each how it went.
+pub(super) struct Runner<'a> {
+    pub namespaces: &'a mut Namespaces,
+    pub writes: &'a mut Writes,
+    /// Whether the kernel renames devices that are up.
+    pub live_rename: bool,
+}
+
+/// One message of a step's.
+struct Operation<'a> {
+    stage: Stage,
+    netns: &'a Netns,
+    /// Error numbers that mean the wanted state is there already.
+    accept: &'static [i32],
+    /// Makes the message, when those before it have done their work; with a descriptor that it names.
+    build: Box<Build<'a>>,
+}
+
+type Build<'a> = dyn Fn(&mut Namespaces) -> Result<(Request, Option<OwnedFd>), Refusal> + 'a;
+
+/// Errors that mean an address or a route is gone: with its device, by itself, with its table.
+const GONE: &[i32] = &[libc::ENODEV, libc::EADDRNOTAVAIL, libc::ESRCH, libc::ENOENT];
+
+impl Runner<'_> {
+    /// Runs all steps but the firewall's, whose places in the answer are left at success.
+    pub(super) fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
+        let mut outcomes: Outcomes = vec![Ok(()); steps.len()];
+        self.make_namespaces(steps, &mut outcomes);
+        self.keep_secondaries(steps, &mut outcomes);
+        self.send_operations(steps, &mut outcomes);
+        self.set_sysctls(steps, &mut outcomes);
+        self.delete_links(steps, &mut outcomes);
+        self.delete_namespaces(steps, &mut outcomes);
+        let explained = steps.iter().zip(outcomes).map(|(step, outcome)| outcome.map_err(|r| explain(step, &r)));
+        explained.collect()
+    }
+
+    fn make_namespaces(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
+        for (step, outcome) in steps.iter().zip(outcomes) {
+            if let (Key::Netns { netns }, Some(after)) = (&step.key, &step.after) {
+                *outcome = self.make_namespace(netns, step.before.as_ref(), after);
+            }
+        }
+    }
+
+    fn make_namespace(&mut self, netns: &Netns, before: Option<&Entry>, after: &Entry) -> Result<(), Refusal> {
+        let mark = Mark {
+            owner: after.owner().cloned().unwrap_or_else(Owner::netrec),
+            inode: Some(self.namespaces.host_id().1),
+        };
+        let Object::Netns(wanted) = &after.object else { return Err(mismatch()) };
+        if before.is_none() {
+            return self.namespaces.create(netns, &mark, wanted.lo_up, self.writes);
+        }
+        let request = link::mark_lo(GROUP, &mark, Some(wanted.lo_up));
+        self.namespaces.socket(netns)?.batch(vec![request], self.writes).into_iter().collect()
+    }
+
+    /// With an IPv4 address go all others of its subnet that came after it, unless `promote_secondaries` is 1. So where
+    /// one goes that is not alone in its subnet, it is set to 1 on that device.
+    fn keep_secondaries(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
+        let mut leaving: BTreeMap<(&Netns, InterfaceName), Vec<(usize, Ipv4Network)>> = BTreeMap::new();
+        for (i, step) in steps.iter().enumerate() {
+            if let (Key::Address { netns, link, ip: IpNetwork::V4(ip) }, None) = (&step.key, &step.after) {
+                leaving.entry((netns, *link)).or_default().push((i, *ip));
+            }
+        }
+        for ((netns, link), addresses) in leaving {
+            let outcome = self.promote_secondaries(netns, link, &addresses);
+            if let Err(refusal) = outcome.or_else(|r| if GONE.contains(&r.errno) { Ok(()) } else { Err(r) }) {
+                for (i, _) in addresses {
+                    outcomes[i] = Err(refusal.clone());
+                }
+            }
+        }
+    }
+
+    fn promote_secondaries(
+        &mut self,
+        netns: &Netns,
+        link: InterfaceName,
+        leaving: &[(usize, Ipv4Network)],
+    ) -> Result<(), Refusal> {
+        let index = self.namespaces.index(netns, link)?;
+        let there = address::dump(self.namespaces.socket(netns)?, Some(index)).map_err(refusal_of)?;
+        let stays = |ip: &Ipv4Network| !leaving.iter().any(|(_, other)| other == ip);
+        let same = |a: &Ipv4Network, b: &Ipv4Network| a.prefix() == b.prefix() && a.network() == b.network();
+        let needed = there.iter().any(|a| match a.ip {
+            IpNetwork::V4(ip) => stays(&ip) && leaving.iter().any(|(_, other)| same(&ip, other)),
+            IpNetwork::V6(_) => false,
+        });
+        if !needed {
+            return Ok(());
+        }
+        let writes = &mut *self.writes;
+        self.namespaces.within(netns, || {
+            // The kernel takes either.
+            if sysctl::read("net/ipv4/conf/all/promote_secondaries")?.as_deref() == Some("1") {
+                return Ok(());
+            }
+            sysctl::write(&format!("net/ipv4/conf/{link}/promote_secondaries"), "1", writes)
+        })?
+    }
+
+    fn send_operations(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
+        let mut all: Vec<(usize, Operation<'_>)> = Vec::new();
+        for (i, step) in steps.iter().enumerate() {
+            match self.operations(step) {
+                Ok(operations) => all.extend(operations.into_iter().map(|o| (i, o))),
+                Err(refusal) => outcomes[i] = Err(refusal),
+            }
+        }
+        // Stable: within a stage and a namespace in the order of the steps.
+        all.sort_by(|(_, a), (_, b)| (a.stage, a.netns).cmp(&(b.stage, b.netns)));
+        for chunk in all.chunk_by(|(_, a), (_, b)| (a.stage, a.netns) == (b.stage, b.netns)) {
+            for batch in chunk.chunks(BATCH) {
+                self.send_batch(batch, outcomes);
+            }
+        }
+    }
+
+    /// Sends messages of one stage to one namespace; a step that has failed sends no more.
+    fn send_batch(&mut self, batch: &[(usize, Operation<'_>)], outcomes: &mut Outcomes) {
+        let mut sent = Vec::new();
+        let mut requests = Vec::new();
+        let mut descriptors = Vec::new();
+        for (i, operation) in batch {
+            if outcomes[*i].is_err() {
+                continue;
+            }
+            match (operation.build)(self.namespaces) {
+                Ok((request, descriptor)) => {
+                    sent.push((*i, operation));
+                    requests.push(request);
+                    descriptors.push(descriptor);
+                }
+                Err(refusal) => settle(&mut outcomes[*i], Err(refusal), operation.accept),
+            }
+        }
+        let Some((_, first)) = sent.first() else { return };
+        match self.namespaces.socket(first.netns) {
+            Ok(socket) => {
+                let answers = socket.batch(requests, self.writes);
+                for ((i, operation), answer) in sent.iter().zip(answers) {
+                    settle(&mut outcomes[*i], answer, operation.accept);
+                }
+            }
+            Err(refusal) => {
+                for (i, operation) in sent {
+                    settle(&mut outcomes[i], Err(refusal.clone()), operation.accept);
+                }
+            }
+        }
+    }
+
+    /// The messages of a step about a link, an address or a route; links are deleted elsewhere, together.
+    fn operations<'a>(&self, step: &'a Step) -> Result<Vec<Operation<'a>>, Refusal> {
+        match &step.key {
+            Key::Link { netns, name } => match &step.after {
+                Some(after) => self.link_operations(netns, *name, step, after),
+                None => Ok(Vec::new()),
+            },
+            Key::Address { netns, link, ip } => Ok(vec![address_operation(netns, *link, *ip, step)]),
+            Key::Route { netns, .. } => route_operation(netns, step).map(|o| vec![o]),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn link_operations<'a>(
+        &self,
+        netns: &'a Netns,
+        name: InterfaceName,
+        step: &'a Step,
+        after: &'a Entry,
+    ) -> Result<Vec<Operation<'a>>, Refusal> {
+        let inode = self.namespaces.host_id().1;
+        let Object::Link(wanted) = &after.object else { return Err(mismatch()) };
+        let near = End::near(name, wanted, after.owner());
+        let far = far_end(wanted).map(|peer| (&peer.netns, End::far(peer, wanted, after.owner(), inode)));
+        let mut list = Vec::new();
+        let (near_before, far_before) = match &step.before {
+            None => {
+                list.push(create_operation(netns, name, wanted));
+                (near.as_created(), far.as_ref().map(|(_, end)| end.as_created()))
+            }
+            Some(before) => {
+                let Object::Link(found) = &before.object else { return Err(mismatch()) };
+                if !changeable(found, wanted) {
+                    return Err(Refusal::new(
+                        libc::EOPNOTSUPP,
+                        "a link of another kind or namespace must be made anew",
+                    ));
+                }
+                let far = far_end(found).map(|peer| End::far(peer, found, before.owner(), inode));
+                (End::near(name, found, before.owner()), far)
+            }
+        };
+        list.extend(self.changes(netns, &near_before, &near));
+        if let (Some((netns, far)), Some(before)) = (far, far_before) {
+            list.extend(self.changes(netns, &before, &far));
+        }
+        Ok(list)
+    }
+
+    fn changes<'a>(&self, netns: &'a Netns, before: &End, after: &End) -> Vec<Operation<'a>> {
+        let changes = link::changes(before, after, self.live_rename);
+        let operation = |change: link::Change| Operation {
+            stage: change.stage,
+            netns,
+            accept: change.accept,
+            build: Box::new(move |namespaces| Ok((change.request(|name| namespaces.index(netns, name))?, None))),
+        };
+        changes.into_iter().map(operation).collect()
+    }
+
+    fn set_sysctls(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
+        for (step, outcome) in steps.iter().zip(outcomes) {
+            let (Key::Sysctl { netns, path }, Some(after)) = (&step.key, &step.after) else { continue };
+            let Object::Sysctl(wanted) = &after.object else { continue };
+            let writes = &mut *self.writes;
+            let done = self.namespaces.within(netns, || sysctl::write(path, &wanted.value, writes));
+            *outcome = done.and_then(|done| done);
+        }
+    }
+
+    /// Links go together: each into the group of those that leave, then the group with one message. One by one a
+    /// thousand of them would take 20 s.
+    fn delete_links(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
+        let mut leaving: BTreeMap<&Netns, Vec<usize>> = BTreeMap::new();
+        for (i, step) in steps.iter().enumerate() {
+            if let (Key::Link { netns, .. }, None) = (&step.key, &step.after) {
+                leaving.entry(netns).or_default().push(i);
+            }
+        }
+        for (netns, indices) in leaving {
+            let marked = self.delete_links_of(netns, &indices, steps);
+            for (i, outcome) in indices.into_iter().zip(marked) {
+                settle(&mut outcomes[i], outcome, GONE);
+            }
+        }
+    }
+
+    fn delete_links_of(&mut self, netns: &Netns, indices: &[usize], steps: &[Step]) -> Outcomes {
+        let names: Vec<InterfaceName> = indices
+            .iter()
+            .filter_map(|i| if let Key::Link { name, .. } = &steps[*i].key { Some(*name) } else { None })
+            .collect();
+        let socket = match self.namespaces.socket(netns) {
+            Ok(socket) => socket,
+            Err(refusal) => return vec![Err(refusal); names.len()],
+        };
+        let mut outcomes = socket.batch(names.iter().map(|name| link::doom(*name)).collect(), self.writes);
+        if outcomes.iter().any(Result::is_ok) {
+            let deleted = socket.batch(vec![link::delete_doomed()], self.writes).pop().unwrap_or(Ok(()));
+            if let Err(refusal) = deleted {
+                outcomes.iter_mut().filter(|o| o.is_ok()).for_each(|o| *o = Err(refusal.clone()));
+            }
+        }
+        outcomes
+    }
+
+    fn delete_namespaces(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
+        for (step, outcome) in steps.iter().zip(outcomes) {
+            if let (Key::Netns { netns }, None) = (&step.key, &step.after) {
+                *outcome = self.namespaces.delete(netns, self.writes);
+            }
+        }
+    }
+}
+
+fn settle(outcome: &mut Result<(), Refusal>, answer: Result<(), Refusal>, accept: &[i32]) {
+    match answer {
+        Err(refusal) if !accept.contains(&refusal.errno) => *outcome = Err(refusal),
+        _ => {}
+    }
+}
+
+fn refusal_of(error: DumpError) -> Refusal {
+    match error {
+        DumpError::Torn => Refusal::new(libc::EAGAIN, "it kept changing while it was read"),
+        DumpError::Refused(refusal) => refusal,
+    }
+}
+
+/// A key and an object of different kinds, or a new key in another namespace: no step that a planner makes.
+fn mismatch() -> Refusal {
+    Refusal::new(libc::EINVAL, "the step's key and object do not fit")
+}
+
+fn far_end(link: &Link) -> Option<&crate::state::Peer> {
+    match &link.kind {
+        LinkKind::Veth { peer } => Some(peer),
+        _ => None,
+    }
+}
+
+fn changeable(before: &Link, after: &Link) -> bool {
+    match (&before.kind, &after.kind) {
+        (LinkKind::Bridge { .. }, LinkKind::Bridge { .. }) => true,
+        (LinkKind::Veth { peer: a }, LinkKind::Veth { peer: b }) => a.netns == b.netns,
+        (LinkKind::Other { name: a }, LinkKind::Other { name: b }) => a == b,
+        _ => false,
+    }
+}
+
+fn create_operation<'a>(netns: &'a Netns, name: InterfaceName, wanted: &'a Link) -> Operation<'a> {
+    Operation {
+        stage: if wanted.master.is_none() { Stage::Create } else { Stage::CreatePort },
+        netns,
+        accept: &[],
+        build: Box::new(move |namespaces| {
+            let master = wanted.master.map(|master| namespaces.index(netns, master)).transpose()?;
+            let descriptor = match far_end(wanted) {
+                Some(peer) if peer.netns != *netns => Namespaces::descriptor(&peer.netns)?,
+                _ => None,
+            };
+            Ok((link::create(name, wanted, master, descriptor.as_ref())?, descriptor))
+        }),
+    }
+}
+
+fn address_operation<'a>(netns: &'a Netns, link: InterfaceName, ip: IpNetwork, step: &'a Step) -> Operation<'a> {
+    let (create, delete) = (step.before.is_none(), step.after.is_none());
+    Operation {
+        stage: Stage::Rest,
+        netns,
+        accept: if delete { GONE } else { &[] },
+        build: Box::new(move |namespaces| {
+            let index = namespaces.index(netns, link)?;
+            let request = if delete { address::delete(index, ip) } else { address::add(index, ip, !create) };
+            Ok((request, None))
+        }),
+    }
+}
+
+fn route_operation<'a>(netns: &'a Netns, step: &'a Step) -> Result<Operation<'a>, Refusal> {
+    let Key::Route { table, to, metric, .. } = step.key else { return Err(mismatch()) };
+    let (create, delete) = (step.before.is_none(), step.after.is_none());
+    let entry = step.after.as_ref().or(step.before.as_ref());
+    let Some(Object::Route(wanted)) = entry.map(|e| &e.object) else { return Err(mismatch()) };
+    Ok(Operation {
+        stage: Stage::Rest,
+        netns,
+        accept: if delete { GONE } else { &[] },
+        build: Box::new(move |namespaces| {
+            let index = wanted.dev.map(|dev| namespaces.index(netns, dev)).transpose()?;
+            let route = NewRoute { to, table, metric, protocol: PROTOCOL, via: wanted.via, index };
+            Ok((if delete { route::delete(&route) } else { route::add(&route, !create) }, None))
+        }),
+    })
+}
+
+/// The sentence about a failed step: `create link ve-web-1a2b3c in host: File exists (kernel: …)`.
+pub(super) fn explain(step: &Step, refusal: &Refusal) -> StepError {
+    let verb = match (&step.before, &step.after) {
+        (None, _) => "create",
+        (_, None) => "delete",
+        _ => "change",
+    };
+    let place = if matches!(step.key, Key::Netns { .. }) { String::new() } else { format!(" in {}", step.key.netns()) };
+    let mut parts = vec![format!("{verb} {} {}{place}", step.key.kind(), step.key.name())];
+    parts.extend(refusal.text.clone().or_else(|| advice(step, refusal)));
+    if refusal.errno != 0 {
+        parts.push(refusal.reason().to_owned());
+    }
+    let kernel = refusal.kernel.as_ref().map(|text| format!(" (kernel: {text})")).unwrap_or_default();
+    let message = parts.join(": ") + &kernel;
+    StepError { errno: refusal.errno, message }
+}
+
+/// What helps, where an error number alone would leave people guessing.
+fn advice(step: &Step, refusal: &Refusal) -> Option<String> {
+    let wanted = step.after.as_ref().map(|e| &e.object);
+    match (refusal.errno, wanted) {
+        (libc::EPERM | libc::EACCES, _) => Some("changing networks needs root (CAP_NET_ADMIN)".into()),
+        (libc::EOPNOTSUPP, Some(Object::Link(link))) if step.before.is_none() => {
+            let kind = match &link.kind {
+                LinkKind::Bridge { .. } => "bridge",
+                LinkKind::Veth { .. } => "veth",
+                LinkKind::Other { name } => name,
+            };
+            Some(format!("this kernel has no {kind} driver (modprobe {kind})"))
+        }
+        (libc::EXFULL, Some(Object::Link(_))) => Some("a bridge has at most 1023 ports".into()),
+        _ => None,
+    }
+}

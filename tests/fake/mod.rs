@@ -1,0 +1,450 @@
+//! A kernel made of a map. It knows what the real one refuses (adding what exists, deleting or changing what is absent,
+//! a route by a device that is down, a name twice in a namespace) and what it does on its own (routes go when their
+//! device goes down, addresses with their device), and refuses everything else that a step could get wrong: a value
+//! before that is not the present one, a link that is born up.
+
+#![allow(unreachable_pub)] // a module of a test is private to it
+
+use netrec::kernel::{Backend, ReadError, StepError};
+use netrec::state::firewall::{ElementData, Expr, SetData, Verdict};
+use netrec::state::{
+    Address, BridgePort, Entry, Facts, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, Route, Scope,
+    Standing, State, Step,
+};
+
+/// The kernel.
+#[derive(Clone, Debug, Default)]
+pub struct Fake {
+    pub facts: Facts,
+    pub state: State,
+    pub writes: u64,
+    /// The number of the step (from 1) that fails, and how many fail from there on.
+    pub fail: Option<(u64, u64)>,
+    /// A ruleset change by somebody else happens before this many firewall transactions.
+    pub races: u32,
+}
+
+type Refusal = Result<(), String>;
+
+fn refuse(condition: bool, why: impl FnOnce() -> String) -> Refusal {
+    if condition { Err(why()) } else { Ok(()) }
+}
+
+impl Fake {
+    fn get(&self, key: &Key) -> Option<&Entry> {
+        self.state.get(key)
+    }
+
+    /// The link that has this end, with the end's up.
+    fn end(&self, netns: &Netns, name: InterfaceName) -> Option<(Key, bool)> {
+        self.state.iter().find_map(|(key, entry)| {
+            let (Key::Link { netns: n, name: own }, Object::Link(link)) = (key, &entry.object) else { return None };
+            if n == netns && *own == name {
+                return Some((key.clone(), link.device.up));
+            }
+            match &link.kind {
+                LinkKind::Veth { peer } if peer.netns == *netns && peer.name == name => {
+                    Some((key.clone(), peer.device.up))
+                }
+                _ => None,
+            }
+        })
+    }
+
+    fn ends(key: &Key, entry: &Entry) -> Vec<(Netns, InterfaceName, bool)> {
+        let (Key::Link { netns, name }, Object::Link(link)) = (key, &entry.object) else { return Vec::new() };
+        let mut ends = vec![(netns.clone(), *name, link.device.up)];
+        if let LinkKind::Veth { peer } = &link.kind {
+            ends.push((peer.netns.clone(), peer.name, peer.device.up));
+        }
+        ends
+    }
+
+    fn drop_where(&mut self, gone: impl Fn(&Key, &Entry) -> bool) {
+        let keys: Vec<Key> = self.state.iter().filter(|(k, e)| gone(k, e)).map(|(k, _)| k.clone()).collect();
+        for key in keys {
+            self.state.remove(&key);
+        }
+    }
+
+    /// What the kernel does when an end goes down: its routes go.
+    fn went_down(&mut self, netns: &Netns, name: InterfaceName) {
+        self.drop_where(|k, e| {
+            matches!((k, &e.object), (Key::Route { netns: n, .. }, Object::Route(Route { dev: Some(d), .. })) if n == netns && *d == name)
+        });
+    }
+
+    fn went_away(&mut self, netns: &Netns, name: InterfaceName) {
+        self.went_down(netns, name);
+        let conf = format!("/conf/{name}/");
+        self.drop_where(|k, _| match k {
+            Key::Address { netns: n, link, .. } => n == netns && *link == name,
+            Key::Sysctl { netns: n, path } => n == netns && path.contains(&conf),
+            _ => false,
+        });
+        if netns.is_host() {
+            let orphans: Vec<(Key, Entry)> = self
+                .state
+                .iter()
+                .filter(|(_, e)| matches!(&e.object, Object::Link(l) if l.master == Some(name)))
+                .map(|(k, e)| (k.clone(), e.clone()))
+                .collect();
+            for (key, mut entry) in orphans {
+                if let Object::Link(link) = &mut entry.object {
+                    (link.master, link.port) = (None, None);
+                }
+                self.state.insert(key, entry);
+            }
+        }
+    }
+
+    fn renamed(&mut self, netns: &Netns, old: InterfaceName, new: InterfaceName) {
+        let all: Vec<(Key, Entry)> = std::mem::take(&mut self.state).into_iter().collect();
+        for (mut key, mut entry) in all {
+            match (&mut key, &mut entry.object) {
+                (Key::Address { netns: n, link, .. }, _) if n == netns && *link == old => *link = new,
+                (Key::Route { netns: n, .. }, Object::Route(Route { dev: Some(dev), .. }))
+                    if n == netns && *dev == old =>
+                {
+                    *dev = new;
+                }
+                (Key::Sysctl { netns: n, path }, _) if n == netns => {
+                    *path = path.replace(&format!("/conf/{old}/"), &format!("/conf/{new}/")).into();
+                }
+                _ => {}
+            }
+            self.state.insert(key, entry);
+        }
+    }
+
+    fn step(&mut self, step: &Step) -> Refusal {
+        let Step { key, before, after } = step;
+        let present = self.get(key).cloned();
+        // A route may be replaced by one that takes its place; only that may name a value that is no longer there.
+        if !matches!(key, Key::Route { .. } | Key::Sysctl { .. }) {
+            refuse(present != *before, || {
+                format!("{key}: the step's value before {before:?} is not the present {present:?}")
+            })?;
+        }
+        refuse(present.as_ref().is_some_and(|e| !e.standing.is_ours()), || format!("{key} is foreign"))?;
+        match (before, after) {
+            (_, Some(after)) => self.put(key, present.as_ref(), after),
+            (Some(before), None) => self.take(key, before),
+            (None, None) => Err(format!("{key}: an empty step")),
+        }
+    }
+
+    fn put(&mut self, key: &Key, present: Option<&Entry>, after: &Entry) -> Refusal {
+        match (key, &after.object) {
+            (Key::Link { .. }, Object::Link(link)) => return self.put_link(key, present, link, after),
+            (Key::Address { netns, link, ip }, Object::Address(Address { .. })) => {
+                refuse(present.is_some(), || format!("{key} exists"))?;
+                refuse(self.end(netns, *link).is_none(), || format!("{key}: no such device"))?;
+                let _ = ip;
+            }
+            (Key::Route { netns, .. }, Object::Route(Route { via, dev: Some(dev), .. })) => {
+                let up = self.end(netns, *dev).ok_or_else(|| format!("{key}: no device {dev}"))?.1;
+                refuse(!up, || format!("{key}: {dev} is down"))?;
+                let reachable = via.is_none_or(|via| {
+                    self.state.iter().any(|(k, _)| {
+                        matches!(k, Key::Address { netns: n, link, ip } if n == netns && link == dev && ip.contains(via))
+                    })
+                });
+                refuse(!reachable, || format!("{key}: network of {via:?} is unreachable"))?;
+            }
+            (Key::Sysctl { netns, path }, _) => {
+                if let Some(name) = path.split_once("/conf/").and_then(|(_, rest)| rest.split('/').next()) {
+                    let known = name == "all" || name.parse().is_ok_and(|name| self.end(netns, name).is_some());
+                    refuse(!known, || format!("{key}: no such file"))?;
+                }
+            }
+            (Key::Netns { .. }, Object::Netns(_)) => {}
+            _ => return Err(format!("{key}: {after:?} is no such thing")),
+        }
+        if !netns_of(key).is_host() {
+            let there = self.get(&Key::Netns { netns: netns_of(key).clone() }).is_some();
+            refuse(!there && !matches!(key, Key::Netns { .. }), || format!("{key}: no such namespace"))?;
+        }
+        let mut entry = after.clone();
+        // Only marked kinds remember whose they are; the reader gives the others their link's.
+        if !key.kind().is_marked() {
+            entry.owners.clear();
+        }
+        entry.owners.truncate(1);
+        self.state.insert(key.clone(), entry);
+        Ok(())
+    }
+
+    fn put_link(&mut self, key: &Key, present: Option<&Entry>, link: &Link, after: &Entry) -> Refusal {
+        if let Some(master) = link.master {
+            let there = matches!(
+                self.get(&Key::Link { netns: Netns::HOST, name: master }).map(|e| &e.object),
+                Some(Object::Link(Link { kind: LinkKind::Bridge { .. }, .. }))
+            );
+            refuse(!there, || format!("{key}: no bridge {master}"))?;
+        }
+        match present {
+            None => {
+                refuse(!after.owners.is_empty(), || format!("{key}: no alias in the creating message"))?;
+                refuse(link.device.up || !link.device.link_local, || {
+                    format!("{key}: is born up or without link-local")
+                })?;
+                refuse(link.port.is_some_and(|p| p != BridgePort::default()), || {
+                    format!("{key}: is born with port flags")
+                })?;
+                for (netns, name, up) in Self::ends(key, after) {
+                    refuse(self.end(&netns, name).is_some(), || format!("{key}: {name} exists in {netns}"))?;
+                    refuse(up, || format!("{key}: end {name} is born up"))?;
+                    let there = netns.is_host() || self.get(&Key::Netns { netns: netns.clone() }).is_some();
+                    refuse(!there, || format!("{key}: no namespace {netns}"))?;
+                }
+                self.state.insert(key.clone(), after.clone());
+            }
+            Some(present) => {
+                let (old, new) = (Self::ends(key, present), Self::ends(key, after));
+                refuse(old.len() != new.len(), || format!("{key}: another kind"))?;
+                for ((netns, old, was_up), (new_netns, new, up)) in old.into_iter().zip(new) {
+                    refuse(netns != new_netns, || format!("{key}: another namespace"))?;
+                    if old != new {
+                        refuse(self.end(&netns, new).is_some(), || format!("{key}: {new} exists in {netns}"))?;
+                        self.renamed(&netns, old, new);
+                    }
+                    if was_up && !up {
+                        self.went_down(&netns, new);
+                    }
+                }
+                let mut entry = after.clone();
+                entry.owners.truncate(1);
+                self.state.insert(key.clone(), entry);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, key: &Key, before: &Entry) -> Refusal {
+        refuse(self.get(key).is_none(), || format!("{key} does not exist"))?;
+        match key {
+            Key::Link { .. } => {
+                for (netns, name, _) in Self::ends(key, before) {
+                    self.went_away(&netns, name);
+                }
+            }
+            Key::Netns { netns } => {
+                let inside = self.state.iter().any(|(k, e)| Self::ends(k, e).iter().any(|(n, _, _)| n == netns));
+                refuse(inside, || format!("{key}: a link's end is still inside"))?;
+                let netns = netns.clone();
+                self.drop_where(|k, _| *netns_of(k) == netns);
+            }
+            _ => {}
+        }
+        self.state.remove(key);
+        Ok(())
+    }
+
+    /// One transaction: the whole table is checked at its end.
+    fn firewall(&mut self, steps: &[&Step]) -> Refusal {
+        if self.races > 0 {
+            self.races -= 1;
+            return Err("85".into());
+        }
+        let mut next = self.state.clone();
+        for Step { key, before, after } in steps {
+            refuse(next.get(key) != before.as_ref(), || format!("{key}: {before:?} is not {:?}", next.get(key)))?;
+            match after {
+                Some(after) => {
+                    let mut entry = after.clone();
+                    entry.owners.truncate(1);
+                    next.insert(key.clone(), entry);
+                }
+                None => drop(next.remove(key)),
+            }
+        }
+        if next.get(&Key::Table).is_none() {
+            // The table takes all with it.
+            next = next.into_iter().filter(|(k, _)| !k.kind().is_firewall()).collect();
+        }
+        let orphans: Vec<Key> = next
+            .iter()
+            .filter(
+                |(k, _)| matches!(k, Key::Element { set, .. } if next.get(&Key::Set { name: set.clone() }).is_none()),
+            )
+            .map(|(k, _)| k.clone())
+            .collect();
+        for key in orphans {
+            refuse(steps.iter().any(|s| s.key == key && s.after.is_some()), || format!("{key}: no set"))?;
+            next.remove(&key);
+        }
+        for (key, entry) in &next {
+            check_references(&next, key, &entry.object)?;
+        }
+        self.state = next;
+        Ok(())
+    }
+}
+
+fn check_references(table: &State, key: &Key, object: &Object) -> Refusal {
+    let chain = |verdict: &Verdict| match verdict {
+        Verdict::Jump(name) | Verdict::Goto(name) => {
+            refuse(table.get(&Key::Chain { name: name.clone() }).is_none(), || format!("{key}: no chain {name}"))
+        }
+        _ => Ok(()),
+    };
+    let set =
+        |name: &std::sync::Arc<str>, map: bool| match table.get(&Key::Set { name: name.clone() }).map(|e| &e.object) {
+            Some(Object::Set(set)) => {
+                refuse(set.data.is_some() != map, || format!("{key}: {name} is the wrong kind of set"))
+            }
+            _ => Err(format!("{key}: no set {name}")),
+        };
+    match object {
+        Object::Element(e) => {
+            let Key::Element { set: name, .. } = key else { return Err(format!("{key}: an element with another key")) };
+            let of = match table.get(&Key::Set { name: name.clone() }).map(|e| &e.object) {
+                Some(Object::Set(set)) => set.data.clone(),
+                _ => return Err(format!("{key}: no set")),
+            };
+            match (&e.data, of) {
+                (None, None) | (Some(ElementData::Values(_)), Some(SetData::Values(_))) => Ok(()),
+                (Some(ElementData::Verdict(v)), Some(SetData::Verdict)) => chain(v),
+                _ => Err(format!("{key}: the wrong data for its set")),
+            }
+        }
+        Object::Chain(c) => c.rules.iter().flat_map(|r| &r.0).try_for_each(|expr| match expr {
+            Expr::Verdict(v) => chain(v),
+            Expr::InSet { set: name, .. } => set(name, false),
+            Expr::Vmap { map, .. } | Expr::DnatMap { map, .. } => set(map, true),
+            _ => Ok(()),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn netns_of(key: &Key) -> &Netns {
+    match key {
+        Key::Netns { netns } => netns,
+        key => key.netns(),
+    }
+}
+
+impl Backend for Fake {
+    fn facts(&mut self) -> Result<Facts, ReadError> {
+        Ok(self.facts.clone())
+    }
+
+    fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {
+        let owner_of = |netns: &Netns, name: InterfaceName| -> Vec<Owner> {
+            let link = self.end(netns, name).and_then(|(key, _)| self.get(&key));
+            link.map(|e| e.owners.clone()).unwrap_or_default()
+        };
+        Ok(self
+            .state
+            .iter()
+            .filter(|(key, _)| match key {
+                Key::Sysctl { netns, path } => scope.sysctls.get(netns).is_some_and(|paths| paths.contains(path)),
+                _ => true,
+            })
+            .map(|(key, entry)| {
+                let mut entry = entry.clone();
+                match (key, &entry.object) {
+                    (Key::Address { netns, link, .. }, _) => entry.owners = owner_of(netns, *link),
+                    (Key::Route { netns, .. }, Object::Route(Route { dev: Some(dev), .. })) => {
+                        entry.owners = owner_of(netns, *dev);
+                    }
+                    _ => {}
+                }
+                (key.clone(), entry)
+            })
+            .collect())
+    }
+
+    fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
+        let mut results = Vec::new();
+        let firewall: Vec<&Step> = steps.iter().filter(|s| s.key.kind().is_firewall()).collect();
+        let transaction = if firewall.is_empty() {
+            Ok(())
+        } else {
+            self.writes += 1;
+            if self.fails() { Err("injected".to_owned()) } else { self.firewall(&firewall) }
+        };
+        for step in steps {
+            let result = if step.key.kind().is_firewall() {
+                transaction.clone()
+            } else {
+                self.writes += 1;
+                if self.fails() { Err("injected".to_owned()) } else { self.step(step) }
+            };
+            results.push(result.map_err(|message| StepError { errno: message.parse().unwrap_or(1), message }));
+        }
+        results
+    }
+
+    fn writes(&self) -> u64 {
+        self.writes
+    }
+}
+
+impl Fake {
+    fn fails(&self) -> bool {
+        self.fail.is_some_and(|(first, count)| self.writes >= first && self.writes < first + count)
+    }
+
+    /// Somebody removes an object.
+    pub fn remove_by_hand(&mut self, key: &Key) {
+        match self.state.get(key).cloned() {
+            Some(_) if key.kind().is_firewall() => {
+                // Without the table nothing of it is left; else what refers to it goes first.
+                let name = match key {
+                    Key::Set { name } | Key::Chain { name } => Some(name.clone()),
+                    _ => None,
+                };
+                self.drop_where(|k, e| match (k, &e.object) {
+                    _ if *key == Key::Table => k.kind().is_firewall(),
+                    (Key::Element { set, .. }, _) if Some(set) == name.as_ref() => true,
+                    (_, object) => k == key || name.as_ref().is_some_and(|name| mentions(object, name)),
+                });
+            }
+            Some(entry) => {
+                if matches!(key, Key::Netns { .. }) {
+                    let inside: Vec<Key> = self
+                        .state
+                        .iter()
+                        .filter(|(k, e)| Self::ends(k, e).iter().any(|(n, _, _)| n == netns_of(key)))
+                        .map(|(k, _)| k.clone())
+                        .collect();
+                    for link in inside {
+                        self.remove_by_hand(&link);
+                    }
+                }
+                let _ = self.take(key, &entry);
+            }
+            None => {}
+        }
+    }
+
+    /// Somebody changes an object, as far as the kernel lets them.
+    pub fn change_by_hand(&mut self, key: &Key, before: &Entry, after: &Entry) {
+        let step = Step::new(key.clone(), Some(before.clone()), Some(after.clone()));
+        let _ = if key.kind().is_firewall() { self.firewall(&[&step]) } else { self.step(&step) };
+    }
+
+    /// A foreign object of this key.
+    pub fn foreign(&mut self, key: Key, object: Object, why: &str) {
+        self.state.insert(key, Entry { object, owners: Vec::new(), standing: Standing::Foreign(why.into()) });
+    }
+}
+
+/// Whether an object refers to a set or chain of this name.
+fn mentions(object: &Object, name: &str) -> bool {
+    match object {
+        Object::Element(e) => {
+            matches!(&e.data, Some(ElementData::Verdict(Verdict::Jump(n) | Verdict::Goto(n))) if **n == *name)
+        }
+        Object::Chain(c) => c.rules.iter().flat_map(|r| &r.0).any(|expr| match expr {
+            Expr::Verdict(Verdict::Jump(n) | Verdict::Goto(n)) => **n == *name,
+            Expr::InSet { set, .. } => **set == *name,
+            Expr::Vmap { map, .. } | Expr::DnatMap { map, .. } => **map == *name,
+            _ => false,
+        }),
+        _ => false,
+    }
+}

@@ -1,0 +1,266 @@
+//! For any file, any file before it and any drift in between: apply makes the difference empty, every step is legal, a
+//! failure at any step puts back what there was, and destroy leaves nothing.
+
+mod fake;
+
+use std::fmt::Write;
+
+use fake::Fake;
+use netrec::config::{Config, Source, Sources, parse};
+use netrec::kernel::Backend;
+use netrec::plan::diff;
+use netrec::reconcile::{Undo, apply, prepare, prepare_destroy};
+use netrec::state::firewall::{Expr, Rule, Verdict};
+use netrec::state::{Entry, Facts, Key, Link, LinkKind, Object, Scope, State, facts};
+
+/// xorshift64*, so that a failure can be had again by its seed.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+        usize::try_from(high).unwrap() % n
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// A valid file. Names come from a small pool, so that two files share some and differ in others.
+fn file(random: &mut Random) -> String {
+    let mut text = String::new();
+    let networks: Vec<usize> = (0..4).filter(|_| !random.one_in(3)).collect();
+    for n in &networks {
+        let v4 = format!("\"10.{}.0.0/24\"", 20 + n + 10 * random.below(2));
+        let v6 = format!("\"fd{}::/64\"", 20 + n);
+        let subnet = match random.below(3) {
+            0 => v4,
+            1 => format!("{v4}, {v6}"),
+            _ => v6,
+        };
+        writeln!(text, "[networks.n{n}]\nsubnet = [{subnet}]").unwrap();
+        if random.one_in(4) {
+            writeln!(text, "gateway = false").unwrap();
+        }
+        if random.one_in(4) {
+            writeln!(text, "mtu = {}", 1400 + random.below(100)).unwrap();
+        }
+        if random.one_in(4) {
+            writeln!(text, "bridge = \"br{}\"", n + 10 * random.below(2)).unwrap();
+        }
+    }
+    for c in 0..5 {
+        if random.one_in(3) {
+            continue;
+        }
+        writeln!(text, "[containers.c{c}]").unwrap();
+        if random.one_in(5) {
+            writeln!(text, "netns = \"other{}\"", c * 10 + random.below(2)).unwrap();
+        }
+        let mut mine: Vec<usize> = networks.iter().copied().filter(|_| !random.one_in(2)).collect();
+        if random.one_in(2) {
+            mine.reverse();
+        }
+        let list: Vec<String> = mine.iter().map(|n| format!("n{n}")).collect();
+        if !list.is_empty() && random.one_in(2) {
+            writeln!(text, "ports = [\"{}:80\", \"127.0.0.1:{}:53/udp\"]", 8000 + c + 10 * random.below(3), 9000 + c)
+                .unwrap();
+        }
+        if random.one_in(4) {
+            writeln!(text, "sysctl = {{ \"net.ipv4.ip_default_ttl\" = {} }}", 60 + random.below(5)).unwrap();
+        }
+        if random.one_in(3) {
+            for (i, n) in list.iter().enumerate() {
+                writeln!(text, "[containers.c{c}.networks.{n}]\ninterface = \"if{}\"", (i + random.below(2)) * 2 + i)
+                    .unwrap();
+            }
+        } else {
+            writeln!(text, "networks = {list:?}").unwrap();
+        }
+    }
+    text
+}
+
+fn config(text: &str) -> Option<Config> {
+    let source = Source { name: "test.toml".into(), text: text.to_owned() };
+    // A port of a family that no network of the container has is refused; such a draw is no file.
+    parse(Sources(vec![source])).ok()
+}
+
+fn host(random: &mut Random) -> Fake {
+    let mut host = Fake::default();
+    host.facts.host = "host".into();
+    for path in [facts::IPV4_FORWARDING, facts::IPV6_FORWARDING, facts::BRIDGE_NF_IPV4] {
+        host.facts.sysctls.insert(path.into(), random.below(2).to_string());
+    }
+    host
+}
+
+/// Something happens to live state that netrec did not do.
+fn drift(host: &mut Fake, random: &mut Random) {
+    for _ in 0..random.below(6) {
+        let keys: Vec<Key> = host.state.iter().map(|(k, _)| k.clone()).collect();
+        if keys.is_empty() {
+            return;
+        }
+        let key = keys[random.below(keys.len())].clone();
+        let Some(entry) = host.state.get(&key).cloned() else { continue };
+        let mut changed = entry.clone();
+        match &mut changed.object {
+            Object::Link(Link { device, kind, master, port, .. }) => match random.below(6) {
+                0 => device.mtu += 1,
+                1 => (*master, *port) = (None, None),
+                2 => changed.owners.clear(),
+                3 => device.up = false,
+                4 => {
+                    if let LinkKind::Veth { peer } = kind {
+                        peer.device.link_local = !peer.device.link_local;
+                    }
+                }
+                _ => {
+                    if let LinkKind::Veth { peer } = kind {
+                        peer.name = format!("by-hand{}", random.below(2)).parse().unwrap();
+                    }
+                }
+            },
+            Object::Chain(chain) => {
+                if random.one_in(2) {
+                    chain.rules.insert(0, Rule(vec![Expr::Verdict(Verdict::Drop)]));
+                } else {
+                    chain.rules.pop();
+                }
+            }
+            Object::Netns(netns) => netns.lo_up = false,
+            Object::Sysctl(sysctl) => sysctl.value = "7".into(),
+            _ => {
+                host.remove_by_hand(&key);
+                continue;
+            }
+        }
+        if random.one_in(3) {
+            host.remove_by_hand(&key);
+        } else {
+            host.change_by_hand(&key, &entry, &changed);
+        }
+    }
+}
+
+/// The objects that matter: parameters stay when they are no longer wanted.
+fn without_sysctls(state: &State) -> State {
+    state.iter().filter(|(k, _)| !matches!(k, Key::Sysctl { .. })).map(|(k, e)| (k.clone(), e.clone())).collect()
+}
+
+fn converge(host: &mut Fake, config: &Config, seed: u64) {
+    let prepared = prepare(host, config, None).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    apply(host, &prepared, &mut |_, _| {}).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", prepared.plan.to_text()));
+    let again = prepare(host, config, None).unwrap();
+    assert_eq!(again.plan.actions, [], "seed {seed}: the second plan is not empty:\n{}", again.plan.to_text());
+    let writes = host.writes();
+    apply(host, &again, &mut |_, _| {}).unwrap();
+    assert_eq!(host.writes(), writes, "seed {seed}: the second apply writes");
+}
+
+/// Two files that are valid.
+fn files(random: &mut Random) -> (Config, Config) {
+    let mut next = || loop {
+        if let Some(config) = config(&file(random)) {
+            return config;
+        }
+    };
+    (next(), next())
+}
+
+#[test]
+fn any_file_after_any_other_and_any_drift_converges_and_leaves_nothing() {
+    for seed in 0..3000 {
+        let mut random = Random::new(seed);
+        let (first, second) = files(&mut random);
+        let mut host = host(&mut random);
+        converge(&mut host, &first, seed);
+        drift(&mut host, &mut random);
+        converge(&mut host, &second, seed);
+        drift(&mut host, &mut random);
+        let prepared = prepare_destroy(&mut host, None).unwrap();
+        apply(&mut host, &prepared, &mut |_, _| {})
+            .unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", prepared.plan.to_text()));
+        assert_eq!(without_sysctls(&host.state).len(), 0, "seed {seed}: left: {:#?}", host.state);
+    }
+}
+
+#[test]
+fn a_failure_at_any_step_puts_back_what_there_was() {
+    let (mut runs, mut last) = (0, 0);
+    for seed in 0..60 {
+        let mut random = Random::new(seed);
+        let (first, second) = files(&mut random);
+        let mut host = host(&mut random);
+        converge(&mut host, &first, seed);
+        drift(&mut host, &mut random);
+        host.writes = 0;
+        for n in 1.. {
+            let mut host = host.clone();
+            let before = host.clone();
+            // Every third time the way back fails once, too.
+            host.fail = Some((n, if n % 3 == 0 { 2 } else { 1 }));
+            let prepared = prepare(&mut host, &second, None).unwrap();
+            let result = apply(&mut host, &prepared, &mut |_, _| {});
+            let Err(error) = result else {
+                assert!(host.writes() < n, "seed {seed}: step {n} failed and nobody said so");
+                last = n - 1;
+                break;
+            };
+            assert!(matches!(error.undo, Undo::Done), "seed {seed}, step {n}: {error}\n{}", prepared.plan.to_text());
+            // Parameters that were not wanted before keep what they got; the rest is as it was.
+            let scope = Scope::of(&prepared.desired);
+            let (was, is) =
+                (without_sysctls(&before.clone().live(&scope).unwrap()), without_sysctls(&host.live(&scope).unwrap()));
+            let difference = diff(&was, &is).actions;
+            assert_eq!(difference, [], "seed {seed}, step {n}: not as before");
+            runs += 1;
+        }
+        assert!(last < 10_000);
+    }
+    assert!(runs > 1000, "only {runs} failures were tried");
+}
+
+#[test]
+fn a_ruleset_changed_by_others_between_reading_and_writing_is_no_failure() {
+    let mut random = Random::new(1);
+    let mut host = host(&mut random);
+    host.races = 3;
+    let text = "[networks.a]\nsubnet = \"10.1.0.0/24\"\n[containers.c]\nnetworks = [\"a\"]\nports = [\"80:80\"]\n";
+    converge(&mut host, &config(text).unwrap(), 1);
+    assert_eq!(host.races, 0);
+}
+
+#[test]
+fn a_foreign_object_in_the_way_is_an_error_and_nothing_is_written() {
+    let text = "[networks.a]\nsubnet = \"10.1.0.0/24\"\n[containers.c]\nnetworks = [\"a\"]\n";
+    let config = config(text).unwrap();
+    let mut wanted = Fake { facts: Facts::default(), ..Fake::default() };
+    wanted.facts.sysctls.insert(facts::IPV4_FORWARDING.into(), "1".into());
+    converge(&mut wanted, &config, 0);
+    for (key, Entry { object, .. }) in &wanted.state {
+        // An equal address or route serves as it is; the firewall table is netrec's by its name.
+        let may_be_foreign = matches!(key, Key::Link { .. } | Key::Netns { .. });
+        if !may_be_foreign {
+            continue;
+        }
+        let mut host = Fake { facts: wanted.facts.clone(), ..Fake::default() };
+        host.foreign(key.clone(), object.clone(), "group 0");
+        let error = prepare(&mut host, &config, None).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{key} exists and is not netrec's (group 0), but ")), "{error}");
+        for way in ["rename: ", "adopt: ", "remove: "] {
+            assert!(error.contains(way), "{error}");
+        }
+        assert_eq!(host.writes(), 0);
+    }
+}
