@@ -91,10 +91,11 @@ impl Machine {
         let start = Instant::now();
         let events = Events::of(self);
         loop {
+            // Looked for first: when they end, events follow.
             assert!(start.elapsed() < SETTLE_LIMIT, "no rest within {SETTLE_LIMIT:?}: {:?}", events.take());
-            let silent = !events.wait(SILENCE);
+            let waits = self.has_tentative();
             events.take();
-            if silent && !self.has_tentative() {
+            if !waits && !events.wait(SILENCE) {
                 return events;
             }
         }

@@ -117,6 +117,8 @@ impl Machine {
         let made = Command::new("ip").args(add).output().expect("ip (iproute2) is needed for the lab");
         assert!(made.status.success(), "ip {}: {}", add.join(" "), String::from_utf8_lossy(&made.stderr));
         for (machine, link) in [(self, here), (other, there)] {
+            // Nobody else can have their link-local addresses, so they need not wait for that to be found out.
+            machine.set_sysctl(&format!("net/ipv6/conf/{link}/accept_dad"), "0");
             machine.run(["ip", "link", "set", link, "up"]);
         }
     }
@@ -138,6 +140,17 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) {
         assert!(start.elapsed() < Duration::from_secs(30), "not within half a minute: {what}");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Asserts that two lists hold the same lines, in whatever order.
+pub fn assert_same<A: ToString, B: ToString>(what: &str, wanted: &[A], got: &[B]) {
+    fn sorted<T: ToString>(list: &[T]) -> String {
+        let mut lines: Vec<String> = list.iter().map(|l| l.to_string() + "\n").collect();
+        lines.sort();
+        lines.concat()
+    }
+    let wrong = difference(&sorted(wanted), &sorted(got));
+    assert!(wrong.is_empty(), "{what}: expected (-) and got (+):\n{wrong}");
 }
 
 /// Compares two texts; the lines that differ, marked `-` and `+`. Empty when there are none.

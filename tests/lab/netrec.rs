@@ -76,7 +76,8 @@ impl Machine {
 
     fn json(&self, toml: &str, args: &[&str]) -> Plan {
         let output = self.try_netrec(toml, args);
-        assert_eq!(output.status, 0, "netrec {}:\n{}{}", args.join(" "), output.stderr, output.stdout);
+        let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
+        assert_eq!(output.status, 0, "netrec {}:\n{said}", args.join(" "));
         let json = serde_json::from_str(&output.stdout);
         Plan { json: json.unwrap_or_else(|e| panic!("netrec {}: {e}:\n{}", args.join(" "), output.stdout)) }
     }

@@ -13,10 +13,10 @@ use super::{difference, volatile};
 const COMMANDS: &[(&str, &[&str])] = &[
     ("link", &["ip", "-j", "-d", "link"]),
     ("address", &["ip", "-j", "addr"]),
-    ("route", &["ip", "-j", "route", "show", "table", "all"]),
+    ("route", &["ip", "-4", "-j", "route", "show", "table", "all"]),
     ("route", &["ip", "-6", "-j", "route", "show", "table", "all"]),
     ("neighbour", &["ip", "-j", "neigh", "show", "nud", "all"]),
-    ("rule", &["ip", "-j", "rule"]),
+    ("rule", &["ip", "-4", "-j", "rule"]),
     ("rule", &["ip", "-6", "-j", "rule"]),
     ("fdb", &["bridge", "-j", "fdb"]),
     ("qdisc", &["tc", "-j", "qdisc"]),
@@ -40,9 +40,11 @@ impl Snapshot {
                 some => serde_json::from_str(some).unwrap_or_else(|e| panic!("{}: {e}: {some}", command.join(" "))),
             };
             let mut some = objects(section, json);
-            if *section != "nft" {
-                some.sort(); // the order of rules means something, that of all else does not
-            }
+            // The order of chains and rules means something, that of all else does not.
+            some.sort_by(|a, b| {
+                let ordered = |o: &str| *section == "nft" && ["{\"chain", "{\"rule"].iter().any(|k| o.starts_with(k));
+                (ordered(a), if ordered(a) { "" } else { a }).cmp(&(ordered(b), if ordered(b) { "" } else { b }))
+            });
             lines.extend(some.into_iter().map(|o| format!("{section} {o}")));
         }
         lines.extend(space.enter(|| sysctls(Path::new("/proc/sys/net"))));

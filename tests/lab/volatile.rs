@@ -51,6 +51,7 @@ pub(super) fn is_passing(section: &str, object: &Value) -> Option<&'static str> 
             Some("found by ARP or NDP; its NUD state changes by itself")
         }
         "fdb" if !has_state(&["permanent", "static"]) && !has_flag("extern_learn") => Some("learned from a frame"),
+        "route" if object["type"] == "anycast" => Some("a router's; not made where the carrier came after the address"),
         "route" if has_flag("cached") => Some("learned from an ICMP message"),
         _ => None,
     }
