@@ -96,6 +96,12 @@ impl Fate {
                 let link = *self.renamed.get(&(netns.clone(), *link))?;
                 Some(Key::Address { netns: netns.clone(), link, ip: *ip })
             }
+            Key::Sysctl { netns, path } => {
+                let device = device_of(path)?;
+                let new = self.renamed.get(&(netns.clone(), device))?;
+                let path = path.replacen(&format!("/conf/{device}/"), &format!("/conf/{new}/"), 1);
+                Some(Key::Sysctl { netns: netns.clone(), path: path.into() })
+            }
             // The key does not name the device, the route does.
             Key::Route { .. } if !self.renamed.is_empty() => Some(key.clone()),
             _ => None,
@@ -127,8 +133,7 @@ impl Fate {
             }
             (Key::Route { netns, .. }, _) => self.emptied.contains(netns),
             (Key::Sysctl { netns, path }, _) => {
-                let device = path.split_once("/conf/").and_then(|(_, rest)| rest.split('/').next()?.parse().ok());
-                device.is_some_and(|device| self.lost.contains(&(netns.clone(), device)))
+                device_of(path).is_some_and(|device| self.lost.contains(&(netns.clone(), device)))
             }
         }
     }
@@ -145,6 +150,11 @@ impl Fate {
         }
         Some(entry)
     }
+}
+
+/// The device that a parameter belongs to: `eth0` of `net/ipv6/conf/eth0/accept_ra`.
+fn device_of(path: &str) -> Option<InterfaceName> {
+    path.split_once("/conf/")?.1.split('/').next()?.parse().ok()
 }
 
 /// The far end of a link that has one.

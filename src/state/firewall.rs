@@ -132,8 +132,8 @@ pub enum SetData {
 }
 
 impl fmt::Display for Set {
+    /// As after `type` in nft's syntax.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("type ")?;
         join(f, &self.key, " . ")?;
         match &self.data {
             None => Ok(()),

@@ -121,7 +121,8 @@ impl Fake {
         let Step { key, before, after } = step;
         let present = self.get(key).cloned();
         // A route may be replaced by one that takes its place; only that may name a value that is no longer there.
-        if !matches!(key, Key::Route { .. } | Key::Sysctl { .. }) {
+        // And what goes may have lost its bridge in the same phase.
+        if !matches!(key, Key::Route { .. } | Key::Sysctl { .. }) && after.is_some() {
             refuse(present != *before, || {
                 format!("{key}: the step's value before {before:?} is not the present {present:?}")
             })?;
@@ -391,17 +392,20 @@ impl Fake {
     /// Somebody removes an object.
     pub fn remove_by_hand(&mut self, key: &Key) {
         match self.state.get(key).cloned() {
+            Some(_) if *key == Key::Table => self.drop_where(|k, _| k.kind().is_firewall()),
             Some(_) if key.kind().is_firewall() => {
-                // Without the table nothing of it is left; else what refers to it goes first.
-                let name = match key {
-                    Key::Set { name } | Key::Chain { name } => Some(name.clone()),
-                    _ => None,
-                };
-                self.drop_where(|k, e| match (k, &e.object) {
-                    _ if *key == Key::Table => k.kind().is_firewall(),
-                    (Key::Element { set, .. }, _) if Some(set) == name.as_ref() => true,
-                    (_, object) => k == key || name.as_ref().is_some_and(|name| mentions(object, name)),
-                });
+                self.state.remove(key);
+                let (Key::Set { name } | Key::Chain { name }) = key else { return };
+                // What refers to it has to go with it.
+                let users: Vec<Key> = self
+                    .state
+                    .iter()
+                    .filter(|(k, e)| matches!(k, Key::Element { set, .. } if set == name) || mentions(&e.object, name))
+                    .map(|(k, _)| k.clone())
+                    .collect();
+                for user in users {
+                    self.remove_by_hand(&user);
+                }
             }
             Some(entry) => {
                 if matches!(key, Key::Netns { .. }) {
