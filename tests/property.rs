@@ -1,6 +1,8 @@
 //! For any file, any file before it and any drift in between: apply makes the difference empty, every step is legal, a
 //! failure at any step puts back what there was, and destroy leaves nothing.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // tests, helpers of tests too
+
 mod fake;
 
 use std::fmt::Write;

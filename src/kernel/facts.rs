@@ -17,7 +17,7 @@ use super::sysctl;
 use crate::state::facts::{
     BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING, Uplink,
 };
-use crate::state::{Facts, InterfaceName, Netns, PROTOCOL};
+use crate::state::{Facts, InterfaceName, Netns};
 
 /// Reads the facts.
 pub(super) fn read(namespaces: &mut Namespaces) -> Result<Facts, ReadError> {
@@ -86,9 +86,9 @@ fn host_addresses(addresses: &[RawAddress], links: &Links, inode: u64) -> Vec<Ho
 fn host_routes(routes: &[RawRoute], links: &Links, inode: u64) -> Vec<HostRoute> {
     let mut found: Vec<_> = routes
         .iter()
-        .filter(|r| r.protocol != PROTOCOL && r.to.prefix() > 0 && !is_local(&r.to) && !r.to.ip().is_multicast())
+        .filter(|r| r.to.prefix() > 0 && !is_local(&r.to) && !r.to.ip().is_multicast())
         .map(|r| (r, r.index.and_then(|index| links.get(&index))))
-        .filter(|(_, link)| !link.is_some_and(|l| l.standing(inode).is_ours()))
+        .filter(|(r, link)| !r.is_ours(*link, inode) && !link.is_some_and(|l| l.standing(inode).is_ours()))
         .map(|(r, link)| HostRoute { to: r.to, dev: link.map(|l| l.name) })
         .collect();
     found.sort_by_key(|r| (r.to, r.dev));

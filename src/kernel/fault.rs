@@ -35,7 +35,7 @@ impl Writes {
     }
 
     /// Called once before every write: counts it, and says with which error number it fails without being carried out.
-    pub fn next(&mut self) -> Result<(), i32> {
+    pub fn admit(&mut self) -> Result<(), i32> {
         self.count += 1;
         #[cfg(feature = "fault-injection")]
         match self.fault {

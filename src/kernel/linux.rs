@@ -5,6 +5,7 @@ use nix::sys::utsname::uname;
 use super::fault::Writes;
 use super::live::read_error;
 use super::netns::Namespaces;
+use super::nftables::Firewall;
 use super::run::Runner;
 use super::{Backend, ReadError, StepError, facts, live};
 use crate::state::{Facts, Scope, State, Step};
@@ -13,6 +14,7 @@ use crate::state::{Facts, Scope, State, Step};
 /// in that namespace.
 pub struct Linux {
     namespaces: Namespaces,
+    firewall: Option<Firewall>,
     writes: Writes,
     live_rename: bool,
 }
@@ -21,7 +23,25 @@ impl Linux {
     /// Opens the host's namespace. Reading it needs no rights; reading other namespaces and writing need root.
     pub fn open() -> Result<Self, ReadError> {
         let namespaces = Namespaces::open().map_err(|refusal| read_error("the host's network namespace", &refusal))?;
-        Ok(Self { namespaces, writes: Writes::new(), live_rename: renames_live() })
+        Ok(Self { namespaces, firewall: None, writes: Writes::new(), live_rename: renames_live() })
+    }
+
+    /// The firewall, opened when it is first needed: facts are read without the rights that it takes.
+    fn firewall(&mut self) -> Result<&mut Firewall, ReadError> {
+        match &mut self.firewall {
+            Some(open) => Ok(open),
+            closed => Ok(closed.insert(Firewall::open()?)),
+        }
+    }
+
+    fn transaction(&mut self, steps: &[Step]) -> Result<(), StepError> {
+        let mut writes = std::mem::take(&mut self.writes);
+        let outcome = match self.firewall() {
+            Ok(firewall) => firewall.run(steps, &mut writes),
+            Err(error) => Err(StepError { errno: 0, message: error.to_string() }),
+        };
+        self.writes = writes;
+        outcome
     }
 
     /// The device and inode number of the host's namespace, which tell it from all others while it lives.
@@ -38,14 +58,26 @@ impl Backend for Linux {
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {
         // A name may stand for another namespace by now, and an open socket would keep a removed one alive.
         self.namespaces.forget();
-        live::read(&mut self.namespaces, scope)
-        // FIREWALL: extend the state by what `Firewall::read` gives.
+        let mut state = live::read(&mut self.namespaces, scope)?;
+        for (key, entry) in self.firewall()?.read()? {
+            state.insert(key, entry);
+        }
+        Ok(state)
     }
 
     fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
-        let Self { namespaces, writes, live_rename } = self;
-        let outcomes = Runner { namespaces, writes, live_rename: *live_rename }.run(steps);
-        // FIREWALL: run the steps with `key.kind().is_firewall()` as one, and give its outcome to each of them.
+        let Self { namespaces, writes, live_rename, .. } = self;
+        let mut outcomes = Runner { namespaces, writes, live_rename: *live_rename }.run(steps);
+        let of_firewall = |step: &&Step| step.key.kind().is_firewall();
+        let transaction: Vec<Step> = steps.iter().filter(of_firewall).cloned().collect();
+        if !transaction.is_empty() {
+            let outcome = self.transaction(&transaction);
+            for (step, slot) in steps.iter().zip(&mut outcomes) {
+                if of_firewall(&step) {
+                    slot.clone_from(&outcome);
+                }
+            }
+        }
         outcomes
     }
 

@@ -18,14 +18,17 @@ use crate::state::{
 /// What was found in one namespace.
 struct Space {
     netns: Netns,
+    /// The number that the host gave to it.
+    nsid: u32,
     links: Vec<RawLink>,
     /// Read only where they are of interest.
     addresses: Vec<RawAddress>,
     routes: Vec<RawRoute>,
 }
 
-/// A veth by the two indices of its ends: the one in a container, and the one in the host.
-type Pairs = HashMap<(u32, u32), Vec<(usize, usize)>>;
+/// The ends of veths in containers, by the number of the namespace and their index in it. Indices alone would not do:
+/// they are small numbers, and two containers can hold ends of one index that lead to the same index of two hosts.
+type FarEnds = HashMap<(u32, u32), Peer>;
 
 /// Reads all that carries netrec's mark, and what the scope asks for.
 pub(super) fn read(namespaces: &mut Namespaces, scope: &Scope) -> Result<State, ReadError> {
@@ -59,7 +62,7 @@ impl Reader<'_> {
         let links = link::dump(socket).map_err(|e| dump_error("links", &Netns::HOST, e))?;
         let addresses = address::dump(socket, None).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
         let routes = route::dump(socket, Some(PROTOCOL)).map_err(|e| dump_error("routes", &Netns::HOST, e))?;
-        Ok(Space { netns: Netns::HOST, links, addresses, routes })
+        Ok(Space { netns: Netns::HOST, nsid: u32::MAX, links, addresses, routes })
     }
 
     /// Adds the parameters that the scope asks for; the thread is in their namespace.
@@ -114,7 +117,8 @@ impl Reader<'_> {
         let (mut socket, sysctls) = inside.map_err(|refusal| read_error(&whose(netns), &refusal))?;
         self.state.extend(sysctls);
         let links = link::dump(&mut socket).map_err(|e| dump_error("links", netns, e))?;
-        let mut space = Space { netns: netns.clone(), links, addresses: Vec::new(), routes: Vec::new() };
+        let nsid = self.namespaces.nsid(handle).map_err(|r| read_error(&whose(netns), &r))?;
+        let mut space = Space { netns: netns.clone(), nsid, links, addresses: Vec::new(), routes: Vec::new() };
         let ours = self.add_namespace(netns, &space.links);
         if ours || self.scope.namespaces.contains(netns) {
             space.addresses = address::dump(&mut socket, None).map_err(|e| dump_error("addresses", netns, e))?;
@@ -143,16 +147,16 @@ impl Reader<'_> {
 
     /// Adds the host's links: netrec's, and foreign ones of wanted names.
     fn add_links(&mut self, host: &Space) -> Result<(), ReadError> {
-        let mut pairs = pairs(&self.spaces);
-        let alone = |l: &&RawLink| l.is_marked() && l.peer_nsid.is_some() && !pairs.contains_key(&ends(l));
-        if host.links.iter().filter(|l| l.kind == RawKind::Veth).any(|l| alone(&l)) {
-            self.read_processes_namespaces()?;
-            pairs = self::pairs(&self.spaces);
+        let mut far_ends = far_ends(&self.spaces);
+        let ours = host.links.iter().filter(|l| l.standing(self.inode).is_ours());
+        if ours.filter_map(far_end_key).any(|key| !far_ends.contains_key(&key)) {
+            self.read_other_namespaces()?;
+            far_ends = self::far_ends(&self.spaces);
         }
         let names: HashMap<u32, &RawLink> = host.links.iter().map(|l| (l.index, l)).collect();
         for raw in &host.links {
             let standing = raw.standing(self.inode);
-            if !raw.is_marked() && !self.scope.host_links.contains(&raw.name) {
+            if !standing.is_ours() && !self.scope.host_links.contains(&raw.name) {
                 continue;
             }
             // A veth with both ends in the host is one link, and this is its far end.
@@ -162,7 +166,7 @@ impl Reader<'_> {
             }
             let kind = match &raw.kind {
                 RawKind::Bridge { stp } => LinkKind::Bridge { stp: *stp },
-                RawKind::Veth if standing.is_ours() => LinkKind::Veth { peer: self.peer(raw, &names, &pairs)? },
+                RawKind::Veth if standing.is_ours() => LinkKind::Veth { peer: peer(raw, &names, &far_ends) },
                 RawKind::Veth => LinkKind::Other { name: "veth".into() },
                 RawKind::Other(name) => LinkKind::Other { name: name.clone() },
             };
@@ -179,48 +183,31 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The other end of a veth of the host's.
-    fn peer(&mut self, raw: &RawLink, host: &HashMap<u32, &RawLink>, pairs: &Pairs) -> Result<Peer, ReadError> {
-        if raw.peer_nsid.is_none() {
-            let other = raw.peer.and_then(|index| host.get(&index));
-            return Ok(other.map_or_else(unknown_peer, |other| peer_of(&Netns::HOST, other)));
-        }
-        let candidates = pairs.get(&ends(raw)).map_or(&[][..], Vec::as_slice);
-        for (space, link) in candidates {
-            let Space { netns, links, .. } = &self.spaces[*space];
-            // Indices are small numbers, so that two containers can hold the same pair of them.
-            if candidates.len() == 1
-                || self.namespaces.nsid(netns).map_err(|r| read_error(&whose(netns), &r))? == raw.peer_nsid
-            {
-                return Ok(peer_of(netns, &links[*link]));
-            }
-        }
-        Ok(unknown_peer())
-    }
-
-    /// Looks for lost ends in the namespaces of processes, such as that of a container whose name was removed.
-    fn read_processes_namespaces(&mut self) -> Result<(), ReadError> {
+    /// Looks for lost ends in the namespaces of other mounts and of processes, such as that of a container whose name was
+    /// removed.
+    fn read_other_namespaces(&mut self) -> Result<(), ReadError> {
         let mut seen: HashSet<Id> = HashSet::from([self.namespaces.host_id()]);
         for space in &self.spaces {
             let handle = Handle::open(&netns::path(&space.netns)).ok().flatten();
             seen.extend(handle.map(|h| h.id));
         }
-        for (id, path) in netns::of_processes() {
+        for (id, path) in netns::everywhere() {
             if seen.insert(id) {
                 // The process may have ended by now.
-                let Some(space) = self.read_process_namespace(&path)? else { continue };
+                let Some(space) = self.read_other_namespace(&path)? else { continue };
                 self.spaces.push(space);
             }
         }
         Ok(())
     }
 
-    fn read_process_namespace(&mut self, path: &Path) -> Result<Option<Space>, ReadError> {
+    fn read_other_namespace(&mut self, path: &Path) -> Result<Option<Space>, ReadError> {
         let Some(handle) = Handle::open(path).ok().flatten() else { return Ok(None) };
         let Ok(Ok(mut socket)) = self.namespaces.visit(&handle, Socket::open) else { return Ok(None) };
         let netns = Netns::new(path.to_string_lossy());
         let links = link::dump(&mut socket).map_err(|e| dump_error("links", &netns, e))?;
-        Ok(Some(Space { netns, links, addresses: Vec::new(), routes: Vec::new() }))
+        let nsid = self.namespaces.nsid(&handle).map_err(|r| read_error(&whose(&netns), &r))?;
+        Ok(Some(Space { netns, nsid, links, addresses: Vec::new(), routes: Vec::new() }))
     }
 
     /// Adds the addresses of netrec's links, all of which are netrec's but those that the kernel makes.
@@ -242,18 +229,19 @@ impl Reader<'_> {
     fn add_routes(&mut self, space: &Space, netns: &Netns) {
         let links: HashMap<u32, &RawLink> = space.links.iter().map(|l| (l.index, l)).collect();
         for raw in &space.routes {
-            let ours = raw.protocol == PROTOCOL;
+            let dev = raw.index.and_then(|index| links.get(&index));
+            let ours = raw.is_ours(dev.copied(), self.inode);
             if !ours && (netns.is_host() || raw.table != RT_TABLE_MAIN || raw.protocol == RTPROT_KERNEL) {
                 continue;
             }
-            let dev = raw.index.and_then(|index| links.get(&index));
             let key = Key::Route { netns: netns.clone(), table: raw.table, to: raw.to, metric: raw.metric };
             // IPv6 lets several routes share a key; one of netrec's is what counts then.
             if !ours && self.state.get(&key).is_some_and(|e| e.standing.is_ours()) {
                 continue;
             }
             let standing = match raw.protocol {
-                PROTOCOL => Standing::Ours,
+                PROTOCOL if ours => Standing::Ours,
+                PROTOCOL => Standing::Foreign(ANOTHER_HOST.into()),
                 other => Standing::Foreign(format!("protocol {}", route::protocol_name(other))),
             };
             let object = Object::Route(Route { via: raw.via, dev: dev.map(|l| l.name), protocol: raw.protocol });
@@ -280,22 +268,26 @@ fn read_sysctls(scope: &Scope, netns: &Netns) -> Result<Vec<(Key, Entry)>, Refus
     Ok(found)
 }
 
-/// The veths of containers.
-fn pairs(spaces: &[Space]) -> Pairs {
-    let mut pairs = Pairs::new();
-    for (i, space) in spaces.iter().enumerate() {
-        for (j, link) in space.links.iter().enumerate() {
-            if let (RawKind::Veth, Some(host_end)) = (&link.kind, link.peer) {
-                pairs.entry((link.index, host_end)).or_default().push((i, j));
-            }
-        }
-    }
-    pairs
+fn far_ends(spaces: &[Space]) -> FarEnds {
+    let veths = |space: &Space| -> Vec<_> {
+        let veths = space.links.iter().filter(|link| link.kind == RawKind::Veth);
+        veths.map(|link| ((space.nsid, link.index), peer_of(&space.netns, link))).collect()
+    };
+    spaces.iter().flat_map(veths).collect()
 }
 
-/// The key of a host's end among the pairs.
-fn ends(host_end: &RawLink) -> (u32, u32) {
-    (host_end.peer.unwrap_or(0), host_end.index)
+/// Where the other end of a veth is, if it is in another namespace.
+fn far_end_key(link: &RawLink) -> Option<(u32, u32)> {
+    if link.kind == RawKind::Veth { Some((link.peer_nsid?, link.peer?)) } else { None }
+}
+
+/// The other end of a veth of the host's.
+fn peer(raw: &RawLink, host: &HashMap<u32, &RawLink>, far_ends: &FarEnds) -> Peer {
+    let there = match far_end_key(raw) {
+        Some(key) => far_ends.get(&key).cloned(),
+        None => raw.peer.and_then(|index| host.get(&index)).map(|other| peer_of(&Netns::HOST, other)),
+    };
+    there.unwrap_or_else(unknown_peer)
 }
 
 fn peer_of(netns: &Netns, link: &RawLink) -> Peer {

@@ -1,10 +1,11 @@
 //! Network namespaces: entering them, the sockets that live in them, making and removing named ones.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -162,14 +163,14 @@ impl Namespaces {
         self.sockets.get_mut(netns).ok_or_else(|| Refusal::new(libc::ENOENT, "no socket"))
     }
 
-    /// The number that the host gave to a namespace, as a veth's `IFLA_LINK_NETNSID` has it.
-    pub(super) fn nsid(&mut self, netns: &Netns) -> Result<Option<u32>, Refusal> {
-        let handle = handle(netns)?;
+    /// The number that the host gave to a namespace, as a veth's `IFLA_LINK_NETNSID` has it; `u32::MAX` where it gave
+    /// none, as it does when the first veth leads there.
+    pub(super) fn nsid(&mut self, handle: &Handle) -> Result<u32, Refusal> {
         let mut message = NsidMessage::default();
         message.attributes.push(NsidAttribute::Fd(handle.file.as_raw_fd().cast_unsigned()));
         // The answer is a `struct rtgenmsg`, padded to 4 bytes, and attributes.
         self.host.get(RouteNetlinkMessage::GetNsId(message), |body| {
-            Some(u32_at(Attributes::new(body.get(4..)?).value(NETNSA_NSID)?, 0))
+            u32_at(Attributes::new(body.get(4..)?).value(NETNSA_NSID)?, 0)
         })
     }
 
@@ -180,23 +181,13 @@ impl Namespaces {
         self.sockets.insert(netns.clone(), socket);
     }
 
-    /// A device's index. The ioctl needs neither a lock of the kernel's nor a message.
-    #[allow(unsafe_code)]
+    /// A device's index.
     pub(super) fn index(&mut self, netns: &Netns, name: InterfaceName) -> Result<u32, Refusal> {
-        let socket = self.socket(netns)?;
-        // SAFETY: an ifreq is plain old data, for which all zeros are valid.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        for (to, from) in request.ifr_name.iter_mut().zip(name.as_str().bytes()) {
-            *to = from.cast_signed();
-        }
-        // SAFETY: SIOCGIFINDEX reads the name, which ends with a zero as a name has at most 15 bytes, and writes the
-        // index, all within the ifreq.
-        let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request) };
-        match Errno::result(outcome) {
-            // SAFETY: the call has just filled in this field of the union.
-            Ok(_) => Ok(unsafe { request.ifr_ifru.ifru_ifindex }.cast_unsigned()),
-            Err(Errno::ENODEV) => Err(Refusal::new(libc::ENODEV, format!("there is no device {name} in {netns}"))),
-            Err(errno) => Err(errno.into()),
+        match link::index(self.socket(netns)?, name) {
+            Err(refusal) if refusal.errno == libc::ENODEV => {
+                Err(Refusal::new(libc::ENODEV, format!("there is no device {name} in {netns}")))
+            }
+            outcome => outcome,
         }
     }
 
@@ -284,7 +275,7 @@ impl Namespaces {
 
 /// Counts a write, which may be the one that a test makes fail.
 fn counted(writes: &mut Writes) -> Result<(), Refusal> {
-    writes.next().map_err(Refusal::plain)
+    writes.admit().map_err(Refusal::plain)
 }
 
 /// The file of a namespace that netrec may make or remove.
@@ -331,20 +322,44 @@ pub(super) fn names() -> io::Result<Vec<Netns>> {
     Ok(names)
 }
 
-/// The namespaces of all processes, as far as they may be seen, each once, with a path to it.
-pub(super) fn of_processes() -> Vec<(Id, PathBuf)> {
+/// The namespaces of all mounts and processes, as far as they may be seen, each once, with a path to it.
+pub(super) fn everywhere() -> Vec<(Id, PathBuf)> {
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+    let mounted = mounts.lines().filter_map(mounted_namespace);
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = processes.filter(|e| e.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit));
     let mut found: HashMap<Id, PathBuf> = HashMap::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        if entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit) {
-            let path = entry.path().join(OsStr::new("ns/net"));
-            if let Ok(metadata) = fs::metadata(&path) {
-                found.entry(id_of(&metadata)).or_insert(path);
-            }
+    for path in mounted.chain(processes.map(|e| e.path().join("ns/net"))) {
+        if let Ok(metadata) = fs::metadata(&path) {
+            found.entry(id_of(&metadata)).or_insert(path);
         }
     }
     let mut found: Vec<_> = found.into_iter().collect();
     found.sort();
     found
+}
+
+/// The mount point in a line of `mountinfo` (see `proc_pid_mountinfo(5)`) about a network namespace: its fourth field is
+/// `net:[INODE]`, its fifth the path, with a backslash and three octal digits for white space and backslashes.
+fn mounted_namespace(line: &str) -> Option<PathBuf> {
+    let mut fields = line.split(' ').skip(3);
+    if !fields.next()?.starts_with("net:[") {
+        return None;
+    }
+    let (mut path, mut rest) = (Vec::new(), fields.next()?.as_bytes());
+    while let Some((first, others)) = rest.split_first() {
+        match others.get(..3).and_then(|code| u8::from_str_radix(str::from_utf8(code).ok()?, 8).ok()) {
+            Some(byte) if *first == b'\\' => {
+                path.push(byte);
+                rest = &others[3..];
+            }
+            _ => {
+                path.push(*first);
+                rest = others;
+            }
+        }
+    }
+    Some(OsString::from_vec(path).into())
 }
 
 /// Raises the number of open files to what the system allows, and says how many that is.

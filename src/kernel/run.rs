@@ -9,7 +9,8 @@ use nix::libc;
 
 use super::StepError;
 use super::fault::Writes;
-use super::netlink::link::{End, Mark, Stage};
+use super::netlink::change::{self, Change, End, Stage};
+use super::netlink::link::Mark;
 use super::netlink::route::NewRoute;
 use super::netlink::{address, link, route};
 use super::netns::Namespaces;
@@ -159,18 +160,12 @@ impl Runner<'_> {
             }
         }
         let Some((_, first)) = sent.first() else { return };
-        match self.namespaces.socket(first.netns) {
-            Ok(socket) => {
-                let answers = socket.batch(requests, self.writes);
-                for ((i, operation), answer) in sent.iter().zip(answers) {
-                    settle(&mut outcomes[*i], answer, operation.accept);
-                }
-            }
-            Err(refusal) => {
-                for (i, operation) in sent {
-                    settle(&mut outcomes[i], Err(refusal.clone()), operation.accept);
-                }
-            }
+        let answers = match self.namespaces.socket(first.netns) {
+            Ok(socket) => socket.batch(requests, self.writes),
+            Err(refusal) => vec![Err(refusal); sent.len()],
+        };
+        for ((i, operation), answer) in sent.into_iter().zip(answers) {
+            settle(&mut outcomes[i], answer, operation.accept);
         }
     }
 
@@ -202,7 +197,7 @@ impl Runner<'_> {
         let (near_before, far_before) = match &step.before {
             None => {
                 list.push(create_operation(netns, name, wanted));
-                (near.as_created(), far.as_ref().map(|(_, end)| end.as_created()))
+                (near.as_created(wanted), far.as_ref().map(|(_, end)| end.as_created(wanted)))
             }
             Some(before) => {
                 let Object::Link(found) = &before.object else { return Err(mismatch()) };
@@ -224,8 +219,8 @@ impl Runner<'_> {
     }
 
     fn changes<'a>(&self, netns: &'a Netns, before: &End, after: &End) -> Vec<Operation<'a>> {
-        let changes = link::changes(before, after, self.live_rename);
-        let operation = |change: link::Change| Operation {
+        let changes = change::changes(before, after, self.live_rename);
+        let operation = |change: Change| Operation {
             stage: change.stage,
             netns,
             accept: change.accept,
@@ -404,5 +399,26 @@ fn advice(step: &Step, refusal: &Refusal) -> Option<String> {
         }
         (libc::EXFULL, Some(Object::Link(_))) => Some("a bridge has at most 1023 ports".into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Device, Mac};
+
+    #[test]
+    fn a_missing_driver_is_named() {
+        let device = Device { mac: Mac([2; 6]), mtu: 1500, up: false, link_local: true };
+        let kind = LinkKind::Bridge { stp: false };
+        let object = Object::Link(Link { kind, device, master: None, port: None, leaving: false });
+        let key = Key::Link { netns: Netns::HOST, name: "nr-front".parse().unwrap() };
+        let step = Step::new(key, None, Some(Entry::new(object, Owner::netrec())));
+        let refusal = Refusal { errno: libc::EOPNOTSUPP, kernel: Some("Unknown device type".into()), text: None };
+        assert_eq!(
+            explain(&step, &refusal).message,
+            "create link nr-front in host: this kernel has no bridge driver (modprobe bridge): Operation not supported \
+             on transport endpoint (kernel: Unknown device type)"
+        );
     }
 }

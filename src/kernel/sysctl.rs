@@ -34,7 +34,7 @@ pub(super) fn write(path: &str, wanted: &str, writes: &mut Writes) -> Result<(),
     if found.as_deref() == Some(&wanted) {
         return Ok(());
     }
-    writes.next().map_err(Refusal::plain)?;
+    writes.admit().map_err(Refusal::plain)?;
     let written = OpenOptions::new().write(true).open(file(path)).and_then(|mut f| f.write_all(wanted.as_bytes()));
     written.map_err(|error| {
         let found = found.unwrap_or_else(|| "nothing".into());

@@ -130,7 +130,7 @@ impl Socket {
         let mut out = Vec::new();
         let mut first = results.len();
         for request in requests {
-            if let Err(errno) = writes.next() {
+            if let Err(errno) = writes.admit() {
                 results.push(Err(Refusal::plain(errno)));
                 // Its number is used up, so that numbers go on matching indices.
                 self.sequence = self.sequence.wrapping_add(1);
@@ -334,4 +334,51 @@ fn errno_of(body: &[u8]) -> i32 {
 fn text(attributes: &[u8]) -> Option<String> {
     let (_, value) = Attributes::new(attributes).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)?;
     Some(String::from_utf8_lossy(value).trim_end_matches('\0').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+
+    use super::*;
+
+    // Reads only, in whatever namespace the tests run in.
+
+    #[test]
+    fn a_refused_dump_is_an_error_and_not_nothing() {
+        let mut request = LinkMessage::default();
+        request.attributes.push(LinkAttribute::Group(1));
+        let outcome = Socket::open().unwrap().dump(&RouteNetlinkMessage::GetLink(request), |_| Some(()));
+        let Err(DumpError::Refused(refusal)) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(refusal.errno, libc::EINVAL);
+        assert_eq!(refusal.kernel.as_deref(), Some("Unsupported attribute in link dump request"));
+    }
+
+    #[test]
+    fn one_object_is_read_or_refused() {
+        let mut socket = Socket::open().unwrap();
+        let mut request = LinkMessage::default();
+        request.attributes.push(LinkAttribute::IfName("lo".into()));
+        let index = socket.get(RouteNetlinkMessage::GetLink(request.clone()), |body| u32_at(body, 4));
+        assert_eq!(index, Ok(1));
+        request.attributes = vec![LinkAttribute::IfName("no-such-device".into())];
+        let nothing = socket.get(RouteNetlinkMessage::GetLink(request), |body| u32_at(body, 4));
+        assert_eq!(nothing.map_err(|r| r.errno), Err(libc::ENODEV));
+    }
+
+    #[test]
+    fn answers_are_read_capped_and_whole() {
+        let mut body = (-17i32).to_ne_bytes().to_vec();
+        body.extend(20u32.to_ne_bytes()); // the length of the message it is about, 4 bytes beyond its header
+        body.extend([0; 12]);
+        let text = [8u8, 0, 1, 0, b'h', b'i', b'!', 0];
+        let (mut capped, mut whole) = (body.clone(), body);
+        capped.extend(text);
+        whole.extend([9; 4]);
+        whole.extend(text);
+        let expected = Err(Refusal { errno: 17, kernel: Some("hi!".into()), text: None });
+        assert_eq!(acknowledgement(NLM_F_CAPPED, &capped), expected);
+        assert_eq!(acknowledgement(0, &whole), expected);
+        assert_eq!(acknowledgement(0, &[0; 20]), Ok(()));
+    }
 }

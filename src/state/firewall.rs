@@ -1,6 +1,6 @@
 //! The firewall's vocabulary: the chains, rules, sets and elements of the one table `inet netrec`.
 //!
-//! Rules are short lists of typed expressions, each of which compiles to a fixed run of nf_tables instructions and back
+//! Rules are short lists of typed expressions, each of which compiles to a fixed run of nftables instructions and back
 //! (`kernel/nftables`). `Display` is the syntax of `nft(8)`, so a plan shows what `nft list table inet netrec` would.
 
 use std::fmt;
@@ -43,6 +43,10 @@ pub enum DataType {
     InetService,
     /// `ifname`, 16 bytes: a device name.
     Ifname,
+    /// A type that netrec does not use, by nft's number. Two that are none stand at the end of a live set's key to say
+    /// that there is more to the set than can be said here: 0 for elements that are unlike any of netrec's, 1 for flags,
+    /// a time limit, a size and the like.
+    Other(u32),
 }
 
 impl fmt::Display for DataType {
@@ -53,6 +57,7 @@ impl fmt::Display for DataType {
             Self::InetProto => "inet_proto",
             Self::InetService => "inet_service",
             Self::Ifname => "ifname",
+            Self::Other(number) => return write!(f, "unknown({number})"),
         })
     }
 }
@@ -85,10 +90,12 @@ pub const RTN_LOCAL: u32 = 2;
 impl fmt::Display for Datum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ipv4Addr(a) => a.fmt(f),
-            Self::Ipv6Addr(a) => a.fmt(f),
+            Self::Ipv4Addr(a) | Self::Ipv4Net(a, 32) => a.fmt(f),
+            Self::Ipv6Addr(a) | Self::Ipv6Net(a, 128) => a.fmt(f),
+            Self::InetProto(1) => f.write_str("icmp"),
             Self::InetProto(6) => f.write_str("tcp"),
             Self::InetProto(17) => f.write_str("udp"),
+            Self::InetProto(58) => f.write_str("ipv6-icmp"),
             Self::InetProto(132) => f.write_str("sctp"),
             Self::InetProto(n) => n.fmt(f),
             Self::InetService(port) => port.fmt(f),
@@ -257,8 +264,27 @@ impl fmt::Display for BaseChain {
 pub struct Rule(pub Vec<Expr>);
 
 impl fmt::Display for Rule {
+    /// As `nft` prints it: after `meta l4proto tcp` a port is a `tcp dport`, and the question itself goes unsaid.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        join(f, &self.0, " ")
+        let mut asked = None;
+        let mut said: Vec<Option<Shown<'_>>> = Vec::with_capacity(self.0.len());
+        for (i, expr) in self.0.iter().enumerate() {
+            let mut transport = None;
+            match expr {
+                Expr::Match { field: Field::L4Proto, negate: false, value: Datum::InetProto(protocol) } => {
+                    asked = Some((i, *protocol));
+                }
+                _ if expr.fields().contains(&Field::ThDport) => {
+                    if let Some((question, protocol @ (6 | 17 | 132))) = asked {
+                        said[question] = None;
+                        transport = Some(protocol);
+                    }
+                }
+                _ => {}
+            }
+            said.push(Some(Shown { expr, transport }));
+        }
+        join(f, &said.into_iter().flatten().collect::<Vec<_>>(), " ")
     }
 }
 
@@ -315,33 +341,48 @@ pub enum Expr {
     Unknown(String),
 }
 
+impl Expr {
+    /// What it looks at.
+    pub fn fields(&self) -> &[Field] {
+        match self {
+            Self::Match { field, .. } | Self::AnyBit { field, .. } => std::slice::from_ref(field),
+            Self::InSet { fields, .. } | Self::Vmap { fields, .. } | Self::DnatMap { fields, .. } => fields,
+            Self::Masquerade | Self::Verdict(_) | Self::Unknown(_) => &[],
+        }
+    }
+}
+
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Shown { expr: self, transport: None }.fmt(f)
+    }
+}
+
+/// An expression in a rule that has asked for this transport protocol before, if it has.
+struct Shown<'a> {
+    expr: &'a Expr,
+    transport: Option<u8>,
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let not = |negate: &bool| if *negate { "!= " } else { "" };
-        match self {
-            Self::Match { field, negate, value } => write!(f, "{field} {}{value}", not(negate)),
-            Self::AnyBit { field, bits } => {
-                write!(f, "{field} ")?;
+        let fields =
+            self.expr.fields().iter().map(|field| field.as_str(self.transport)).collect::<Vec<_>>().join(" . ");
+        match self.expr {
+            Expr::Match { negate, value, .. } => write!(f, "{fields} {}{value}", not(negate)),
+            Expr::AnyBit { field, bits } => {
+                write!(f, "{fields} ")?;
                 let names: Vec<&str> =
                     field.bit_names().iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
                 if names.is_empty() { write!(f, "{bits:#x}") } else { join(f, &names, ",") }
             }
-            Self::InSet { fields, negate, set } => {
-                join(f, fields, " . ")?;
-                write!(f, " {}@{set}", not(negate))
-            }
-            Self::Vmap { fields, map } => {
-                join(f, fields, " . ")?;
-                write!(f, " vmap @{map}")
-            }
-            Self::DnatMap { family, fields, map } => {
-                write!(f, "dnat {family} to ")?;
-                join(f, fields, " . ")?;
-                write!(f, " map @{map}")
-            }
-            Self::Masquerade => f.write_str("masquerade"),
-            Self::Verdict(v) => v.fmt(f),
-            Self::Unknown(text) => write!(f, "# not netrec's: {text}"),
+            Expr::InSet { negate, set, .. } => write!(f, "{fields} {}@{set}", not(negate)),
+            Expr::Vmap { map, .. } => write!(f, "{fields} vmap @{map}"),
+            Expr::DnatMap { family, map, .. } => write!(f, "dnat {family} to {fields} map @{map}"),
+            Expr::Masquerade => f.write_str("masquerade"),
+            Expr::Verdict(v) => v.fmt(f),
+            Expr::Unknown(text) => write!(f, "# not netrec's: {text}"),
         }
     }
 }
@@ -409,6 +450,28 @@ impl Field {
         }
     }
 
+    /// nft's name for it where the transport protocol is known or not.
+    fn as_str(self, transport: Option<u8>) -> &'static str {
+        match self {
+            Self::Iifname => "iifname",
+            Self::Oifname => "oifname",
+            Self::L4Proto => "meta l4proto",
+            Self::IpSaddr => "ip saddr",
+            Self::IpDaddr => "ip daddr",
+            Self::Ip6Saddr => "ip6 saddr",
+            Self::Ip6Daddr => "ip6 daddr",
+            Self::ThDport => match transport {
+                Some(6) => "tcp dport",
+                Some(17) => "udp dport",
+                Some(132) => "sctp dport",
+                _ => "th dport",
+            },
+            Self::CtState => "ct state",
+            Self::CtStatus => "ct status",
+            Self::FibDaddrType => "fib daddr type",
+        }
+    }
+
     fn bit_names(self) -> &'static [(u32, &'static str)] {
         match self {
             // In nft's order.
@@ -429,19 +492,7 @@ impl Field {
 
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Iifname => "iifname",
-            Self::Oifname => "oifname",
-            Self::L4Proto => "meta l4proto",
-            Self::IpSaddr => "ip saddr",
-            Self::IpDaddr => "ip daddr",
-            Self::Ip6Saddr => "ip6 saddr",
-            Self::Ip6Daddr => "ip6 daddr",
-            Self::ThDport => "th dport",
-            Self::CtState => "ct state",
-            Self::CtStatus => "ct status",
-            Self::FibDaddrType => "fib daddr type",
-        })
+        f.write_str(self.as_str(None))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Devices: bridges and the two ends of veth pairs.
+//! Devices: bridges and the two ends of veth pairs. How existing ones change is in `change`.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -6,14 +6,13 @@ use nix::libc;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
-    InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::super::transport::{DumpError, Refusal, Request, Socket};
 use super::{Attributes, text_of, u32_at};
-use crate::state::{Device, GROUP, GROUP_LEAVING, InterfaceName, Link, LinkKind, Mac, Owner, Peer, Standing};
+use crate::state::{Device, GROUP, GROUP_LEAVING, InterfaceName, Link, LinkKind, Mac, Owner, Standing};
 
 // linux/if_link.h
 const IFLA_ADDRESS: u16 = 1;
@@ -35,6 +34,8 @@ const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const AF_INET6: u16 = 10;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+/// `ETH_DATA_LEN` (`linux/if_ether.h`).
+const ETH_DATA_LEN: u32 = 1500;
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 8;
 
@@ -133,6 +134,15 @@ pub(crate) fn get(socket: &mut Socket, index: u32) -> Result<RawLink, Refusal> {
     socket.get(RouteNetlinkMessage::GetLink(request), parse)
 }
 
+/// The index of a device. (The ioctl for it has modprobe run for a device that is not there.)
+pub(crate) fn index(socket: &mut Socket, name: InterfaceName) -> Result<u32, Refusal> {
+    let request = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(name.as_str())
+        .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
+        .build();
+    socket.get(RouteNetlinkMessage::GetLink(request), |body| u32_at(body, 4))
+}
+
 /// `struct ifinfomsg` and its attributes. A device whose name netrec cannot hold is skipped.
 fn parse(body: &[u8]) -> Option<RawLink> {
     let flags = u32_at(body, 8)?;
@@ -216,11 +226,14 @@ pub(crate) fn create(
     master: Option<u32>,
     peer_netns: Option<&OwnedFd>,
 ) -> Result<Request, Refusal> {
-    let described = |name, device| describe(LinkMessageBuilder::default(), name, device, group_of(link));
+    let describe = |message: Builder, name, device: &Device| {
+        let mtu = created_mtu(link).unwrap_or(device.mtu);
+        describe(message, name, device.mac, mtu, group_of(link))
+    };
     let (kind, data) = match &link.kind {
         LinkKind::Bridge { stp } => (InfoKind::Bridge, InfoData::Bridge(vec![InfoBridge::StpState(stp_state(*stp))])),
         LinkKind::Veth { peer } => {
-            let mut far = described(peer.name, &peer.device);
+            let mut far = describe(Builder::default(), peer.name, &peer.device);
             if let Some(fd) = peer_netns {
                 far = far.setns_by_fd(fd.as_raw_fd());
             }
@@ -231,224 +244,44 @@ pub(crate) fn create(
         }
     };
     let builder = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(kind).set_info_data(data);
-    let mut message = describe(builder, name, &link.device, group_of(link));
+    let mut message = describe(builder, name, &link.device);
     if let Some(master) = master {
         message = message.controller(master);
     }
     Ok(request(message, NLM_F_CREATE | NLM_F_EXCL))
 }
 
-type Builder = LinkMessageBuilder<LinkUnspec>;
+pub(super) type Builder = LinkMessageBuilder<LinkUnspec>;
 
-fn request(message: Builder, flags: u16) -> Request {
+pub(super) fn request(message: Builder, flags: u16) -> Request {
     Request { message: RouteNetlinkMessage::NewLink(message.build()), flags }
 }
 
-fn group_of(link: &Link) -> u32 {
+pub(super) fn group_of(link: &Link) -> u32 {
     if link.leaving { GROUP_LEAVING } else { GROUP }
 }
 
-fn stp_state(on: bool) -> BridgeStpState {
+pub(super) fn stp_state(on: bool) -> BridgeStpState {
     if on { BridgeStpState::KernelStp } else { BridgeStpState::Disabled }
 }
 
 /// What a creating message says of a device. One queue each way: with the default, one per processor, the kernel waits
 /// for an RCU grace period per veth pair, which is a third of the time it takes to make one.
-fn describe(message: Builder, name: InterfaceName, device: &Device, group: u32) -> Builder {
+fn describe(message: Builder, name: InterfaceName, mac: Mac, mtu: u32, group: u32) -> Builder {
     message
         .name(name.as_str())
-        .address(device.mac.0.to_vec())
-        .mtu(device.mtu)
+        .address(mac.0.to_vec())
+        .mtu(mtu)
         .link_group(group)
         .append_extra_attribute(LinkAttribute::NumTxQueues(1))
         .append_extra_attribute(LinkAttribute::NumRxQueues(1))
 }
 
-/// One end of a link, in one namespace, as far as it can be changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct End {
-    pub name: InterfaceName,
-    pub device: Device,
-    pub group: u32,
-    pub alias: Option<String>,
-    pub master: Option<InterfaceName>,
-    pub hairpin: bool,
-    pub stp: bool,
-}
-
-impl End {
-    /// The end that the link is keyed by.
-    pub(crate) fn near(name: InterfaceName, link: &Link, owner: Option<&Owner>) -> Self {
-        Self {
-            name,
-            device: link.device.clone(),
-            group: group_of(link),
-            alias: owner.map(|owner| Mark { owner: owner.clone(), inode: None }.text()),
-            master: link.master,
-            hairpin: link.port.is_some_and(|p| p.hairpin),
-            stp: matches!(link.kind, LinkKind::Bridge { stp: true }),
-        }
-    }
-
-    /// The end in a container, with the inode of the namespace netrec runs in.
-    pub(crate) fn far(peer: &Peer, link: &Link, owner: Option<&Owner>, inode: u64) -> Self {
-        Self {
-            name: peer.name,
-            device: peer.device.clone(),
-            group: group_of(link),
-            alias: owner.map(|owner| Mark { owner: owner.clone(), inode: Some(inode) }.text()),
-            master: None,
-            hairpin: false,
-            stp: false,
-        }
-    }
-
-    /// What the creating message leaves behind.
-    #[must_use]
-    pub(crate) fn as_created(&self) -> Self {
-        let device = Device { up: false, link_local: true, ..self.device.clone() };
-        Self { device, alias: None, hairpin: false, ..self.clone() }
-    }
-}
-
-/// When a message goes out: each stage for all links before the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Stage {
-    /// Links that may be the masters of others.
-    Create,
-    /// Links with a master.
-    CreatePort,
-    /// Down, where they are to be down.
-    Down,
-    /// Names.
-    Rename,
-    /// All that one message can change.
-    Set,
-    /// Port settings; in one message with a new master they would be given to the old one.
-    Port,
-    /// Whether there is a link-local address; in one message with "up" the kernel does that first, and the address is
-    /// there.
-    LinkLocal,
-    /// Up.
-    Up,
-    /// What is not about links.
-    Rest,
-}
-
-/// Which bridge a link becomes a port of.
-#[derive(Clone, Copy)]
-enum NewMaster {
-    AsBefore,
-    Nobody,
-    Bridge(InterfaceName),
-}
-
-/// One message about an existing link.
-pub(crate) struct Change {
-    pub stage: Stage,
-    /// Its name when the message goes out.
-    pub name: InterfaceName,
-    message: LinkMessage,
-    /// The master it gets (or loses), to be given as an index.
-    master: NewMaster,
-    /// Whether the message carries a new name, so that the link must be given by its index.
-    renames: bool,
-    /// Error numbers that mean the wanted state is there already.
-    pub accept: &'static [i32],
-}
-
-impl Change {
-    fn new(stage: Stage, name: InterfaceName, message: Builder) -> Self {
-        Self { stage, name, message: message.build(), master: NewMaster::AsBefore, renames: false, accept: &[] }
-    }
-
-    /// The message; `index` looks up a device of the namespace.
-    pub(crate) fn request(
-        &self,
-        mut index: impl FnMut(InterfaceName) -> Result<u32, Refusal>,
-    ) -> Result<Request, Refusal> {
-        let mut message = self.message.clone();
-        if self.renames {
-            message.header.index = index(self.name)?;
-        } else {
-            message.attributes.push(LinkAttribute::IfName(self.name.as_str().to_owned()));
-        }
-        let master = match self.master {
-            NewMaster::AsBefore => None,
-            NewMaster::Nobody => Some(0),
-            NewMaster::Bridge(master) => Some(index(master)?),
-        };
-        message.attributes.extend(master.map(LinkAttribute::Controller));
-        Ok(Request { message: RouteNetlinkMessage::NewLink(message), flags: 0 })
-    }
-}
-
-/// The messages that make one end of a link into another, in order. `live_rename`: whether the kernel renames devices
-/// that are up (since Linux 6.2); otherwise the device goes down for it, which costs it its IPv6 addresses and routes.
-pub(crate) fn changes(before: &End, after: &End, live_rename: bool) -> Vec<Change> {
-    let mut list = Vec::new();
-    let renames = before.name != after.name;
-    let interrupt = renames && !live_rename && before.device.up && after.device.up;
-    if (before.device.up && !after.device.up) || interrupt {
-        list.push(Change::new(Stage::Down, before.name, Builder::default().down()));
-    }
-    if renames {
-        let rename = Builder::default().name(after.name.as_str());
-        list.push(Change { renames: true, ..Change::new(Stage::Rename, before.name, rename) });
-    }
-    list.extend(settings(before, after));
-    // A port of another bridge starts with the defaults.
-    if (before.hairpin && before.master == after.master) != after.hairpin && after.master.is_some() {
-        let message = Builder::default()
-            .set_port_kind(InfoPortKind::Bridge)
-            .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(after.hairpin)]));
-        list.push(Change::new(Stage::Port, after.name, message));
-    }
-    if before.device.link_local != after.device.link_local {
-        let mode = if after.device.link_local { In6AddrGenMode::Eui64 } else { In6AddrGenMode::None };
-        let spec = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])];
-        let message = Builder::default().append_extra_attribute(LinkAttribute::AfSpecUnspec(spec));
-        // A device without IPv6 has no link-local address whatever its mode.
-        let accept: &[i32] = if after.device.link_local { &[] } else { &[libc::EAFNOSUPPORT] };
-        list.push(Change { accept, ..Change::new(Stage::LinkLocal, after.name, message) });
-    }
-    if (!before.device.up && after.device.up) || interrupt {
-        list.push(Change::new(Stage::Up, after.name, Builder::default().up()));
-    }
-    list
-}
-
-/// The message for all that fits into one.
-fn settings(before: &End, after: &End) -> Option<Change> {
-    let mut attributes = Vec::new();
-    if before.alias != after.alias {
-        // An empty one removes it.
-        attributes.push(LinkAttribute::IfAlias(after.alias.clone().unwrap_or_default()));
-    }
-    if before.group != after.group {
-        attributes.push(LinkAttribute::Group(after.group));
-    }
-    if before.device.mac != after.device.mac {
-        attributes.push(LinkAttribute::Address(after.device.mac.0.to_vec()));
-    }
-    if before.device.mtu != after.device.mtu {
-        attributes.push(LinkAttribute::Mtu(after.device.mtu));
-    }
-    if before.stp != after.stp {
-        let data = InfoData::Bridge(vec![InfoBridge::StpState(stp_state(after.stp))]);
-        attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)]));
-    }
-    let master = match after.master {
-        same if same == before.master => NewMaster::AsBefore,
-        None => NewMaster::Nobody,
-        Some(master) => NewMaster::Bridge(master),
-    };
-    if attributes.is_empty() && matches!(master, NewMaster::AsBefore) {
-        return None;
-    }
-    let mut change = Change { master, ..Change::new(Stage::Set, after.name, Builder::default()) };
-    change.message.attributes = attributes;
-    Some(change)
+/// The MTU that a link has after its creation whatever the message says. A bridge takes its ports' smallest MTU as they
+/// come and go, and 1500 when it has none, until somebody has changed the MTU of the finished device; the one in the
+/// creating message does not count as such.
+pub(super) fn created_mtu(link: &Link) -> Option<u32> {
+    matches!(link.kind, LinkKind::Bridge { .. }).then_some(ETH_DATA_LEN)
 }
 
 /// Puts a link among those that leave.
@@ -471,4 +304,19 @@ pub(crate) fn mark_lo(group: u32, mark: &Mark, up: Option<bool>) -> Request {
         None => {}
     }
     request(message, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_read_as_they_are_written() {
+        for (owner, inode) in [("networks.front", None), ("containers.web.ports[0]", Some(4_026_531_833))] {
+            let mark = Mark { owner: Owner::new(owner), inode };
+            assert_eq!(Mark::parse(&mark.text()), Some(mark));
+        }
+        assert_eq!(Mark::parse("uplink to netrec web"), None);
+        assert_eq!(Mark::parse("netrec web @here"), None);
+    }
 }

@@ -3,6 +3,7 @@
 //! all its statistics and settings for both families the typed parser would make hundreds of values.
 
 pub(super) mod address;
+pub(super) mod change;
 pub(super) mod link;
 pub(super) mod route;
 

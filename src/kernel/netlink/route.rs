@@ -11,7 +11,9 @@ use rtnetlink::packet_route::route::{
 };
 
 use super::super::transport::{DumpError, Request, Socket};
+use super::link::RawLink;
 use super::{Attributes, family_of, ip_of, u32_at};
+use crate::state::PROTOCOL;
 
 // linux/rtnetlink.h
 const RTA_DST: u16 = 1;
@@ -40,6 +42,14 @@ pub(crate) struct RawRoute {
     pub via: Option<IpAddr>,
     /// The index of its device, or of that of its first next hop.
     pub index: Option<u32>,
+}
+
+impl RawRoute {
+    /// Whether it is a route of the netrec that runs in the namespace of that inode number, where `dev` is its device:
+    /// one by a container's end of another netrec's link is that one's.
+    pub(crate) fn is_ours(&self, dev: Option<&RawLink>, inode: u64) -> bool {
+        self.protocol == PROTOCOL && !dev.is_some_and(|dev| dev.is_marked() && !dev.standing(inode).is_ours())
+    }
 }
 
 /// The unicast routes of all tables, or those of one protocol, which the kernel sorts out.

@@ -1,24 +1,24 @@
-//! Links, addresses, routes, namespaces and parameters: written by steps, read back as state, and seen by `ip` and
-//! `bridge` as an independent witness.
-//!
-//! Each test runs in network and mount namespaces of its own: it starts itself again under `unshare`, as root or, for
-//! others, in a user namespace.
+//! Namespaces to test in, and a small shop to put into them.
 
-use std::collections::BTreeMap;
 use std::process::Command;
-use std::sync::Arc;
-use std::time::Instant;
 
-use netrec::kernel::{Backend, Linux, ReadError, StepError};
+use netrec::kernel::{Backend, Linux};
 use netrec::state::{
     Address, BridgePort, Device, Entry, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object, Owner,
-    Peer, RT_TABLE_MAIN, Route, Scope, Standing, State, Step, Sysctl,
+    Peer, RT_TABLE_MAIN, Route, Scope, State, Step,
 };
 use serde_json::Value;
 
-/// Runs a test's body in namespaces of its own. `name` is the test's.
-fn lab(name: &str, body: impl FnOnce()) {
-    const INSIDE: &str = "NETREC_TEST_INSIDE";
+/// Set inside of a test's namespaces, to the test's name.
+const INSIDE: &str = "NETREC_TEST_INSIDE";
+/// Set when the test runs once more inside of them.
+const AGAIN: &str = "NETREC_TEST_AGAIN";
+
+/// Runs a test's body in namespaces of its own. The test's name is found in that of the closure's type,
+/// `netlink::MODULE::TEST::{{closure}}`.
+pub(crate) fn lab<F: FnOnce()>(body: F) {
+    let path = std::any::type_name::<F>();
+    let name = path.strip_prefix("netlink::").and_then(|p| p.strip_suffix("::{{closure}}")).unwrap();
     if std::env::var_os(INSIDE).is_some() {
         sh("mount --make-rprivate / && mount -t tmpfs tmpfs /run && ip link set lo up");
         return body();
@@ -28,7 +28,7 @@ fn lab(name: &str, body: impl FnOnce()) {
         .arg(flags)
         .arg(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
+        .env(INSIDE, name)
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
@@ -36,53 +36,53 @@ fn lab(name: &str, body: impl FnOnce()) {
 }
 
 /// Runs a shell script that must succeed, and gives its output.
-fn sh(script: &str) -> String {
+pub(crate) fn sh(script: &str) -> String {
     let output = Command::new("sh").args(["-ec", script]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{script}: {text}{}", String::from_utf8_lossy(&output.stderr));
     text
 }
 
-fn json(script: &str) -> Value {
+pub(crate) fn json(script: &str) -> Value {
     serde_json::from_str(&sh(script)).unwrap()
 }
 
 /// The one object that `ip -j` shows.
-fn ip(arguments: &str) -> Value {
+pub(crate) fn ip(arguments: &str) -> Value {
     json(&format!("ip -j -d {arguments}")).as_array().unwrap()[0].clone()
 }
 
-fn name(text: &str) -> InterfaceName {
+pub(crate) fn name(text: &str) -> InterfaceName {
     text.parse().unwrap()
 }
 
-fn mac(last: u8) -> Mac {
+pub(crate) fn mac(last: u8) -> Mac {
     Mac([2, 0, 0, 0, 0, last])
 }
 
-fn web() -> Netns {
+pub(crate) fn web() -> Netns {
     Netns::new("web")
 }
 
-fn owner(path: &str) -> Owner {
+pub(crate) fn owner(path: &str) -> Owner {
     Owner::new(path)
 }
 
-fn device(last: u8) -> Device {
+pub(crate) fn device(last: u8) -> Device {
     Device { mac: mac(last), mtu: 1400, up: true, link_local: false }
 }
 
-fn link_key(text: &str) -> Key {
+pub(crate) fn link_key(text: &str) -> Key {
     Key::Link { netns: Netns::HOST, name: name(text) }
 }
 
-fn bridge(text: &str) -> (Key, Entry) {
+pub(crate) fn bridge(text: &str) -> (Key, Entry) {
     let link =
         Link { kind: LinkKind::Bridge { stp: false }, device: device(1), master: None, port: None, leaving: false };
     (link_key(text), Entry::new(Object::Link(link), owner("networks.front")))
 }
 
-fn veth_link(netns: &Netns, last: u8) -> Link {
+pub(crate) fn veth_link(netns: &Netns, last: u8) -> Link {
     Link {
         kind: LinkKind::Veth { peer: Peer { netns: netns.clone(), name: name("eth0"), device: device(last + 100) } },
         device: device(last),
@@ -92,49 +92,49 @@ fn veth_link(netns: &Netns, last: u8) -> Link {
     }
 }
 
-fn veth(text: &str, netns: &Netns, last: u8) -> (Key, Entry) {
+pub(crate) fn veth(text: &str, netns: &Netns, last: u8) -> (Key, Entry) {
     (link_key(text), Entry::new(Object::Link(veth_link(netns, last)), owner("containers.web")))
 }
 
-fn namespace(netns: &Netns) -> (Key, Entry) {
+pub(crate) fn namespace(netns: &Netns) -> (Key, Entry) {
     let object = Object::Netns(NetnsObject { lo_up: true });
     (Key::Netns { netns: netns.clone() }, Entry::new(object, owner("containers.web")))
 }
 
-fn address(netns: &Netns, link: &str, ip: &str, path: &str) -> (Key, Entry) {
+pub(crate) fn address(netns: &Netns, link: &str, ip: &str, path: &str) -> (Key, Entry) {
     let key = Key::Address { netns: netns.clone(), link: name(link), ip: ip.parse().unwrap() };
     (key, Entry::new(Object::Address(Address { permanent: true }), owner(path)))
 }
 
-fn route(netns: &Netns, to: &str, via: Option<&str>, dev: &str, metric: u32) -> (Key, Entry) {
+pub(crate) fn route(netns: &Netns, to: &str, via: Option<&str>, dev: &str, metric: u32) -> (Key, Entry) {
     let key = Key::Route { netns: netns.clone(), table: RT_TABLE_MAIN, to: to.parse().unwrap(), metric };
     let via = via.map(|v| v.parse().unwrap());
     let object = Object::Route(Route { via, dev: Some(name(dev)), protocol: 78 });
     (key, Entry::new(object, owner("containers.web")))
 }
 
-fn create((key, entry): (Key, Entry)) -> Step {
+pub(crate) fn create((key, entry): (Key, Entry)) -> Step {
     Step::new(key, None, Some(entry))
 }
 
-fn delete((key, entry): (Key, Entry)) -> Step {
+pub(crate) fn delete((key, entry): (Key, Entry)) -> Step {
     Step::new(key, Some(entry), None)
 }
 
-fn run(linux: &mut Linux, steps: impl IntoIterator<Item = Step>) {
+pub(crate) fn run(linux: &mut Linux, steps: impl IntoIterator<Item = Step>) {
     for outcome in linux.run(&steps.into_iter().collect::<Vec<_>>()) {
         outcome.unwrap();
     }
 }
 
-fn link_of(entry: &mut Entry) -> &mut Link {
+pub(crate) fn link_of(entry: &mut Entry) -> &mut Link {
     match &mut entry.object {
         Object::Link(link) => link,
         other => panic!("{other:?}"),
     }
 }
 
-fn peer_of(entry: &mut Entry) -> &mut Peer {
+pub(crate) fn peer_of(entry: &mut Entry) -> &mut Peer {
     match &mut link_of(entry).kind {
         LinkKind::Veth { peer } => peer,
         other => panic!("{other:?}"),
@@ -142,7 +142,7 @@ fn peer_of(entry: &mut Entry) -> &mut Peer {
 }
 
 /// A bridge, a namespace, a veth, addresses and routes of both families, in the phases they are made in.
-fn small_shop() -> Vec<Vec<(Key, Entry)>> {
+pub(crate) fn small_shop() -> Vec<Vec<(Key, Entry)>> {
     let web = web();
     vec![
         vec![namespace(&web)],
@@ -162,26 +162,47 @@ fn small_shop() -> Vec<Vec<(Key, Entry)>> {
     ]
 }
 
-fn make(linux: &mut Linux, phases: &[Vec<(Key, Entry)>]) -> State {
+pub(crate) fn make(linux: &mut Linux, phases: &[Vec<(Key, Entry)>]) -> State {
     for phase in phases {
         run(linux, phase.iter().cloned().map(create));
     }
     phases.iter().flatten().cloned().collect()
 }
 
-#[test]
-fn what_was_written_is_read_back() {
-    lab("what_was_written_is_read_back", || {
-        let mut linux = Linux::open().unwrap();
-        let wanted = make(&mut linux, &small_shop());
-        assert_eq!(linux.live(&Scope::of(&wanted)).unwrap(), wanted);
-        // Without a scope the marks alone tell.
-        assert_eq!(linux.live(&Scope::default()).unwrap(), wanted);
-        for phase in small_shop().into_iter().rev() {
-            run(&mut linux, phase.into_iter().map(delete));
-        }
-        assert_eq!(linux.live(&Scope::of(&wanted)).unwrap(), State::new());
-        assert_eq!(json("ip -j link").as_array().unwrap().len(), 1);
-        assert_eq!(sh("ls /run/netns"), "");
-    });
+/// A lab with the small shop's namespace, bridge and veth in it.
+pub(crate) fn with_veth(linux: &mut Linux) -> (Key, Entry) {
+    let phases = small_shop();
+    make(linux, &phases[..2]);
+    phases[1][1].clone()
+}
+
+/// Reads one object back.
+pub(crate) fn found(linux: &mut Linux, key: &Key) -> Option<Entry> {
+    let scope = Scope::of(&State::from_iter([(
+        key.clone(),
+        Entry::new(Object::Netns(NetnsObject { lo_up: true }), owner("x")),
+    )]));
+    linux.live(&scope).unwrap().remove(key)
+}
+
+/// Makes one change and reads it back.
+pub(crate) fn change(linux: &mut Linux, key: &Key, entry: &mut Entry, with: impl FnOnce(&mut Entry)) {
+    let before = entry.clone();
+    with(entry);
+    run(linux, [Step::new(key.clone(), Some(before), Some(entry.clone()))]);
+    assert_eq!(found(linux, key).as_ref(), Some(&*entry));
+}
+
+pub(crate) fn is_again() -> bool {
+    std::env::var_os(AGAIN).is_some()
+}
+
+/// Runs the test once more, inside the same namespaces, by a wrapper or with variables.
+pub(crate) fn again(wrapper: &str, variables: &[(&str, &str)]) -> String {
+    let program = std::env::current_exe().unwrap();
+    let name = std::env::var(INSIDE).unwrap();
+    let script = format!("{wrapper} {} {name} --exact --nocapture --test-threads=1 2>&1", program.display());
+    let variables = variables.iter().copied();
+    let output = Command::new("sh").args(["-c", &script]).env(AGAIN, "1").envs(variables).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -1,0 +1,219 @@
+//! Changes of existing devices: from two descriptions of an end of a link to the messages between them.
+
+use nix::libc;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, LinkAttribute, LinkInfo, LinkMessage,
+};
+
+use super::super::transport::{Refusal, Request};
+use super::link::{Builder, Mark, created_mtu, group_of, stp_state};
+use crate::state::{Device, InterfaceName, Link, LinkKind, Owner, Peer};
+
+/// One end of a link, in one namespace, as far as it can be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    pub name: InterfaceName,
+    pub device: Device,
+    pub group: u32,
+    pub alias: Option<String>,
+    pub master: Option<InterfaceName>,
+    pub hairpin: bool,
+    pub stp: bool,
+}
+
+impl End {
+    /// The end that the link is keyed by.
+    pub(crate) fn near(name: InterfaceName, link: &Link, owner: Option<&Owner>) -> Self {
+        Self {
+            name,
+            device: link.device.clone(),
+            group: group_of(link),
+            alias: owner.map(|owner| Mark { owner: owner.clone(), inode: None }.text()),
+            master: link.master,
+            hairpin: link.port.is_some_and(|p| p.hairpin),
+            stp: matches!(link.kind, LinkKind::Bridge { stp: true }),
+        }
+    }
+
+    /// The end in a container, with the inode of the namespace netrec runs in.
+    pub(crate) fn far(peer: &Peer, link: &Link, owner: Option<&Owner>, inode: u64) -> Self {
+        Self {
+            name: peer.name,
+            device: peer.device.clone(),
+            group: group_of(link),
+            alias: owner.map(|owner| Mark { owner: owner.clone(), inode: Some(inode) }.text()),
+            master: None,
+            hairpin: false,
+            stp: false,
+        }
+    }
+
+    /// What the creating message of a link leaves behind.
+    #[must_use]
+    pub(crate) fn as_created(&self, link: &Link) -> Self {
+        let mtu = created_mtu(link).unwrap_or(self.device.mtu);
+        let device = Device { up: false, link_local: true, mtu, ..self.device.clone() };
+        Self { device, alias: None, hairpin: false, ..self.clone() }
+    }
+}
+
+/// When a message goes out: each stage for all links before the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// Links that may be the masters of others.
+    Create,
+    /// Links with a master.
+    CreatePort,
+    /// Down, where they are to be down.
+    Down,
+    /// Names.
+    Rename,
+    /// All that one message can change.
+    Set,
+    /// Port settings; in one message with a new master they would be given to the old one.
+    Port,
+    /// Whether there is a link-local address; in one message with "up" the kernel does that first, and the address is
+    /// there.
+    LinkLocal,
+    /// Up.
+    Up,
+    /// What is not about links.
+    Rest,
+}
+
+/// Which bridge a link becomes a port of.
+#[derive(Clone, Copy)]
+enum NewMaster {
+    AsBefore,
+    Nobody,
+    Bridge(InterfaceName),
+}
+
+/// One message about an existing link.
+pub(crate) struct Change {
+    pub stage: Stage,
+    /// Its name when the message goes out.
+    pub name: InterfaceName,
+    message: LinkMessage,
+    /// The master it gets (or loses), to be given as an index.
+    master: NewMaster,
+    /// Whether the message carries a new name, so that the link must be given by its index.
+    renames: bool,
+    /// Error numbers that mean the wanted state is there already.
+    pub accept: &'static [i32],
+}
+
+impl Change {
+    fn new(stage: Stage, name: InterfaceName, message: Builder) -> Self {
+        Self { stage, name, message: message.build(), master: NewMaster::AsBefore, renames: false, accept: &[] }
+    }
+
+    /// The message; `index` looks up a device of the namespace.
+    pub(crate) fn request(
+        &self,
+        mut index: impl FnMut(InterfaceName) -> Result<u32, Refusal>,
+    ) -> Result<Request, Refusal> {
+        let mut message = self.message.clone();
+        if self.renames {
+            message.header.index = index(self.name)?;
+        } else {
+            message.attributes.push(LinkAttribute::IfName(self.name.as_str().to_owned()));
+        }
+        let master = match self.master {
+            NewMaster::AsBefore => None,
+            NewMaster::Nobody => Some(0),
+            NewMaster::Bridge(master) => Some(index(master)?),
+        };
+        message.attributes.extend(master.map(LinkAttribute::Controller));
+        Ok(Request { message: RouteNetlinkMessage::NewLink(message), flags: 0 })
+    }
+}
+
+/// The messages that make one end of a link into another, in order. `live_rename`: whether the kernel renames devices
+/// that are up (since Linux 6.2); otherwise the device goes down for it, which costs it its IPv6 addresses and routes.
+pub(crate) fn changes(before: &End, after: &End, live_rename: bool) -> Vec<Change> {
+    let mut list = Vec::new();
+    let renames = before.name != after.name;
+    let interrupt = renames && !live_rename && before.device.up && after.device.up;
+    if (before.device.up && !after.device.up) || interrupt {
+        list.push(Change::new(Stage::Down, before.name, Builder::default().down()));
+    }
+    if renames {
+        let rename = Builder::default().name(after.name.as_str());
+        list.push(Change { renames: true, ..Change::new(Stage::Rename, before.name, rename) });
+    }
+    list.extend(settings(before, after));
+    // A port of another bridge starts with the defaults.
+    if (before.hairpin && before.master == after.master) != after.hairpin && after.master.is_some() {
+        let message = Builder::default()
+            .set_port_kind(InfoPortKind::Bridge)
+            .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(after.hairpin)]));
+        list.push(Change::new(Stage::Port, after.name, message));
+    }
+    if before.device.link_local != after.device.link_local {
+        let mode = if after.device.link_local { In6AddrGenMode::Eui64 } else { In6AddrGenMode::None };
+        let spec = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])];
+        let message = Builder::default().append_extra_attribute(LinkAttribute::AfSpecUnspec(spec));
+        // A device without IPv6 has no link-local address whatever its mode.
+        let accept: &[i32] = if after.device.link_local { &[] } else { &[libc::EAFNOSUPPORT] };
+        list.push(Change { accept, ..Change::new(Stage::LinkLocal, after.name, message) });
+    }
+    if (!before.device.up && after.device.up) || interrupt {
+        list.push(Change::new(Stage::Up, after.name, Builder::default().up()));
+    }
+    list
+}
+
+/// The message for all that fits into one.
+fn settings(before: &End, after: &End) -> Option<Change> {
+    let mut attributes = Vec::new();
+    if before.alias != after.alias {
+        // An empty one removes it.
+        attributes.push(LinkAttribute::IfAlias(after.alias.clone().unwrap_or_default()));
+    }
+    if before.group != after.group {
+        attributes.push(LinkAttribute::Group(after.group));
+    }
+    if before.device.mac != after.device.mac {
+        attributes.push(LinkAttribute::Address(after.device.mac.0.to_vec()));
+    }
+    if before.device.mtu != after.device.mtu {
+        attributes.push(LinkAttribute::Mtu(after.device.mtu));
+    }
+    if before.stp != after.stp {
+        let data = InfoData::Bridge(vec![InfoBridge::StpState(stp_state(after.stp))]);
+        attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)]));
+    }
+    let master = match after.master {
+        same if same == before.master => NewMaster::AsBefore,
+        None => NewMaster::Nobody,
+        Some(master) => NewMaster::Bridge(master),
+    };
+    if attributes.is_empty() && matches!(master, NewMaster::AsBefore) {
+        return None;
+    }
+    let mut change = Change { master, ..Change::new(Stage::Set, after.name, Builder::default()) };
+    change.message.attributes = attributes;
+    Some(change)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{GROUP, Mac};
+
+    #[test]
+    fn an_old_kernel_renames_a_device_that_is_down() {
+        let device = Device { mac: Mac([2; 6]), mtu: 1500, up: true, link_local: true };
+        let (name, new) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let before = End { name, device, group: GROUP, alias: None, master: None, hairpin: false, stp: false };
+        let after = End { name: new, ..before.clone() };
+        let sequence = |live_rename| -> Vec<(Stage, InterfaceName)> {
+            changes(&before, &after, live_rename).iter().map(|c| (c.stage, c.name)).collect()
+        };
+        assert_eq!(sequence(true), [(Stage::Rename, name)]);
+        assert_eq!(sequence(false), [(Stage::Down, name), (Stage::Rename, name), (Stage::Up, new)]);
+    }
+}

@@ -1,0 +1,193 @@
+//! The firewall table `inet netrec`, read and written over nfnetlink: no program, one transaction, ten thousand
+//! elements in some twenty milliseconds.
+//!
+//! ```text
+//! state::firewall ──► rule ──► insn ──► write ──► wire ──► socket
+//! state::firewall ◄── rule ◄── insn ◄── read  ◄── wire ◄── socket
+//!                  data: values, types, marks
+//! ```
+//!
+//! Every transaction names the generation of the ruleset that was read, and the kernel refuses it (`ERESTART`) when
+//! anybody has changed any table of the namespace since.
+
+mod data;
+mod insn;
+mod read;
+mod rule;
+mod socket;
+mod wire;
+mod write;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nix::libc;
+
+use super::fault::Writes;
+use super::{ReadError, StepError};
+use crate::state::firewall::TABLE;
+use crate::state::{Entry, Key, Step};
+use socket::{Listener, Socket, Trouble, in_words};
+use wire::Fault;
+use write::{Batch, Work, replaces};
+
+/// How often a table that changes while it is read is read anew.
+const ATTEMPTS: u32 = 20;
+/// How much longer to wait before each further attempt; 190 milliseconds in all.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// The firewall of the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct Firewall {
+    socket: Socket,
+    /// Only to name a culprit; none where it could not be had.
+    listener: Option<Listener>,
+    /// The generation that the next transaction needs.
+    generation: u32,
+}
+
+impl Firewall {
+    /// Opens a socket in the network namespace of the calling thread; it stays there whatever thread uses it.
+    ///
+    /// # Errors
+    /// Without `CAP_NET_ADMIN` over the namespace, or without nftables in the kernel.
+    pub fn open() -> Result<Self, ReadError> {
+        let opened = |trouble: &Trouble| {
+            ReadError::Other(match trouble.errno() {
+                libc::EPERM => "reading the firewall needs root (CAP_NET_ADMIN)".into(),
+                // nfnetlink knows no such subsystem, or there is no nfnetlink.
+                libc::EINVAL | libc::EPROTONOSUPPORT => "this kernel has no nf_tables (CONFIG_NF_TABLES)".into(),
+                _ => format!("cannot talk to the kernel's firewall: {trouble}"),
+            })
+        };
+        let mut socket = Socket::open().map_err(|error| opened(&error.into()))?;
+        let generation = socket.generation().map_err(|trouble| opened(&trouble))?;
+        Ok(Self { socket, listener: Listener::open().ok(), generation })
+    }
+
+    /// Reads the table: itself, its sets, its chains with their rules, its elements. Nothing where there is no table.
+    /// All of it is netrec's, for the table's name is; `owners` is empty where a mark is missing.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or when the ruleset does not hold still for as long as a read takes.
+    pub fn read(&mut self) -> Result<Vec<(Key, Entry)>, ReadError> {
+        if let Some(listener) = &mut self.listener {
+            listener.last(); // what was before is of no interest
+        }
+        let (generation, entries) = self.read_at()?;
+        self.generation = generation;
+        Ok(entries)
+    }
+
+    /// The table and the generation it was read at.
+    fn read_at(&mut self) -> Result<(u32, Vec<(Key, Entry)>), ReadError> {
+        let failed = |trouble: Trouble| ReadError::Other(format!("cannot read table inet {TABLE}: {trouble}"));
+        for attempt in 0..ATTEMPTS {
+            std::thread::sleep(PATIENCE * attempt);
+            let generation = self.socket.generation().map_err(failed)?;
+            match read::dump(&mut self.socket) {
+                Ok(entries) if self.socket.generation().map_err(failed)? == generation => {
+                    return Ok((generation, entries));
+                }
+                Ok(_) | Err(Trouble::Changed) => {}
+                Err(trouble) => return Err(failed(trouble)),
+            }
+        }
+        Err(failed(Trouble::Changed))
+    }
+
+    /// Carries out firewall steps in one transaction: all of them or none. Every message that changes something counts
+    /// as a write; when one of them is to fail, nothing is sent.
+    ///
+    /// What the kernel cannot change in place (a set's types, a base chain's hook, a mark of a table, chain or set) has
+    /// the whole table made anew, still in one transaction. Foreign rules in a chain that is written are left out.
+    ///
+    /// # Errors
+    /// With the number `ERESTART` when anybody changed the ruleset since the last [`read`](Self::read) or own success;
+    /// with the kernel's number when it refuses a part, which the message names; with 0 when a step makes no sense.
+    pub fn run(&mut self, steps: &[Step], writes: &mut Writes) -> Result<(), StepError> {
+        let all;
+        let work = if steps.iter().any(replaces) {
+            all = self.after(steps)?;
+            Work::rebuild(&all)
+        } else {
+            Work::steps(steps)
+        };
+        let batch = work
+            .batch(self.socket.sequence(0), self.generation)
+            .map_err(|(part, why)| StepError { errno: 0, message: format!("{part}: {why}") })?;
+        if batch.messages() == 0 {
+            return Ok(());
+        }
+        for sequence in (batch.first()..).take(batch.messages()) {
+            writes.admit().map_err(|errno| refused(&batch, sequence, &Fault::new(errno)))?;
+        }
+        self.send(&batch)
+    }
+
+    fn send(&mut self, batch: &Batch<'_>) -> Result<(), StepError> {
+        self.socket.sequence(u32::try_from(batch.messages() + 2).unwrap_or(u32::MAX));
+        if let Some(listener) = &self.listener {
+            let _ = listener.pause();
+        }
+        let outcome = self.socket.batch(batch.bytes());
+        if let Ok(None) = outcome {
+            self.move_on();
+        }
+        if let Some(listener) = &self.listener {
+            let _ = listener.resume();
+        }
+        match outcome {
+            Ok(None) => Ok(()),
+            Ok(Some((_, fault))) if fault.errno == libc::ERESTART => Err(self.overtaken()),
+            Ok(Some((sequence, fault))) => Err(refused(batch, sequence, &fault)),
+            Err(trouble) => {
+                Err(StepError { errno: trouble.errno(), message: format!("change table inet {TABLE}: {trouble}") })
+            }
+        }
+    }
+
+    /// After a success: the next transaction needs the generation that this one made. If it is another one by now,
+    /// somebody came in between, and the next transaction has to fail.
+    fn move_on(&mut self) {
+        let ours = self.generation.wrapping_add(1).max(1); // nf_tables_commit() leaves 0 out
+        let same = self.generation;
+        self.generation = match self.socket.generation() {
+            Ok(now) if now == same => same, // nothing to do was in it
+            _ => ours,
+        };
+    }
+
+    fn overtaken(&mut self) -> StepError {
+        let who = self.listener.as_mut().and_then(Listener::last).unwrap_or_else(|| "another program".into());
+        let message = format!("the firewall was changed meanwhile by {who}; nothing was done");
+        StepError { errno: libc::ERESTART, message }
+    }
+
+    /// The table as it is with these steps applied.
+    fn after(&mut self, steps: &[Step]) -> Result<BTreeMap<Key, Entry>, StepError> {
+        let (generation, entries) =
+            self.read_at().map_err(|error| StepError { errno: 0, message: error.to_string() })?;
+        if generation != self.generation {
+            return Err(self.overtaken());
+        }
+        let mut all: BTreeMap<Key, Entry> = entries.into_iter().collect();
+        for step in steps {
+            match &step.after {
+                Some(after) => all.insert(step.key.clone(), after.clone()),
+                None => all.remove(&step.key),
+            };
+        }
+        Ok(all)
+    }
+}
+
+/// What the kernel refused, and its words.
+fn refused(batch: &Batch<'_>, sequence: u32, fault: &Fault) -> StepError {
+    let words = in_words(fault);
+    let message = match batch.part(sequence, fault.offset) {
+        Some(part) => format!("{part}: {words}"),
+        None => format!("change table inet {TABLE}: {words}"),
+    };
+    StepError { errno: fault.errno, message }
+}

@@ -1,0 +1,119 @@
+//! Addresses and routes of both families.
+
+use std::collections::BTreeMap;
+
+use netrec::kernel::{Backend, Linux};
+use netrec::state::{Address, Entry, Key, Netns, Object, Scope, Standing, Step};
+use serde_json::Value;
+
+use super::lab::*;
+
+#[test]
+fn addresses_of_both_families_come_and_go() {
+    lab(|| {
+        let mut linux = Linux::open().unwrap();
+        run(&mut linux, [create(bridge("nr-front"))]);
+        let mine = |ip: &str| address(&Netns::HOST, "nr-front", ip, "networks.front");
+        let all = ["10.0.0.1/24", "10.0.0.2/24", "10.0.0.1/16", "fd00::1/64", "fd00::2/128"].map(mine);
+        run(&mut linux, all.iter().cloned().map(create));
+        let shown = ip("addr show nr-front");
+        let nodad = shown["addr_info"].as_array().unwrap().iter().find(|a| a["local"] == "fd00::1").unwrap();
+        assert_eq!((&nodad["nodad"], &nodad["tentative"]), (&true.into(), &Value::Null));
+        let error = linux.run(&[create(mine("fd00::1/64"))]).remove(0).unwrap_err();
+        assert_eq!(error.errno, 17);
+        assert!(error.message.starts_with("create address fd00::1/64 dev nr-front in host: File exists"), "{error}");
+        // The address that others are secondary to goes alone.
+        assert_eq!(sh("cat /proc/sys/net/ipv4/conf/nr-front/promote_secondaries").trim(), "0");
+        run(&mut linux, [delete(all[0].clone()), delete(all[4].clone())]);
+        let rest = [bridge("nr-front"), all[1].clone(), all[2].clone(), all[3].clone()];
+        assert_eq!(linux.live(&Scope::default()).unwrap(), rest.into_iter().collect());
+        // Without others in the subnet nothing is written but the deletion itself.
+        let writes = linux.writes();
+        run(&mut linux, [delete(all[1].clone())]);
+        assert_eq!(linux.writes(), writes + 1);
+        // One that runs out becomes permanent.
+        sh("ip addr add fd00::9/64 dev nr-front valid_lft 1000 preferred_lft 1000; \
+            ip addr add 10.9.0.1/24 dev nr-front valid_lft 1000 preferred_lft 1000");
+        for ip in ["fd00::9/64", "10.9.0.1/24"] {
+            let (key, after) = mine(ip);
+            let mut before = after.clone();
+            before.object = Object::Address(Address { permanent: false });
+            assert_eq!(found(&mut linux, &key).unwrap(), before);
+            run(&mut linux, [Step::new(key.clone(), Some(before), Some(after.clone()))]);
+            assert_eq!(found(&mut linux, &key).unwrap(), after);
+        }
+    });
+}
+
+#[test]
+fn routes_of_both_families_are_replaced() {
+    lab(|| {
+        let mut linux = Linux::open().unwrap();
+        let phases = small_shop();
+        make(&mut linux, &phases);
+        for (to, via, metric) in
+            [("0.0.0.0/0", "10.20.0.9", 0), ("::/0", "fd20::9", 1024), ("2001:db8::/32", "fd20::9", 7)]
+        {
+            let (key, after) = route(&web(), to, Some(via), "eth0", metric);
+            let before = found(&mut linux, &key).unwrap();
+            run(&mut linux, [Step::new(key.clone(), Some(before), Some(after.clone()))]);
+            assert_eq!(found(&mut linux, &key).unwrap(), after);
+        }
+        let shown = json("ip -n web -j route show default");
+        assert_eq!(shown.as_array().unwrap().len(), 1);
+        assert_eq!((&shown[0]["gateway"], &shown[0]["protocol"]), (&"10.20.0.9".into(), &"78".into()));
+        assert_eq!(json("ip -n web -j -6 route show default")[0]["gateway"], "fd20::9");
+        let lost = linux.run(&[create(route(&web(), "198.51.100.0/24", Some("203.0.113.1"), "eth0", 0))]).remove(0);
+        assert_eq!(
+            lost.unwrap_err().message,
+            "create route 198.51.100.0/24 in web: Network is unreachable (kernel: Nexthop has invalid gateway)"
+        );
+        // An IPv4 route by an IPv6 router.
+        let mixed = route(&web(), "198.18.0.0/15", Some("fd20::9"), "eth0", 0);
+        run(&mut linux, [create(mixed.clone())]);
+        assert_eq!(found(&mut linux, &mixed.0).unwrap(), mixed.1);
+        assert_eq!(json("ip -n web -j route show 198.18.0.0/15")[0]["via"]["host"], "fd20::9");
+        run(&mut linux, [delete(mixed)]);
+        // In the host, without a router, in a table of its own.
+        let (mut key, entry) = route(&Netns::HOST, "198.51.100.0/24", None, "nr-front", 5);
+        let Key::Route { table, .. } = &mut key else { panic!() };
+        *table = 1000;
+        run(&mut linux, [create((key.clone(), Entry { owners: vec![owner("networks.front")], ..entry.clone() }))]);
+        assert_eq!(found(&mut linux, &key).unwrap().object, entry.object);
+        assert_eq!(json("ip -j route show table 1000")[0]["scope"], "link");
+        run(&mut linux, [delete((key, entry))]);
+        assert_eq!(sh("ip route show table 1000"), "");
+    });
+}
+
+#[test]
+fn routes_of_others_are_told_apart_and_kept() {
+    lab(|| {
+        let mut linux = Linux::open().unwrap();
+        let phases = small_shop();
+        make(&mut linux, &phases[..3]);
+        sh(
+            "ip -n web route add default via 10.20.0.1 && ip -n web -6 route add 2001:db8::/32 via fd20::1 proto static && \
+            ip route add 198.51.100.0/24 dev nr-front && ip -n web route add 198.51.100.0/24 dev eth0 table 7",
+        );
+        let live = linux.live(&Scope::default()).unwrap();
+        let routes: BTreeMap<String, Standing> = live
+            .iter()
+            .filter(|(key, _)| matches!(key, Key::Route { .. }))
+            .map(|(key, entry)| (key.to_string(), entry.standing.clone()))
+            .collect();
+        let foreign = |text: &str| Standing::Foreign(text.into());
+        assert_eq!(
+            routes,
+            BTreeMap::from([
+                ("route default in web".into(), foreign("protocol boot")),
+                ("route 2001:db8::/32 metric 1024 in web".replace(" metric 1024", ""), foreign("protocol static")),
+            ])
+        );
+        let ours = route(&web(), "0.0.0.0/0", Some("10.20.0.1"), "eth0", 0);
+        assert_eq!(linux.run(&[create(ours.clone())]).remove(0).unwrap_err().errno, 17);
+        // One that somebody took over is not deleted.
+        run(&mut linux, [delete(ours)]);
+        assert_eq!(json("ip -n web -j route show default")[0]["protocol"], Value::Null);
+    });
+}

@@ -1,0 +1,128 @@
+//! Kernel parameters, facts, missing rights and torn dumps.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use netrec::kernel::{Backend, Linux, ReadError};
+use netrec::state::{Entry, Key, Netns, Object, Scope, State, Sysctl};
+
+use super::lab::*;
+
+#[test]
+fn sysctls_are_written_and_read_inside_their_namespace() {
+    lab(|| {
+        let mut linux = Linux::open().unwrap();
+        run(&mut linux, [create(namespace(&web()))]);
+        let sysctl = |netns: &Netns, path: &str, value: &str| {
+            let key = Key::Sysctl { netns: netns.clone(), path: Arc::from(path) };
+            (key, Entry { owners: vec![], ..Entry::new(Object::Sysctl(Sysctl { value: value.into() }), owner("x")) })
+        };
+        let inside = sysctl(&web(), "net/ipv4/ip_local_port_range", "2000 3000");
+        let host = sysctl(&Netns::HOST, "net/ipv4/ip_forward", "1");
+        run(&mut linux, [create(inside.clone()), create(host.clone())]);
+        assert_eq!(sh("ip netns exec web cat /proc/sys/net/ipv4/ip_local_port_range"), "2000\t3000\n");
+        assert_ne!(sh("cat /proc/sys/net/ipv4/ip_local_port_range"), "2000\t3000\n");
+        let absent = sysctl(&web(), "net/ipv4/nothing", "1");
+        let wanted: State = [inside.clone(), host.clone(), absent.clone()].into_iter().collect();
+        let live = linux.live(&Scope::of(&wanted)).unwrap();
+        assert_eq!(live, [namespace(&web()), inside.clone(), host.clone()].into_iter().collect());
+        // What is right already is not written, and a value stays when its object goes.
+        let writes = linux.writes();
+        run(&mut linux, [create(host.clone()), delete(inside)]);
+        assert_eq!(linux.writes(), writes);
+        assert_eq!(sh("ip netns exec web cat /proc/sys/net/ipv4/ip_local_port_range"), "2000\t3000\n");
+        let error = linux.run(&[create(absent)]).remove(0).unwrap_err();
+        assert_eq!(error.errno, 2);
+        assert!(error.message.contains("/proc/sys/net/ipv4/nothing: wanted 1, found nothing"), "{error}");
+        let refused = linux.run(&[create(sysctl(&Netns::HOST, "net/ipv4/ip_forward", "many"))]).remove(0).unwrap_err();
+        assert_eq!(
+            refused.message,
+            "create sysctl net/ipv4/ip_forward in host: /proc/sys/net/ipv4/ip_forward: wanted many, found 1: Invalid argument"
+        );
+        // `01` is taken and stored as `1`: what was found is said.
+        let other = linux.run(&[create(sysctl(&Netns::HOST, "net/ipv4/ip_default_ttl", "064"))]).remove(0);
+        assert!(other.is_err());
+    });
+}
+
+#[test]
+fn facts_tell_the_uplink_and_what_is_not_netrecs() {
+    lab(|| {
+        let mut linux = Linux::open().unwrap();
+        assert_eq!(linux.facts().unwrap().uplink, None);
+        sh("ip link add eth9 mtu 1450 type veth peer name far && ip link set eth9 up && ip link set far up && \
+            ip addr add 192.0.2.7/24 dev eth9 && ip -6 addr add 2001:db8::7/64 dev eth9 nodad && \
+            ip route add default via 192.0.2.1 metric 100 && ip -6 route add default via fe80::1 dev eth9 proto ra && \
+            ip route add 10.8.0.0/16 via 192.0.2.2 && echo 1 > /proc/sys/net/ipv6/conf/eth9/accept_ra");
+        make(&mut linux, &small_shop());
+        let facts = linux.facts().unwrap();
+        assert_eq!(facts.host, sh("uname -n").trim());
+        let uplink = facts.uplink.unwrap();
+        assert_eq!((uplink.name, uplink.mtu), (name("eth9"), 1450));
+        let addresses: Vec<String> = facts.addresses.iter().map(|a| format!("{} {}", a.link, a.ip)).collect();
+        assert_eq!(addresses, ["eth9 192.0.2.7/24", "eth9 2001:db8::7/64"]);
+        let routes: Vec<String> = facts.routes.iter().map(|r| format!("{} {:?}", r.to, r.dev)).collect();
+        assert_eq!(
+            routes,
+            ["10.8.0.0/16 Some(\"eth9\")", "192.0.2.0/24 Some(\"eth9\")", "2001:db8::/64 Some(\"eth9\")"]
+        );
+        assert_eq!(facts.ra_uplinks, [name("eth9")]);
+        assert_eq!(facts.sysctls["net/ipv4/ip_forward"], "0");
+        assert!(facts.sysctls.contains_key("net/ipv6/conf/all/forwarding"));
+        sh("echo 2 > /proc/sys/net/ipv6/conf/eth9/accept_ra && ip route del default");
+        let facts = linux.facts().unwrap();
+        assert_eq!((facts.ra_uplinks, facts.uplink.unwrap().name), (vec![], name("eth9")));
+    });
+}
+
+#[test]
+fn without_rights_reading_works_and_writing_says_what_is_missing() {
+    if is_again() {
+        let mut linux = Linux::open().unwrap();
+        linux.facts().unwrap();
+        let error = linux.live(&Scope::default()).unwrap_err();
+        let expected = ReadError::Permission { what: "namespace web".into(), reason: "Operation not permitted".into() };
+        assert_eq!(error, expected);
+        assert_eq!(error.to_string(), "root is needed to read namespace web (Operation not permitted)");
+        let error = linux.run(&[create(bridge("nr-back"))]).remove(0).unwrap_err();
+        assert_eq!(
+            error.message,
+            "create link nr-back in host: changing networks needs root (CAP_NET_ADMIN): Operation not permitted"
+        );
+        return;
+    }
+    lab(|| {
+        make(&mut Linux::open().unwrap(), &small_shop());
+        let output = again("setpriv --bounding-set -all", &[]);
+        assert!(output.contains("1 passed"), "{output}");
+    });
+}
+
+#[test]
+fn a_dump_torn_by_changes_is_never_handed_out() {
+    lab(|| {
+        let mut linux = Linux::open().unwrap();
+        let bridges: State = (0..300).map(|i| bridge(&format!("nr-{i}"))).collect();
+        run(&mut linux, bridges.clone().into_iter().map(create));
+        let done = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                let mut linux = Linux::open().unwrap();
+                while !done.load(Ordering::Relaxed) {
+                    run(&mut linux, [create(bridge("x"))]);
+                    run(&mut linux, [delete(bridge("x"))]);
+                }
+            });
+            for _ in 0..100 {
+                match linux.live(&Scope::default()) {
+                    Ok(mut live) => {
+                        live.remove(&link_key("x"));
+                        assert_eq!(live, bridges);
+                    }
+                    Err(error) => assert_eq!(error, ReadError::Torn { what: "links of host".into() }),
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    });
+}
