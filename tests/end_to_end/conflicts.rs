@@ -173,16 +173,14 @@ fn without_rights_one_sentence_says_so() {
                 let output = as_nobody(args);
                 assert_eq!((output.status, output.stdout.as_str()), (1, ""), "{args:?}: {}", output.stderr);
                 assert_eq!(output.stderr.lines().count(), 1, "{args:?}: {}", output.stderr);
-                for word in ["root", "CAP_NET_ADMIN"] {
-                    assert!(output.stderr.contains(word), "{args:?}: {}", output.stderr);
-                }
+                assert!(output.stderr.contains("root"), "{args:?}: {}", output.stderr);
             }
             assert_eq!(as_nobody(&["validate"]).status, 0, "the file can be checked by everybody");
             assert_eq!(as_nobody(&["show"]).status, 0);
             events.quiet();
         };
         all_refused();
-        lab.host.apply(FILE);
+        lab.host.apply(FILE); // now there is a namespace that cannot be entered
         all_refused();
     });
 }
