@@ -4,6 +4,7 @@
 mod lab;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use lab::{Machine, NoAnswer, Snapshot, ruleset_generation};
@@ -205,6 +206,25 @@ fn machines_do_not_see_each_other() {
         a.add_address("eth0", "10.0.0.1/24");
         b.add_address("eth0", "10.0.0.2/24");
         a.ping("10.0.0.2").expect("an answer");
+    });
+}
+
+#[test]
+fn http_is_spoken() {
+    lab::in_lab(|lab| {
+        let listener = lab.host.enter(|| std::net::TcpListener::bind("192.0.2.1:9000")).expect("a listener");
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut request = [0; 512];
+            let n = stream.read(&mut request).expect("a request");
+            stream.write_all(b"HTTP/1.0 404 Not Found\r\nX: y\r\n\r\nno\r\n\r\nsuch thing").expect("an answer");
+            String::from_utf8_lossy(&request[..n]).into_owned()
+        });
+        let answer = lab.world.http_get("192.0.2.1:9000", "/metrics").expect("an answer");
+        assert_eq!(answer, (404, "no\r\n\r\nsuch thing".to_owned()));
+        let request = server.join().expect("the server");
+        assert_eq!(request, "GET /metrics HTTP/1.0\r\nHost: 192.0.2.1:9000\r\nConnection: close\r\n\r\n");
+        assert_eq!(lab.world.http_get("192.0.2.1:9001", "/"), Err(NoAnswer::Refused));
     });
 }
 

@@ -104,6 +104,18 @@ fn a_foreign_object_that_appears_later_is_not_replaced() {
 }
 
 #[test]
+fn an_equal_route_of_somebody_else_is_left_alone() {
+    lab::in_lab(|lab| {
+        lab.host.apply(FILE);
+        lab.host.sh("ip -n web route replace default via 10.20.0.1 proto static");
+        let events = lab.host.settle();
+        assert_eq!(lab.host.plan(FILE).actions(), [""; 0]);
+        assert_eq!(lab.host.apply(FILE).json["writes"], 0);
+        events.quiet();
+    });
+}
+
+#[test]
 fn a_namespace_that_is_adopted_by_its_path_is_used_and_stays() {
     lab::in_lab(|lab| {
         let file = &FILE.replace("[containers.web]", "[containers.web]\nnetns = '/run/netns/web'");

@@ -1,6 +1,7 @@
 //! What was changed by hand: the plan shows it and nothing else, and one apply makes the host what it was.
 
 use std::panic::catch_unwind;
+use std::process::Command;
 use std::thread;
 
 use crate::SHOP;
@@ -68,6 +69,9 @@ const DAMAGE: &[(&str, &str)] = &[
     ("sysctl -qw net.ipv6.conf.all.forwarding=0", "update sysctl net/ipv6/conf/all/forwarding"),
     ("ip netns exec web sysctl -qw net.ipv6.conf.eth0.accept_ra=1", "update sysctl net/ipv6/conf/eth0/accept_ra in web"),
     ("ip -n web link set lo down", "update netns web"),
+    ("ip netns del web; while ip link show VE-WEB 2>/dev/null; do sleep 0.05; done", WEB_ANEW),
+    // The name stays as an empty file.
+    ("umount /run/netns/web; while ip link show VE-WEB 2>/dev/null; do sleep 0.05; done", WEB_ANEW),
     ("nft flush chain inet netrec forward", "update chain forward"),
     ("nft add rule inet netrec input tcp dport 22 drop", "update chain input"),
     ("nft insert rule inet netrec ports counter", "update chain ports"),
@@ -91,6 +95,11 @@ const DAMAGE: &[(&str, &str)] = &[
     ),
     ("nft add set inet netrec mine '{ type ipv4_addr; }'", "delete set mine"),
 ];
+
+/// What makes the container `web` anew, when its devices went with its namespace.
+const WEB_ANEW: &str = "create netns web\ncreate link VE-WEB
+    create address 10.20.0.10/24 dev eth0 in web\ncreate address fd20::10/64 dev eth0 in web
+    create route default in web\ncreate route default (ipv6) in web\ncreate sysctl net/ipv6/conf/eth0/accept_ra in web";
 
 /// The text with the veths' names in it.
 fn named(text: &str) -> String {
@@ -171,5 +180,27 @@ fn a_lost_firewall_is_made_anew_in_one_transaction() {
             drop(lab.host.settle());
             assert_eq!(before.diff(&Snapshot::of_machine(&lab.host)), "", "{damage}");
         }
+    });
+}
+
+/// A process keeps the namespace and its devices alive, though it has no name any more.
+#[test]
+fn a_namespace_that_lost_its_name_is_found_by_its_processes() {
+    lab::in_lab(|lab| {
+        lab.host.apply(SHOP);
+        drop(lab.host.settle());
+        let before = Snapshot::of_machine(&lab.host);
+        let old = lab.container("web");
+        let mut inside = old.spawn(Command::new("sleep").arg("600")).expect("a process");
+        lab.host.run(["ip", "netns", "del", "web"]);
+        lab.host.apply(SHOP);
+        assert_same::<String, _>("after apply", &[], &lab.host.plan(SHOP).actions());
+        drop(lab.host.settle());
+        assert_eq!(before.diff(&Snapshot::of_machine(&lab.host)), "");
+        assert_eq!(old.run(["ip", "-o", "link"]).lines().count(), 1, "only lo is left");
+        inside.kill().expect("its end");
+        inside.wait().expect("its end");
+        let _web = lab.container("web").listen_tcp("web", "0.0.0.0:80");
+        lab.expect("world tcp 192.0.2.1:8080 -> web sees 192.0.2.9");
     });
 }

@@ -1,5 +1,7 @@
 //! What is removed leaves nothing, and what is not netrec's stays.
 
+use std::process::Command;
+
 use crate::SHOP;
 use crate::lab::{self, Lab, Snapshot};
 
@@ -117,6 +119,26 @@ fn a_removed_container_port_or_network_leaves_nothing() {
             lab.host.apply(&less);
             assert_eq!(before.diff(&at_rest(lab)), "", "{what}");
         }
+    });
+}
+
+/// What runs in a container does not keep it: its processes stay behind without a network.
+#[test]
+fn a_removed_container_that_still_runs_leaves_nothing() {
+    lab::in_lab(|lab| {
+        forwarding_on(lab);
+        let before = at_rest(lab);
+        lab.host.apply(SHOP);
+        let web = lab.container("web");
+        let mut inside = web.spawn(Command::new("sleep").arg("600")).expect("a process");
+        lab.host.destroy(SHOP);
+        assert_eq!(before.diff(&at_rest(lab)), "");
+        assert_eq!(web.run(["ip", "-o", "link"]).lines().count(), 1, "only lo is left");
+        assert_eq!(lab.host.plan("").actions(), [""; 0], "the namespace without a name is nothing to do");
+        lab.host.apply(SHOP);
+        assert_eq!(lab.host.plan(SHOP).actions(), [""; 0]);
+        inside.kill().expect("its end");
+        inside.wait().expect("its end");
     });
 }
 

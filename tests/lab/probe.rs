@@ -285,7 +285,8 @@ impl Space {
         let addr = parse_target(target);
         let mut stream = self.enter(|| TcpStream::connect_timeout(&addr, LIMIT))?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {target}\r\nConnection: close\r\n\r\n")?;
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?; // at once: a server may answer and close after its first read
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
