@@ -143,6 +143,31 @@ impl Extend<(Key, Entry)> for State {
     }
 }
 
+impl Serialize for State {
+    /// As a list of objects, each with its key.
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Item<'a> {
+            key: &'a Key,
+            #[serde(flatten)]
+            entry: &'a Entry,
+        }
+        s.collect_seq(self.iter().map(|(key, entry)| Item { key, entry }))
+    }
+}
+
+impl<'de> Deserialize<'de> for State {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Item {
+            key: Key,
+            #[serde(flatten)]
+            entry: Entry,
+        }
+        Ok(Vec::<Item>::deserialize(d)?.into_iter().map(|item| (item.key, item.entry)).collect())
+    }
+}
+
 impl FromIterator<(Key, Entry)> for State {
     fn from_iter<I: IntoIterator<Item = (Key, Entry)>>(items: I) -> Self {
         Self { entries: items.into_iter().collect() }
