@@ -62,7 +62,9 @@ fn all_ways(lab: &Lab, bridge_nf: &str) {
         web.listen_sctp("web", 36),
         listen(&lab.container("api"), &[80], &[80]),
         listen(&lab.container("other"), &[80], &[]),
-        listen(&lab.host, &[7000], &[7000]),
+        listen(&lab.host, &[7000], &[]),
+        // Bound, so that answers come from the address that was asked.
+        ["10.20.0.1", "[fd20::1]", "192.0.2.1"].map(|a| lab.host.listen_udp("host", &format!("{a}:7000"))).into(),
         listen(&lab.world, &[443], &[53]),
         vec![lab.host.listen_tcp("host", "127.0.0.1:7001"), lab.host.listen_udp("host", "127.0.0.1:7001")],
     ];
@@ -107,6 +109,7 @@ fn all_ways(lab: &Lab, bridge_nf: &str) {
         world tcp  10.20.0.1:7000       -> blocked
         world udp  10.20.0.1:7000       -> blocked
         world tcp  [fd20::1]:7000       -> blocked
+        world udp  [fd20::1]:7000       -> blocked
         world tcp  192.0.2.1:7000       -> host sees 192.0.2.9     # the host's own business
         world tcp  [2001:db8::1]:7000   -> host sees 2001:db8::9
         ",
@@ -133,7 +136,9 @@ fn all_ways(lab: &Lab, bridge_nf: &str) {
         web   tcp  10.20.0.1:7000       -> host sees 10.20.0.10
         web   tcp  [fd20::1]:7000       -> host sees fd20::10
         web   udp  10.20.0.1:7000       -> host sees 10.20.0.10
+        web   udp  [fd20::1]:7000       -> host sees fd20::10
         web   tcp  192.0.2.1:7000       -> host sees 10.20.0.10
+        web   udp  192.0.2.1:7000       -> host sees 10.20.0.10
         web   tcp  [2001:db8::1]:7000   -> host sees fd20::10
         web   ping 10.20.0.1            -> answer
         web   ping fd20::1              -> answer
