@@ -783,7 +783,7 @@ isolated! {
         // What a plan would do: whatever differs is changed, whatever is not wanted goes.
         let wanted = state(&all);
         let mut steps = Vec::new();
-        for (key, entry) in live.iter() {
+        for (key, entry) in &live {
             if wanted.get(key) != Some(entry) {
                 steps.push(Step::new(key.clone(), Some(entry.clone()), wanted.get(key).cloned()));
             }

@@ -219,6 +219,7 @@ fn a_failure_at_any_step_puts_back_what_there_was() {
                 last = n - 1;
                 break;
             };
+            assert_eq!(error.errors[0].1, "injected", "seed {seed}, step {n}: {error}");
             assert!(matches!(error.undo, Undo::Done), "seed {seed}, step {n}: {error}\n{}", prepared.plan.to_text());
             // Parameters that were not wanted before keep what they got; the rest is as it was.
             let scope = Scope::of(&prepared.desired);

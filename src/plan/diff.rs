@@ -3,7 +3,8 @@
 //! Before the walk, live state is seen as it will be once the links have changed: what hangs on a link that is renamed
 //! goes by its new name, and what hangs on a link that goes is gone with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::net::IpAddr;
 
 use super::{Action, Conflict, Op};
@@ -13,35 +14,44 @@ use crate::state::{Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Own
 pub fn diff(desired: &State, live_state: &State) -> Diff {
     let fate = Fate::of(desired, live_state);
     let mut walk = Diff::default();
-    let mut renamed = BTreeMap::new();
-    let mut live = BTreeMap::new();
+    let mut live: BTreeMap<Cow<'_, Key>, Found<'_>> = BTreeMap::new();
     for (key, entry) in live_state {
-        match fate.new_key(key) {
-            Some(new) => {
-                renamed.insert(new, fate.adjust(key, entry));
-            }
-            None => {
-                live.insert(key, entry);
-            }
+        let falls = fate.takes(key, &entry.object);
+        let found = match fate.new_key(key) {
+            Some(_) if falls => (Cow::Borrowed(key), Found { entry: Cow::Borrowed(entry), falls }),
+            Some(new) => (Cow::Owned(new), Found { entry: Cow::Owned(fate.adjust(key, entry)), falls }),
+            None => (Cow::Borrowed(key), Found { entry: Cow::Borrowed(entry), falls }),
+        };
+        // What a device brings along under its new name counts, not what goes with the device that had the name before.
+        match live.entry(found.0) {
+            btree_map::Entry::Occupied(_) if falls => {}
+            btree_map::Entry::Occupied(mut there) => drop(there.insert(found.1)),
+            btree_map::Entry::Vacant(free) => drop(free.insert(found.1)),
         }
     }
-    live.extend(&renamed);
     let mut wanted = desired.into_iter().peekable();
     let mut found = live.into_iter().peekable();
     loop {
         match (wanted.peek(), found.peek()) {
-            (Some((w, _)), Some((f, _))) if w == f => {
+            (Some((w, _)), Some((f, _))) if **w == **f => {
                 if let (Some((key, after)), Some((_, before))) = (wanted.next(), found.next()) {
-                    walk.both(key, before, after, &fate);
+                    walk.both(key, &before, after, &fate);
                 }
             }
-            (Some((w, _)), Some((f, _))) if w > f => walk.extra(found.next(), &fate),
+            (Some((w, _)), Some((f, _))) if **w > **f => walk.extra(found.next()),
             (Some(_), _) => walk.missing(wanted.next()),
-            (None, Some(_)) => walk.extra(found.next(), &fate),
+            (None, Some(_)) => walk.extra(found.next()),
             (None, None) => break,
         }
     }
     walk
+}
+
+/// A live object as the changes of the links leave it.
+struct Found<'a> {
+    entry: Cow<'a, Entry>,
+    /// Whether it goes with what it hangs on.
+    falls: bool,
 }
 
 /// One end of a link: where it is and what it is called there.
@@ -52,6 +62,8 @@ type End = (Netns, InterfaceName);
 struct Fate {
     /// Ends of links that are deleted, or deleted and made anew.
     lost: BTreeSet<End>,
+    /// Links among them, by their name in the host, that are deleted first and then made anew.
+    remade: BTreeSet<InterfaceName>,
     /// Ends that get another name.
     renamed: BTreeMap<End, InterfaceName>,
     /// Namespaces that go.
@@ -73,7 +85,10 @@ impl Fate {
                         fate.renamed.insert((netns.clone(), old), new);
                     }
                 }
-                (Key::Link { netns, name }, before, _) => {
+                (Key::Link { netns, name }, before, wanted) => {
+                    if wanted.is_some() {
+                        fate.remade.insert(*name);
+                    }
                     fate.lost.insert((netns.clone(), *name));
                     fate.lost.extend(peer(before).map(|(netns, name)| (netns.clone(), name)));
                 }
@@ -138,10 +153,10 @@ impl Fate {
         }
     }
 
-    /// A port's bridge that goes leaves the port without one.
+    /// A bridge that is made anew leaves its ports without one meanwhile.
     fn orphaned(&self, before: &Entry) -> Option<Entry> {
         let Object::Link(Link { master: Some(master), .. }) = &before.object else { return None };
-        if !self.lost.contains(&(Netns::HOST, *master)) {
+        if !self.remade.contains(master) {
             return None;
         }
         let mut entry = before.clone();
@@ -242,18 +257,18 @@ impl Diff {
         }
     }
 
-    fn extra(&mut self, found: Option<(&Key, &Entry)>, fate: &Fate) {
+    fn extra(&mut self, found: Option<(Cow<'_, Key>, Found<'_>)>) {
         // A parameter has a value whether it is wanted or not.
-        if let Some((key, before)) = found
-            && before.standing.is_ours()
-            && !matches!(key, Key::Sysctl { .. })
+        if let Some((key, Found { entry, falls })) = found
+            && entry.standing.is_ours()
+            && !matches!(*key, Key::Sysctl { .. })
         {
-            let implied = fate.takes(key, &before.object);
-            self.push(Op::Delete, key, Some(before.clone()), None).implied = implied;
+            self.push(Op::Delete, &key, Some(entry.into_owned()), None).implied = falls;
         }
     }
 
-    fn both(&mut self, key: &Key, before: &Entry, after: &Entry, fate: &Fate) {
+    fn both(&mut self, key: &Key, found: &Found<'_>, after: &Entry, fate: &Fate) {
+        let before = &*found.entry;
         if let Standing::Foreign(why) = &before.standing {
             if !serves(&before.object, &after.object) {
                 let owner = after.owner().cloned().unwrap_or_else(Owner::netrec);
@@ -263,7 +278,7 @@ impl Diff {
         }
         let orphaned = fate.orphaned(before);
         let before = orphaned.as_ref().unwrap_or(before);
-        if fate.takes(key, &before.object) {
+        if found.falls {
             let action = self.push(Op::Replace, key, Some(before.clone()), Some(after.clone()));
             action.reason = Some("its link is made anew".into());
         } else if !same(key, before, after) {

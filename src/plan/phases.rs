@@ -34,7 +34,9 @@ pub enum Phase {
     Up,
     /// Routes are added.
     Routes,
-    /// From here on nothing is taken back. Addresses and routes go.
+    /// From here on things only go. Routes first: a device's last address would take them along.
+    Unroute,
+    /// Addresses go.
     Detach,
     /// Links go.
     Remove,
@@ -47,7 +49,7 @@ pub enum Phase {
 impl Phase {
     /// Whether this phase only removes, and so comes after what was made was verified.
     pub fn removes(self) -> bool {
-        self >= Self::Detach
+        self >= Self::Unroute
     }
 }
 
@@ -98,7 +100,7 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
         (Key::Address { .. }, Op::Delete) => emit(Phase::Detach, before, None),
         (Key::Address { .. }, Op::Replace) => emit(Phase::Addresses, None, after),
         (Key::Address { .. }, _) => emit(Phase::Addresses, before, after),
-        (Key::Route { .. }, Op::Delete) => emit(Phase::Detach, before, None),
+        (Key::Route { .. }, Op::Delete) => emit(Phase::Unroute, before, None),
         (Key::Route { .. }, _) => emit(Phase::Routes, before, after),
         (Key::Sysctl { netns, path }, op) => {
             let phase = if is_forwarding(netns, path) { Phase::Forwarding } else { Phase::Attributes };
