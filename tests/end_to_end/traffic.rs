@@ -56,6 +56,7 @@ fn listen(space: &Space, tcp: &[u16], udp: &[u16]) -> Vec<Listener> {
 fn all_ways(lab: &Lab, bridge_nf: &str) {
     set_bridge_nf(lab, bridge_nf);
     lab.host.apply(FILE);
+    drop(lab.host.settle());
     let web = lab.container("web");
     let _listeners = [
         listen(&web, &[80, 81, 82, 83, 84, 85], &[53, 54]),
@@ -218,6 +219,18 @@ fn loopback_is_this_machine_only(lab: &Lab) {
     );
 }
 
+/// The kernel cannot ask for a container's Ethernet address while the bridge's own link-local address waits for duplicate
+/// address detection, so that packets from outside would be lost for up to two seconds.
+#[test]
+fn ipv6_works_at_once() {
+    lab::in_lab(|lab| {
+        lab.host.apply(FILE);
+        assert_eq!(lab.host.run(["ip", "-6", "-o", "addr", "show", "dev", "nr-front", "tentative"]), "");
+        let _web = lab.container("web").listen_tcp("web", "[::]:80");
+        lab.expect("world tcp [2001:db8::1]:8080 -> web sees 2001:db8::9");
+    });
+}
+
 #[test]
 fn loopback_is_closed_again_when_its_last_port_goes() {
     lab::in_lab(|lab| {
@@ -248,6 +261,7 @@ fn udp_clients_follow_a_mapping_that_comes_moves_and_goes() {
             )
         };
         lab.host.apply(&file("", ""));
+        drop(lab.host.settle());
         let _listeners: Vec<_> = ["web", "api"].iter().map(|c| listen(&lab.container(c), &[], &[53])).collect();
         // Each client keeps its socket, and so its conntrack entry, all the time.
         for target in ["192.0.2.1:8053", "[2001:db8::1]:8053"] {
@@ -274,6 +288,7 @@ fn a_mapping_that_goes_ends_its_connections_and_no_others() {
             )
         };
         lab.host.apply(&file("'8080:80', '8081:81', '8082:80'"));
+        drop(lab.host.settle());
         let _listeners = listen(&lab.container("web"), &[80, 81], &[]);
         for address in ["192.0.2.1", "[2001:db8::1]"] {
             let connect = |port: u16| lab.world.connect(&format!("{address}:{port}")).expect("a connection");
