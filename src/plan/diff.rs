@@ -29,6 +29,7 @@ pub fn diff(desired: &State, live_state: &State) -> Diff {
             btree_map::Entry::Vacant(free) => drop(free.insert(found.1)),
         }
     }
+    walk.ends_taken(desired, live_state);
     let mut wanted = desired.into_iter().peekable();
     let mut found = live.into_iter().peekable();
     loop {
@@ -249,6 +250,18 @@ impl Diff {
         // Just pushed, so there is a last one.
         let last = self.actions.len() - 1;
         &mut self.actions[last]
+    }
+
+    /// Foreign devices inside containers that have the name of an end to be; the end has no key of its own.
+    fn ends_taken(&mut self, desired: &State, live: &State) {
+        for after in desired.into_iter().map(|(_, entry)| entry) {
+            let Some((netns, name)) = peer(&after.object) else { continue };
+            let key = Key::Link { netns: netns.clone(), name };
+            if let Some(Entry { standing: Standing::Foreign(why), .. }) = live.get(&key) {
+                let owner = after.owner().cloned().unwrap_or_else(Owner::netrec);
+                self.conflicts.push(Conflict { key, why: why.clone(), owner });
+            }
+        }
     }
 
     fn missing(&mut self, wanted: Option<(&Key, &Entry)>) {

@@ -211,8 +211,8 @@ pub struct Scope {
     pub namespaces: BTreeSet<Netns>,
     /// The kernel parameters that the desired state sets, by namespace, the host's too.
     pub sysctls: BTreeMap<Netns, BTreeSet<Arc<str>>>,
-    /// Names of devices of the host that are wanted: a foreign one is reported too.
-    pub host_links: BTreeSet<InterfaceName>,
+    /// The names that devices are to have, at both ends: a foreign device of one is reported too.
+    pub ends: BTreeSet<(Netns, InterfaceName)>,
 }
 
 impl Scope {
@@ -223,7 +223,7 @@ impl Scope {
         for (netns, paths) in other.sysctls {
             self.sysctls.entry(netns).or_default().extend(paths);
         }
-        self.host_links.extend(other.host_links);
+        self.ends.extend(other.ends);
         self
     }
 
@@ -242,10 +242,9 @@ impl Scope {
                 (Key::Link { netns, name: link }, object) => {
                     if let Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) = object {
                         name(&peer.netns);
+                        scope.ends.insert((peer.netns.clone(), peer.name));
                     }
-                    if netns.is_host() {
-                        scope.host_links.insert(*link);
-                    }
+                    scope.ends.insert((netns.clone(), *link));
                 }
                 (Key::Sysctl { netns, path }, _) => {
                     scope.sysctls.entry(netns.clone()).or_default().insert(path.clone());
