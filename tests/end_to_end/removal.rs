@@ -58,6 +58,7 @@ fn destroy_leaves_the_host_as_it_was() {
         forwarding_on(lab);
         let before = at_rest(lab);
         lab.host.apply(SHOP);
+        drop(lab.host.settle());
         let _web = lab.container("web").listen_tcp("web", "[::]:80");
         lab.expect(
             "world tcp 192.0.2.1:8080 -> web sees 192.0.2.9\nworld tcp [2001:db8::1]:8080 -> web sees 2001:db8::9",

@@ -56,13 +56,16 @@ fn listen(space: &Space, tcp: &[u16], udp: &[u16]) -> Vec<Listener> {
 fn all_ways(lab: &Lab, bridge_nf: &str) {
     set_bridge_nf(lab, bridge_nf);
     lab.host.apply(FILE);
+    drop(lab.host.settle());
     let web = lab.container("web");
     let _listeners = [
         listen(&web, &[80, 81, 82, 83, 84, 85], &[53, 54]),
         web.listen_sctp("web", 36),
         listen(&lab.container("api"), &[80], &[80]),
         listen(&lab.container("other"), &[80], &[]),
-        listen(&lab.host, &[7000], &[7000]),
+        listen(&lab.host, &[7000], &[]),
+        // Bound, so that answers come from the address that was asked.
+        ["10.20.0.1", "[fd20::1]", "192.0.2.1"].map(|a| lab.host.listen_udp("host", &format!("{a}:7000"))).into(),
         listen(&lab.world, &[443], &[53]),
         vec![lab.host.listen_tcp("host", "127.0.0.1:7001"), lab.host.listen_udp("host", "127.0.0.1:7001")],
     ];
@@ -107,6 +110,7 @@ fn all_ways(lab: &Lab, bridge_nf: &str) {
         world tcp  10.20.0.1:7000       -> blocked
         world udp  10.20.0.1:7000       -> blocked
         world tcp  [fd20::1]:7000       -> blocked
+        world udp  [fd20::1]:7000       -> blocked
         world tcp  192.0.2.1:7000       -> host sees 192.0.2.9     # the host's own business
         world tcp  [2001:db8::1]:7000   -> host sees 2001:db8::9
         ",
@@ -133,7 +137,9 @@ fn all_ways(lab: &Lab, bridge_nf: &str) {
         web   tcp  10.20.0.1:7000       -> host sees 10.20.0.10
         web   tcp  [fd20::1]:7000       -> host sees fd20::10
         web   udp  10.20.0.1:7000       -> host sees 10.20.0.10
+        web   udp  [fd20::1]:7000       -> host sees fd20::10
         web   tcp  192.0.2.1:7000       -> host sees 10.20.0.10
+        web   udp  192.0.2.1:7000       -> host sees 10.20.0.10
         web   tcp  [2001:db8::1]:7000   -> host sees fd20::10
         web   ping 10.20.0.1            -> answer
         web   ping fd20::1              -> answer
@@ -213,6 +219,18 @@ fn loopback_is_this_machine_only(lab: &Lab) {
     );
 }
 
+/// The kernel cannot ask for a container's Ethernet address while the bridge's own link-local address waits for duplicate
+/// address detection, so that packets from outside would be lost for up to two seconds.
+#[test]
+fn ipv6_works_at_once() {
+    lab::in_lab(|lab| {
+        lab.host.apply(FILE);
+        assert_eq!(lab.host.run(["ip", "-6", "-o", "addr", "show", "dev", "nr-front", "tentative"]), "");
+        let _web = lab.container("web").listen_tcp("web", "[::]:80");
+        lab.expect("world tcp [2001:db8::1]:8080 -> web sees 2001:db8::9");
+    });
+}
+
 #[test]
 fn loopback_is_closed_again_when_its_last_port_goes() {
     lab::in_lab(|lab| {
@@ -243,6 +261,7 @@ fn udp_clients_follow_a_mapping_that_comes_moves_and_goes() {
             )
         };
         lab.host.apply(&file("", ""));
+        drop(lab.host.settle());
         let _listeners: Vec<_> = ["web", "api"].iter().map(|c| listen(&lab.container(c), &[], &[53])).collect();
         // Each client keeps its socket, and so its conntrack entry, all the time.
         for target in ["192.0.2.1:8053", "[2001:db8::1]:8053"] {
@@ -269,6 +288,7 @@ fn a_mapping_that_goes_ends_its_connections_and_no_others() {
             )
         };
         lab.host.apply(&file("'8080:80', '8081:81', '8082:80'"));
+        drop(lab.host.settle());
         let _listeners = listen(&lab.container("web"), &[80, 81], &[]);
         for address in ["192.0.2.1", "[2001:db8::1]"] {
             let connect = |port: u16| lab.world.connect(&format!("{address}:{port}")).expect("a connection");

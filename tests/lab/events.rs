@@ -11,6 +11,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use super::probe::netlink;
 use super::space::{Machine, Space};
+use super::volatile;
 
 /// The groups of rtnetlink (`enum rtnetlink_groups`) that tell of set-up: links, neighbours, qdiscs, addresses, routes,
 /// rules, parameters (netconf), namespace ids, nexthops. Left out are multicast group memberships, prefixes and such.
@@ -57,7 +58,7 @@ impl Events {
         for (fd, what) in [(&self.route, "rtnetlink"), (&self.nftables, "nftables")] {
             loop {
                 match recv(fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                    Ok(n) => lines.extend(messages(&buffer[..n]).map(|m| describe(what, m))),
+                    Ok(n) => lines.extend(messages(&buffer[..n]).filter_map(|m| describe(what, m))),
                     Err(nix::errno::Errno::EAGAIN) => break,
                     Err(e) => lines.push(format!("{what}: {}", e.desc())), // ENOBUFS: too many
                 }
@@ -72,7 +73,18 @@ impl Events {
         assert!(events.is_empty(), "the kernel told of changes:\n{}", events.join("\n"));
     }
 
-    /// Waits until something arrives; false when nothing does in time.
+    /// Whether nothing comes for as long as [`SILENCE`].
+    fn silent(&self) -> bool {
+        let start = Instant::now();
+        while let Some(left) = SILENCE.checked_sub(start.elapsed()) {
+            if self.wait(left) && !self.take().is_empty() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Waits until something arrives, be it volatile; false when nothing does in time.
     pub fn wait(&self, limit: Duration) -> bool {
         let mut fds = [&self.route, &self.nftables].map(|fd| libc::pollfd {
             fd: fd.as_raw_fd(),
@@ -95,7 +107,7 @@ impl Machine {
             assert!(start.elapsed() < SETTLE_LIMIT, "no rest within {SETTLE_LIMIT:?}: {:?}", events.take());
             let waits = self.has_tentative();
             events.take();
-            if !waits && !events.wait(SILENCE) {
+            if !waits && events.silent() {
                 return events;
             }
         }
@@ -133,16 +145,17 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-fn describe(what: &str, message: &[u8]) -> String {
+/// What a message says; none when that is volatile.
+fn describe(what: &str, message: &[u8]) -> Option<String> {
     let kind = u16::from_ne_bytes([message[4], message[5]]);
     if what == "rtnetlink"
         && let Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) =
             NetlinkMessage::<RouteNetlinkMessage>::deserialize(message)
     {
-        return format!("{inner:?}");
+        return volatile::is_passing_event(&inner).is_none().then(|| format!("{inner:?}"));
     }
     let text: String = message[16..].iter().map(|b| if b.is_ascii_graphic() { *b as char } else { '.' }).collect();
-    format!("{what} message {}: {text}", kind & 0xff)
+    Some(format!("{what} message {}: {text}", kind & 0xff))
 }
 
 /// The number of the ruleset, which every nftables transaction changes (`NFT_MSG_GETGEN`).

@@ -119,6 +119,8 @@ impl Machine {
         for (machine, link) in [(self, here), (other, there)] {
             // Nobody else can have their link-local addresses, so they need not wait for that to be found out.
             machine.set_sysctl(&format!("net/ipv6/conf/{link}/accept_dad"), "0");
+            // Nor is there a router to be looked for every few seconds.
+            machine.set_sysctl(&format!("net/ipv6/conf/{link}/router_solicitations"), "0");
             machine.run(["ip", "link", "set", link, "up"]);
         }
     }

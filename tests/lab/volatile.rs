@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::neighbour::NeighbourState;
 use serde_json::Value;
 
 /// Attributes that say nothing about how the network is set up, by section (empty: every one) and name.
@@ -53,6 +55,18 @@ pub(super) fn is_passing(section: &str, object: &Value) -> Option<&'static str> 
         "fdb" if !has_state(&["permanent", "static"]) && !has_flag("extern_learn") => Some("learned from a frame"),
         "route" if object["type"] == "anycast" => Some("a router's; not made where the carrier came after the address"),
         "route" if has_flag("cached") => Some("learned from an ICMP message"),
+        _ => None,
+    }
+}
+
+/// Notifications of what the kernel does by itself, long after what it was set up with.
+pub(super) fn is_passing_event(message: &RouteNetlinkMessage) -> Option<&'static str> {
+    match message {
+        RouteNetlinkMessage::NewNeighbour(m) | RouteNetlinkMessage::DelNeighbour(m)
+            if !matches!(m.header.state, NeighbourState::Permanent | NeighbourState::Noarp) =>
+        {
+            Some("found by ARP or NDP; its NUD state changes by itself")
+        }
         _ => None,
     }
 }
