@@ -469,7 +469,7 @@ isolated! {
                 }
                 Object::Set(set) => {
                     let kind = if set.data.is_some() { "map" } else { "set" };
-                    assert!(EVERYTHING.contains(&format!("\t{kind} {} {{\n\t\t{set}\n", key.name())), "{key}: {set}");
+                    assert!(EVERYTHING.contains(&format!("\t{kind} {} {{\n\t\ttype {set}\n", key.name())), "{key}: {set}");
                 }
                 _ => {}
             }
@@ -772,18 +772,18 @@ isolated! {
         );
         assert_eq!(chain_text("theirs"), "# not netrec's: immediate");
         assert_eq!(chain_text("route"), "# not netrec's: type route hook 3 priority 0");
-        assert_eq!(set_text("plain"), "type ipv4_addr");
-        assert_eq!(set_text("ranges"), "type ipv4_addr . unknown(1)");
-        assert_eq!(set_text("times"), "type ipv4_addr . unknown(1)");
-        assert_eq!(set_text("marks"), "type unknown(19) . unknown(1)");
-        assert_eq!(set_text("from"), "type ifname . unknown(0) : verdict");
+        assert_eq!(set_text("plain"), "ipv4_addr");
+        assert_eq!(set_text("ranges"), "ipv4_addr . unknown(1)");
+        assert_eq!(set_text("times"), "ipv4_addr . unknown(1)");
+        assert_eq!(set_text("marks"), "unknown(19) . unknown(1)");
+        assert_eq!(set_text("from"), "ifname . unknown(0) : verdict");
         let table = live.get(&Key::Table).unwrap();
         assert_eq!(table.owners, [], "a table with more in it has no mark");
 
         // What a plan would do: whatever differs is changed, whatever is not wanted goes.
         let wanted = state(&all);
         let mut steps = Vec::new();
-        for (key, entry) in live.iter() {
+        for (key, entry) in &live {
             if wanted.get(key) != Some(entry) {
                 steps.push(Step::new(key.clone(), Some(entry.clone()), wanted.get(key).cloned()));
             }

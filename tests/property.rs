@@ -13,7 +13,7 @@ use netrec::kernel::Backend;
 use netrec::plan::diff;
 use netrec::reconcile::{Undo, apply, prepare, prepare_destroy};
 use netrec::state::firewall::{Expr, Rule, Verdict};
-use netrec::state::{Entry, Facts, Key, Link, LinkKind, Object, Scope, State, facts};
+use netrec::state::{Entry, Facts, Key, Link, LinkKind, Netns, Object, Scope, State, facts};
 
 /// xorshift64*, so that a failure can be had again by its seed.
 struct Random(u64);
@@ -149,6 +149,11 @@ fn drift(host: &mut Fake, random: &mut Random) {
         }
         if random.one_in(3) {
             host.remove_by_hand(&key);
+        } else if matches!(&entry.object, Object::Link(Link { kind: LinkKind::Veth { .. }, .. })) && random.one_in(3) {
+            // The host's end gets another name, and with it the pair another key.
+            host.state.remove(&key);
+            let name = format!("mine{}", random.below(1000)).parse().unwrap();
+            host.state.insert(Key::Link { netns: Netns::HOST, name }, entry);
         } else {
             host.change_by_hand(&key, &entry, &changed);
         }
@@ -219,6 +224,7 @@ fn a_failure_at_any_step_puts_back_what_there_was() {
                 last = n - 1;
                 break;
             };
+            assert_eq!(error.errors[0].1, "injected", "seed {seed}, step {n}: {error}");
             assert!(matches!(error.undo, Undo::Done), "seed {seed}, step {n}: {error}\n{}", prepared.plan.to_text());
             // Parameters that were not wanted before keep what they got; the rest is as it was.
             let scope = Scope::of(&prepared.desired);

@@ -83,20 +83,17 @@ impl Recipe {
                     recipe.spaces.push(Space { path, lo: vec![set(lo)], ..Space::default() });
                 }
                 (Key::Link { name, .. }, Object::Link(link)) => {
-                    match &link.kind {
-                        LinkKind::Veth { peer } => {
-                            let space = index[&peer.netns];
-                            let inside = &mut recipe.spaces[space];
-                            inside.before_up.push(set(named(peer.name).alias(mark_inside)));
-                            inside.before_up.extend(link_local(peer.name, &peer.device));
-                            inside.up.push(set(named(peer.name).up()));
-                            recipe.pairs.push((space, create(*name, link, &bridges)));
-                        }
-                        _ => {
-                            // In a new namespace `lo` is 1.
-                            bridges.insert(*name, u32::try_from(bridges.len()).unwrap() + 2);
-                            recipe.bridges.push(create(*name, link, &bridges));
-                        }
+                    if let LinkKind::Veth { peer } = &link.kind {
+                        let space = index[&peer.netns];
+                        let inside = &mut recipe.spaces[space];
+                        inside.before_up.push(set(named(peer.name).alias(mark_inside)));
+                        inside.before_up.extend(link_local(peer.name, &peer.device));
+                        inside.up.push(set(named(peer.name).up()));
+                        recipe.pairs.push((space, create(*name, link, &bridges)));
+                    } else {
+                        // In a new namespace `lo` is 1.
+                        bridges.insert(*name, u32::try_from(bridges.len()).unwrap() + 2);
+                        recipe.bridges.push(create(*name, link, &bridges));
                     }
                     aliases.push(set(named(*name).alias(mark)));
                     ports.extend(link.port.is_some_and(|port| port.hairpin).then(|| hairpin(*name)));

@@ -11,7 +11,7 @@
 //! ```
 
 // A program of its own that ends at the first thing that goes wrong.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 mod bare;
 mod iproute;

@@ -41,6 +41,9 @@ pub(super) fn read(namespaces: &mut Namespaces, scope: &Scope) -> Result<State, 
     reader.read_namespaces(&host)?;
     reader.add_links(&host)?;
     let spaces = std::mem::take(&mut reader.spaces);
+    for space in &spaces {
+        reader.add_foreign_links(space);
+    }
     for space in std::iter::once(&host).chain(&spaces) {
         reader.add_addresses(space);
     }
@@ -140,7 +143,7 @@ impl Reader<'_> {
         let names: HashMap<u32, &RawLink> = host.links.iter().map(|l| (l.index, l)).collect();
         for raw in &host.links {
             let standing = raw.standing(self.inode);
-            if !standing.is_ours() && !self.scope.host_links.contains(&raw.name) {
+            if !standing.is_ours() && !self.scope.ends.contains(&(Netns::HOST, raw.name)) {
                 continue;
             }
             // A veth with both ends in the host is one link, and this is its far end.
@@ -193,6 +196,26 @@ impl Reader<'_> {
             }
         }
         Ok(found)
+    }
+
+    /// Adds foreign devices inside a container's namespace that have the name of an end to be.
+    fn add_foreign_links(&mut self, space: &Space) {
+        let inode = self.inode;
+        for raw in space.links.iter().filter(|l| !l.standing(inode).is_ours()) {
+            let end = (space.netns.clone(), raw.name);
+            if !self.scope.ends.contains(&end) {
+                continue;
+            }
+            let name = match &raw.kind {
+                RawKind::Bridge { .. } => "bridge".to_owned(),
+                RawKind::Veth => "veth".to_owned(),
+                RawKind::Other(name) => name.clone(),
+            };
+            let kind = LinkKind::Other { name };
+            let link = Link { kind, device: raw.device.clone(), master: None, port: None, leaving: false };
+            let key = Key::Link { netns: end.0, name: end.1 };
+            self.add(key, Object::Link(link), raw.mark.as_ref(), raw.standing(inode));
+        }
     }
 
     /// Looks for lost ends in the namespaces of other mounts and of processes, such as that of a container whose name was

@@ -40,6 +40,11 @@ struct Operation<'a> {
 
 type Build<'a> = dyn Fn(&mut Namespaces) -> Result<(Request, Option<OwnedFd>), Refusal> + 'a;
 
+/// The parameter that keeps a device's secondary addresses when the primary one goes.
+fn promotion(link: InterfaceName) -> String {
+    format!("net/ipv4/conf/{link}/promote_secondaries")
+}
+
 /// Errors that mean an address or a route is gone: with its device, by itself, with its table.
 const GONE: &[i32] = &[libc::ENODEV, libc::EADDRNOTAVAIL, libc::ESRCH, libc::ENOENT];
 
@@ -48,8 +53,9 @@ impl Runner<'_> {
     pub(super) fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
         let mut outcomes: Outcomes = vec![Ok(()); steps.len()];
         self.make_namespaces(steps, &mut outcomes);
-        self.keep_secondaries(steps, &mut outcomes);
+        let promoting = self.keep_secondaries(steps, &mut outcomes);
         self.send_operations(steps, &mut outcomes);
+        self.stop_promoting(&promoting);
         self.set_sysctls(steps, &mut outcomes);
         self.delete_links(steps, &mut outcomes);
         self.delete_namespaces(steps, &mut outcomes);
@@ -79,8 +85,9 @@ impl Runner<'_> {
     }
 
     /// With an IPv4 address go all others of its subnet that came after it, unless `promote_secondaries` is 1. So where
-    /// one goes that is not alone in its subnet, it is set to 1 on that device.
-    fn keep_secondaries(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
+    /// one goes that is not alone in its subnet, it is set to 1 on that device while it goes. Yields those devices.
+    fn keep_secondaries<'s>(&mut self, steps: &'s [Step], outcomes: &mut Outcomes) -> Vec<(&'s Netns, InterfaceName)> {
+        let mut promoting = Vec::new();
         let mut leaving: BTreeMap<(&Netns, InterfaceName), Vec<(usize, Ipv4Network)>> = BTreeMap::new();
         for (i, step) in steps.iter().enumerate() {
             if let (Key::Address { netns, link, ip: IpNetwork::V4(ip) }, None) = (&step.key, &step.after) {
@@ -88,21 +95,31 @@ impl Runner<'_> {
             }
         }
         for ((netns, link), addresses) in leaving {
-            let outcome = self.promote_secondaries(netns, link, &addresses);
-            if let Err(refusal) = outcome.or_else(|r| if GONE.contains(&r.errno) { Ok(()) } else { Err(r) }) {
-                for (i, _) in addresses {
-                    outcomes[i] = Err(refusal.clone());
-                }
+            match self.promote_secondaries(netns, link, &addresses) {
+                Ok(true) => promoting.push((netns, link)),
+                Ok(false) => {}
+                Err(refusal) if GONE.contains(&refusal.errno) => {}
+                Err(refusal) => addresses.iter().for_each(|(i, _)| outcomes[*i] = Err(refusal.clone())),
             }
+        }
+        promoting
+    }
+
+    /// Sets `promote_secondaries` back to 0. That it is left at 1 where this fails is no harm.
+    fn stop_promoting(&mut self, devices: &[(&Netns, InterfaceName)]) {
+        for (netns, link) in devices {
+            let writes = &mut *self.writes;
+            let _ = self.namespaces.within(netns, || sysctl::write(&promotion(*link), "0", writes));
         }
     }
 
+    /// Sets `promote_secondaries` of a device to 1 if it is needed, and says whether it was not before.
     fn promote_secondaries(
         &mut self,
         netns: &Netns,
         link: InterfaceName,
         leaving: &[(usize, Ipv4Network)],
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         let index = self.namespaces.index(netns, link)?;
         let there = address::dump(self.namespaces.socket(netns)?, Some(index)).map_err(refusal_of)?;
         let stays = |ip: &Ipv4Network| !leaving.iter().any(|(_, other)| other == ip);
@@ -112,15 +129,16 @@ impl Runner<'_> {
             IpNetwork::V6(_) => false,
         });
         if !needed {
-            return Ok(());
+            return Ok(false);
         }
         let writes = &mut *self.writes;
         self.namespaces.within(netns, || {
             // The kernel takes either.
-            if sysctl::read("net/ipv4/conf/all/promote_secondaries")?.as_deref() == Some("1") {
-                return Ok(());
+            let on = |path: &str| sysctl::read(path).map(|value| value.as_deref() == Some("1"));
+            if on("net/ipv4/conf/all/promote_secondaries")? || on(&promotion(link))? {
+                return Ok(false);
             }
-            sysctl::write(&format!("net/ipv4/conf/{link}/promote_secondaries"), "1", writes)
+            sysctl::write(&promotion(link), "1", writes).map(|()| true)
         })?
     }
 

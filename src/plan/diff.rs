@@ -3,6 +3,7 @@
 //! Before the walk, live state is seen as it will be once the links have changed: what hangs on a link that is renamed
 //! goes by its new name, and what hangs on a link that goes is gone with it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -13,29 +14,42 @@ use crate::state::{Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Own
 pub fn diff(desired: &State, live_state: &State) -> Diff {
     let fate = Fate::of(desired, live_state);
     let mut walk = Diff::default();
-    let renamed: BTreeMap<Key, Entry> =
-        live_state.iter().filter_map(|(key, entry)| Some((fate.new_key(key)?, fate.adjust(key, entry)))).collect();
-    // Both are in order, so that sorting is little more than merging; of two with one key the renamed one counts.
-    let kept = live_state.iter().filter(|(key, _)| fate.new_key(key).is_none());
-    let mut live: Vec<(&Key, &Entry)> = renamed.iter().chain(kept).collect();
-    live.sort_by_key(|(key, _)| *key);
-    live.dedup_by_key(|(key, _)| *key);
+    let found = live_state.iter().map(|(key, entry)| {
+        let falls = fate.takes(key, &entry.object);
+        match fate.new_key(key) {
+            Some(new) if !falls => (Cow::Owned(new), Found { entry: Cow::Owned(fate.adjust(key, entry)), falls }),
+            _ => (Cow::Borrowed(key), Found { entry: Cow::Borrowed(entry), falls }),
+        }
+    });
+    let mut live: Vec<(Cow<'_, Key>, Found<'_>)> = found.collect();
+    // Nearly in order already. What a device brings along under its new name counts, not what goes with the device that
+    // had the name before.
+    live.sort_by(|(a, one), (b, other)| a.cmp(b).then(one.falls.cmp(&other.falls)));
+    live.dedup_by(|(later, _), (first, _)| later == first);
+    walk.ends_taken(desired, live_state);
     let mut wanted = desired.into_iter().peekable();
     let mut found = live.into_iter().peekable();
     loop {
         match (wanted.peek(), found.peek()) {
-            (Some((w, _)), Some((f, _))) if w == f => {
+            (Some((w, _)), Some((f, _))) if **w == **f => {
                 if let (Some((key, after)), Some((_, before))) = (wanted.next(), found.next()) {
-                    walk.both(key, before, after, &fate);
+                    walk.both(key, &before, after, &fate);
                 }
             }
-            (Some((w, _)), Some((f, _))) if w > f => walk.extra(found.next(), &fate),
+            (Some((w, _)), Some((f, _))) if **w > **f => walk.extra(found.next()),
             (Some(_), _) => walk.missing(wanted.next()),
-            (None, Some(_)) => walk.extra(found.next(), &fate),
+            (None, Some(_)) => walk.extra(found.next()),
             (None, None) => break,
         }
     }
     walk
+}
+
+/// A live object as the changes of the links leave it.
+struct Found<'a> {
+    entry: Cow<'a, Entry>,
+    /// Whether it goes with what it hangs on.
+    falls: bool,
 }
 
 /// One end of a link: where it is and what it is called there.
@@ -46,6 +60,8 @@ type End = (Netns, InterfaceName);
 struct Fate {
     /// Ends of links that are deleted, or deleted and made anew.
     lost: BTreeSet<End>,
+    /// Links among them, by their name in the host, that are deleted first and then made anew.
+    remade: BTreeSet<InterfaceName>,
     /// Ends that get another name.
     renamed: BTreeMap<End, InterfaceName>,
     /// Namespaces that go.
@@ -67,7 +83,10 @@ impl Fate {
                         fate.renamed.insert((netns.clone(), old), new);
                     }
                 }
-                (Key::Link { netns, name }, before, _) => {
+                (Key::Link { netns, name }, before, wanted) => {
+                    if wanted.is_some() {
+                        fate.remade.insert(*name);
+                    }
                     fate.lost.insert((netns.clone(), *name));
                     fate.lost.extend(peer(before).map(|(netns, name)| (netns.clone(), name)));
                 }
@@ -135,10 +154,10 @@ impl Fate {
         }
     }
 
-    /// A port's bridge that goes leaves the port without one.
+    /// A bridge that is made anew leaves its ports without one meanwhile.
     fn orphaned(&self, before: &Entry) -> Option<Entry> {
         let Object::Link(Link { master: Some(master), .. }) = &before.object else { return None };
-        if !self.lost.contains(&(Netns::HOST, *master)) {
+        if !self.remade.contains(master) {
             return None;
         }
         let mut entry = before.clone();
@@ -233,24 +252,36 @@ impl Diff {
         &mut self.actions[last]
     }
 
+    /// Foreign devices inside containers that have the name of an end to be; the end has no key of its own.
+    fn ends_taken(&mut self, desired: &State, live: &State) {
+        for after in desired.into_iter().map(|(_, entry)| entry) {
+            let Some((netns, name)) = peer(&after.object) else { continue };
+            let key = Key::Link { netns: netns.clone(), name };
+            if let Some(Entry { standing: Standing::Foreign(why), .. }) = live.get(&key) {
+                let owner = after.owner().cloned().unwrap_or_else(Owner::netrec);
+                self.conflicts.push(Conflict { key, why: why.clone(), owner });
+            }
+        }
+    }
+
     fn missing(&mut self, wanted: Option<(&Key, &Entry)>) {
         if let Some((key, after)) = wanted {
             self.push(Op::Create, key, None, Some(after.clone()));
         }
     }
 
-    fn extra(&mut self, found: Option<(&Key, &Entry)>, fate: &Fate) {
+    fn extra(&mut self, found: Option<(Cow<'_, Key>, Found<'_>)>) {
         // A parameter has a value whether it is wanted or not.
-        if let Some((key, before)) = found
-            && before.standing.is_ours()
-            && !matches!(key, Key::Sysctl { .. })
+        if let Some((key, Found { entry, falls })) = found
+            && entry.standing.is_ours()
+            && !matches!(*key, Key::Sysctl { .. })
         {
-            let implied = fate.takes(key, &before.object);
-            self.push(Op::Delete, key, Some(before.clone()), None).implied = implied;
+            self.push(Op::Delete, &key, Some(entry.into_owned()), None).implied = falls;
         }
     }
 
-    fn both(&mut self, key: &Key, before: &Entry, after: &Entry, fate: &Fate) {
+    fn both(&mut self, key: &Key, found: &Found<'_>, after: &Entry, fate: &Fate) {
+        let before = &*found.entry;
         if let Standing::Foreign(why) = &before.standing {
             if !serves(&before.object, &after.object) {
                 let owner = after.owner().cloned().unwrap_or_else(Owner::netrec);
@@ -260,7 +291,7 @@ impl Diff {
         }
         let orphaned = fate.orphaned(before);
         let before = orphaned.as_ref().unwrap_or(before);
-        if fate.takes(key, &before.object) {
+        if found.falls {
             let action = self.push(Op::Replace, key, Some(before.clone()), Some(after.clone()));
             action.reason = Some("its link is made anew".into());
         } else if !same(key, before, after) {

@@ -34,7 +34,9 @@ pub enum Phase {
     Up,
     /// Routes are added.
     Routes,
-    /// From here on nothing is taken back. Addresses and routes go.
+    /// From here on things only go. Routes first: a device's last address would take them along.
+    Unroute,
+    /// Addresses go.
     Detach,
     /// Links go.
     Remove,
@@ -47,7 +49,7 @@ pub enum Phase {
 impl Phase {
     /// Whether this phase only removes, and so comes after what was made was verified.
     pub fn removes(self) -> bool {
-        self >= Self::Detach
+        self >= Self::Unroute
     }
 }
 
@@ -98,10 +100,12 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
         (Key::Address { .. }, Op::Delete) => emit(Phase::Detach, before, None),
         (Key::Address { .. }, Op::Replace) => emit(Phase::Addresses, None, after),
         (Key::Address { .. }, _) => emit(Phase::Addresses, before, after),
-        (Key::Route { .. }, Op::Delete) => emit(Phase::Detach, before, None),
+        (Key::Route { .. }, Op::Delete) => emit(Phase::Unroute, before, None),
+        // The route in its place goes by a device that goes, perhaps under another name.
+        (Key::Route { .. }, Op::Replace) => emit(Phase::Routes, before.map(without_device), after),
         (Key::Route { .. }, _) => emit(Phase::Routes, before, after),
         (Key::Sysctl { netns, path }, op) => {
-            let phase = if is_forwarding(netns, path) { Phase::Forwarding } else { Phase::Attributes };
+            let phase = if opens(netns, path, after.as_ref()) { Phase::Forwarding } else { Phase::Attributes };
             emit(phase, before.filter(|_| op != Op::Replace), after);
         }
         (Key::Table | Key::Set { .. } | Key::Chain { .. } | Key::Element { .. }, Op::Delete) => {
@@ -113,8 +117,18 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
     }
 }
 
-fn is_forwarding(netns: &Netns, path: &str) -> bool {
-    netns.is_host() && (path == facts::IPV4_FORWARDING || path == facts::IPV6_FORWARDING)
+/// Whether a parameter of the host lets packets through that only the firewall keeps in check.
+fn opens(netns: &Netns, path: &str, after: Option<&Entry>) -> bool {
+    let forwards = path == facts::IPV4_FORWARDING || path == facts::IPV6_FORWARDING;
+    let on = || matches!(after.map(|e| &e.object), Some(Object::Sysctl(sysctl)) if sysctl.value != "0");
+    netns.is_host() && (forwards || path.ends_with("/route_localnet") && on())
+}
+
+fn without_device(mut entry: Entry) -> Entry {
+    if let Object::Route(route) = &mut entry.object {
+        route.dev = None;
+    }
+    entry
 }
 
 /// A link comes to be down and bare, since the kernel ignores an alias, a port's settings and the address generation mode

@@ -82,11 +82,11 @@ impl Plan {
         match (action.before.as_ref(), action.after.as_ref()) {
             (Some(Entry { object: Object::Chain(before), .. }), Some(Entry { object: Object::Chain(after), .. })) => {
                 out.push('\n');
-                rules(out, before, after);
+                rules(out, before, after, !action.replace.is_empty());
             }
             (None, Some(Entry { object: Object::Chain(after), .. })) => {
                 out.push('\n');
-                rules(out, &Chain { base: None, rules: Vec::new() }, after);
+                rules(out, &Chain { base: None, rules: Vec::new() }, after, false);
             }
             (None, after) => {
                 summary(out, &flat(after));
@@ -158,8 +158,9 @@ fn changes(out: &mut String, action: &Action, before: &Entry, after: &Entry) {
     }
 }
 
-/// A chain's hook and rules as a line diff.
-fn rules(out: &mut String, before: &Chain, after: &Chain) {
+/// A chain's hook and rules as a line diff; its hook may be what cannot change in place.
+fn rules(out: &mut String, before: &Chain, after: &Chain, forces: bool) {
+    let hook = after.base.map(|base| base.to_string());
     let (before, after) = (lines(before), lines(after));
     let (before, after): (Vec<&str>, Vec<&str>) =
         (before.iter().map(String::as_str).collect(), after.iter().map(String::as_str).collect());
@@ -169,7 +170,12 @@ fn rules(out: &mut String, before: &Chain, after: &Chain) {
             ChangeTag::Insert => '+',
             ChangeTag::Delete => '-',
         };
-        let _ = writeln!(out, "    {sign} {}", change.value());
+        let mark = if forces && sign == '+' && hook.as_deref() == Some(change.value()) {
+            "  # forces replacement"
+        } else {
+            ""
+        };
+        let _ = writeln!(out, "    {sign} {}{mark}", change.value());
     }
 }
 

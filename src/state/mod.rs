@@ -143,6 +143,31 @@ impl Extend<(Key, Entry)> for State {
     }
 }
 
+impl Serialize for State {
+    /// As a list of objects, each with its key.
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Item<'a> {
+            key: &'a Key,
+            #[serde(flatten)]
+            entry: &'a Entry,
+        }
+        s.collect_seq(self.iter().map(|(key, entry)| Item { key, entry }))
+    }
+}
+
+impl<'de> Deserialize<'de> for State {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Item {
+            key: Key,
+            #[serde(flatten)]
+            entry: Entry,
+        }
+        Ok(Vec::<Item>::deserialize(d)?.into_iter().map(|item| (item.key, item.entry)).collect())
+    }
+}
+
 impl FromIterator<(Key, Entry)> for State {
     fn from_iter<I: IntoIterator<Item = (Key, Entry)>>(items: I) -> Self {
         Self { entries: items.into_iter().collect() }
@@ -211,8 +236,8 @@ pub struct Scope {
     pub namespaces: BTreeSet<Netns>,
     /// The kernel parameters that the desired state sets, by namespace, the host's too.
     pub sysctls: BTreeMap<Netns, BTreeSet<Arc<str>>>,
-    /// Names of devices of the host that are wanted: a foreign one is reported too.
-    pub host_links: BTreeSet<InterfaceName>,
+    /// The names that devices are to have, at both ends: a foreign device of one is reported too.
+    pub ends: BTreeSet<(Netns, InterfaceName)>,
 }
 
 impl Scope {
@@ -223,7 +248,7 @@ impl Scope {
         for (netns, paths) in other.sysctls {
             self.sysctls.entry(netns).or_default().extend(paths);
         }
-        self.host_links.extend(other.host_links);
+        self.ends.extend(other.ends);
         self
     }
 
@@ -242,10 +267,9 @@ impl Scope {
                 (Key::Link { netns, name: link }, object) => {
                     if let Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) = object {
                         name(&peer.netns);
+                        scope.ends.insert((peer.netns.clone(), peer.name));
                     }
-                    if netns.is_host() {
-                        scope.host_links.insert(*link);
-                    }
+                    scope.ends.insert((netns.clone(), *link));
                 }
                 (Key::Sysctl { netns, path }, _) => {
                     scope.sysctls.entry(netns.clone()).or_default().insert(path.clone());

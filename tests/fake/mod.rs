@@ -236,6 +236,19 @@ impl Fake {
                 let netns = netns.clone();
                 self.drop_where(|k, _| *netns_of(k) == netns);
             }
+            // A device's last address takes its routes with it.
+            Key::Address { netns, link, ip } => {
+                let last = |k: &Key| {
+                    matches!(k, Key::Address { netns: n, link: l, ip: other }
+                        if n == netns && l == link && other != ip && other.is_ipv4() == ip.is_ipv4())
+                };
+                if !self.state.iter().any(|(k, _)| last(k)) {
+                    self.drop_where(|k, e| {
+                        matches!((k, &e.object), (Key::Route { netns: n, to, .. }, Object::Route(Route { dev: Some(d), .. }))
+                            if n == netns && d == link && to.is_ipv4() == ip.is_ipv4())
+                    });
+                }
+            }
             _ => {}
         }
         self.state.remove(key);

@@ -83,7 +83,7 @@ fn a_netrec_in_a_container_leaves_its_devices_alone() {
         let file = std::fs::File::open("/run/netns/web").unwrap();
         nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         let mut inside = Linux::open().unwrap();
-        let live = inside.live(&Scope { host_links: [name("eth0")].into(), ..Scope::default() }).unwrap();
+        let live = inside.live(&Scope { ends: [(Netns::HOST, name("eth0"))].into(), ..Scope::default() }).unwrap();
         let eth0 = live.get(&link_key("eth0")).unwrap();
         assert_eq!(eth0.standing, Standing::Foreign("made by netrec for another host".into()));
         assert!(live.iter().all(|(_, entry)| !entry.standing.is_ours()), "{live:?}");

@@ -1,0 +1,32 @@
+# make test: everything that has to hold, as CI runs it. Needs root only to install what is missing.
+
+CARGO ?= cargo
+RUNNER := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
+
+.PHONY: test setup fmt lint docs unit examples bench
+
+test: setup fmt lint docs unit examples
+
+# Debian packages that the tests use as witnesses: nft, ip, bridge, nsenter, unshare.
+setup:
+	sh tests/setup.sh
+
+fmt:
+	$(CARGO) fmt --check
+
+lint:
+	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --all-features
+
+unit:
+	$(CARGO) $(RUNNER) --locked --all-features
+
+examples:
+	$(CARGO) build --locked
+	for file in examples/*.toml; do target/debug/netrec -c $$file validate || exit 1; done
+
+# Figures of time, by hand and as root; see docs/performance.md.
+bench:
+	$(CARGO) bench --bench apply

@@ -1,0 +1,102 @@
+//! Plans as they print: `tests/golden/CASE/` holds a file, the facts of a host and its live state, and the plan that
+//! must come of them, as text, as JSON, and as steps in their order. The folder's name is the specification.
+//! `UPDATE_EXPECT=1` writes what comes out instead of comparing it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use netrec::config::{Source, Sources, parse};
+use netrec::kernel::{Backend, ReadError, StepError};
+use netrec::plan::{Plan, phases};
+use netrec::reconcile::{prepare, prepare_destroy};
+use netrec::state::{Facts, Scope, State, Step};
+
+/// A host that stands still.
+struct Still {
+    facts: Facts,
+    live: State,
+}
+
+impl Backend for Still {
+    fn facts(&mut self) -> Result<Facts, ReadError> {
+        Ok(self.facts.clone())
+    }
+
+    fn live(&mut self, _: &Scope) -> Result<State, ReadError> {
+        Ok(self.live.clone())
+    }
+
+    fn run(&mut self, _: &[Step]) -> Vec<Result<(), StepError>> {
+        panic!("a plan writes nothing")
+    }
+
+    fn writes(&self) -> u64 {
+        0
+    }
+}
+
+fn steps(plan: &Plan) -> String {
+    let mut text = String::new();
+    for (phase, steps) in phases(&plan.actions) {
+        writeln!(text, "{phase:?}").unwrap();
+        for step in steps {
+            let verb = match (&step.before, &step.after) {
+                (None, _) => "create",
+                (_, None) => "delete",
+                _ => "change",
+            };
+            writeln!(text, "  {verb} {}", step.key).unwrap();
+        }
+    }
+    text
+}
+
+fn check(file: &Path, found: &str, failures: &mut Vec<String>) {
+    let expected = fs::read_to_string(file).unwrap_or_default();
+    if expected == found {
+        return;
+    }
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        fs::write(file, found).unwrap();
+        return;
+    }
+    let diff = similar::TextDiff::from_lines(expected.as_str(), found);
+    failures.push(format!("{}\n{}", file.display(), diff.unified_diff()));
+}
+
+#[test]
+fn plans_are_as_written() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut cases: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
+    cases.sort();
+    let mut failures = Vec::new();
+    for case in &cases {
+        let read = |name: &str| fs::read_to_string(case.join(name)).ok();
+        let json = |name: &str| read(name).unwrap_or_else(|| panic!("{}/{name}", case.display()));
+        let mut host = Still {
+            facts: serde_json::from_str(&json("facts.json")).unwrap(),
+            live: serde_json::from_str(&json("live.json")).unwrap(),
+        };
+        // Without a file the plan is that of `destroy`.
+        let prepared = match read("config.toml") {
+            Some(text) => {
+                let source = Source { name: "netrec.toml".into(), text };
+                let config = parse(Sources(vec![source])).unwrap_or_else(|e| panic!("{e}"));
+                prepare(&mut host, &config, None)
+            }
+            None => prepare_destroy(&mut host, None),
+        };
+        let (text, document, order) = match prepared {
+            Ok(p) => (p.plan.to_text(), format!("{:#}\n", p.plan.to_json()), steps(&p.plan)),
+            Err(error) => (format!("error: {error}\n"), String::new(), String::new()),
+        };
+        check(&case.join("plan.txt"), &text, &mut failures);
+        check(&case.join("plan.json"), &document, &mut failures);
+        check(&case.join("steps.txt"), &order, &mut failures);
+    }
+    assert!(cases.len() >= 14, "cases are missing: {}", cases.len());
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}

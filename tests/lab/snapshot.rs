@@ -1,0 +1,126 @@
+//! All there is to see of a namespace's network, as text that can be compared.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::space::{Machine, Space};
+use super::{difference, volatile};
+
+/// The lines of a snapshot's sections, and the commands they come from.
+const COMMANDS: &[(&str, &[&str])] = &[
+    ("link", &["ip", "-j", "-d", "link"]),
+    ("address", &["ip", "-j", "addr"]),
+    ("route", &["ip", "-4", "-j", "route", "show", "table", "all"]),
+    ("route", &["ip", "-6", "-j", "route", "show", "table", "all"]),
+    ("neighbour", &["ip", "-j", "neigh", "show", "nud", "all"]),
+    ("rule", &["ip", "-4", "-j", "rule"]),
+    ("rule", &["ip", "-6", "-j", "rule"]),
+    ("fdb", &["bridge", "-j", "fdb"]),
+    ("qdisc", &["tc", "-j", "qdisc"]),
+    ("nft", &["nft", "-j", "list", "ruleset"]),
+];
+
+/// A namespace at one moment: one object per line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    text: String,
+}
+
+impl Snapshot {
+    /// Of one network namespace.
+    pub fn of(space: &Space) -> Self {
+        let mut lines = Vec::new();
+        for (section, command) in COMMANDS {
+            let text = space.run(*command);
+            let json: Value = match text.trim() {
+                "" => Value::Array(Vec::new()),
+                some => serde_json::from_str(some).unwrap_or_else(|e| panic!("{}: {e}: {some}", command.join(" "))),
+            };
+            let mut some = objects(section, json);
+            // The order of chains and rules means something, that of all else does not.
+            some.sort_by(|a, b| {
+                let ordered = |o: &str| *section == "nft" && ["{\"chain", "{\"rule"].iter().any(|k| o.starts_with(k));
+                (ordered(a), if ordered(a) { "" } else { a }).cmp(&(ordered(b), if ordered(b) { "" } else { b }))
+            });
+            lines.extend(some.into_iter().map(|o| format!("{section} {o}")));
+        }
+        lines.extend(space.enter(|| sysctls(Path::new("/proc/sys/net"))));
+        Self { text: lines.join("\n") + "\n" }
+    }
+
+    /// Of a machine: its namespace, every named one, and their names.
+    pub fn of_machine(machine: &Machine) -> Self {
+        let mut snapshot = Self::of(machine);
+        for name in machine.netns_names() {
+            let _ = writeln!(snapshot.text, "namespace {name}");
+            for line in Self::of(&machine.named(&name)).text.lines() {
+                let _ = writeln!(snapshot.text, "in {name}: {line}");
+            }
+        }
+        snapshot
+    }
+
+    /// What differs in the other, in lines with `-` and `+`; empty when they are equal.
+    pub fn diff(&self, other: &Self) -> String {
+        difference(&self.text, &other.text)
+    }
+
+    /// Its lines: `SECTION JSON` and `sysctl PATH = VALUE`.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+fn objects(section: &str, json: Value) -> Vec<String> {
+    let list = match json {
+        Value::Object(mut top) if section == "nft" => top.remove("nftables").unwrap_or_default(),
+        other => other,
+    };
+    let Value::Array(list) = list else { panic!("{section}: not a list: {list}") };
+    list.into_iter()
+        .filter(|o| volatile::is_passing(section, o).is_none())
+        .map(|o| normalised(section, o).to_string())
+        .collect()
+}
+
+/// Without volatile attributes; the elements of a set, which is a hash table, sorted.
+fn normalised(section: &str, value: Value) -> Value {
+    let volatile =
+        |name: &str| volatile::ATTRIBUTES.iter().any(|(s, n, _)| *n == name && (s.is_empty() || *s == section));
+    match value {
+        Value::Object(map) => map
+            .into_iter()
+            .filter(|(name, _)| !volatile(name))
+            .map(|(name, value)| {
+                let mut value = normalised(section, value);
+                if let ("elem" | "addr_info", Value::Array(list)) = (name.as_str(), &mut value) {
+                    list.sort_by_key(ToString::to_string);
+                }
+                (name, value)
+            })
+            .collect(),
+        Value::Array(list) => list.into_iter().map(|v| normalised(section, v)).collect(),
+        other => other,
+    }
+}
+
+/// All readable parameters below a directory, as the calling thread's namespace has them.
+fn sysctls(dir: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut entries: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            lines.extend(sysctls(&path));
+        } else if let Ok(value) = fs::read_to_string(&path) {
+            let name = path.strip_prefix("/proc/sys").unwrap_or(&path).display().to_string();
+            if !volatile::SYSCTLS.iter().any(|(n, _)| *n == name) {
+                lines.push(format!("sysctl {name} = {}", value.trim_end().replace('\n', " ")));
+            }
+        }
+    }
+    lines
+}
