@@ -176,6 +176,7 @@ fn changes() -> Vec<Change> {
             "create link VE-BACK
             create address 10.21.0.20/24 dev back0 in web
             update route default in web
+            update sysctl net/ipv4/conf/nr-front/route_localnet
             update chain nat-to.front
             update element port4-any { tcp . 8080 }",
         ),
