@@ -80,7 +80,13 @@ impl Reader<'_> {
         let others = listed.iter().filter(|netns| !self.scope.namespaces.contains(*netns));
         for netns in self.scope.namespaces.iter().chain(others) {
             let opened = Handle::open(&netns::path(netns)).map_err(|e| read_error(&whose(netns), &e.into()))?;
-            let Some(handle) = opened else { continue };
+            let Some(handle) = opened else {
+                if netns::left_by_crash(netns) {
+                    let object = Object::Netns(NetnsObject { lo_up: false, unbound: true });
+                    self.add(Key::Netns { netns: netns.clone() }, object, None, Standing::Ours);
+                }
+                continue;
+            };
             match seen.get(&handle.id) {
                 None => {
                     seen.insert(handle.id, netns.clone());
@@ -102,7 +108,7 @@ impl Reader<'_> {
         let why = if first.is_host() { "the host's own".to_owned() } else { format!("the same as {first}") };
         self.add(
             Key::Netns { netns: netns.clone() },
-            Object::Netns(NetnsObject { lo_up }),
+            Object::Netns(NetnsObject { lo_up, unbound: false }),
             None,
             Standing::Foreign(why),
         );
@@ -140,7 +146,7 @@ impl Reader<'_> {
         };
         let ours = standing.is_ours();
         if ours || self.scope.namespaces.contains(netns) {
-            let object = Object::Netns(NetnsObject { lo_up: lo.device.up });
+            let object = Object::Netns(NetnsObject { lo_up: lo.device.up, unbound: false });
             self.add(Key::Netns { netns: netns.clone() }, object, mark, standing);
         }
         ours
