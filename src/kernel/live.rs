@@ -87,15 +87,22 @@ impl Reader<'_> {
         let all: Vec<Netns> = self.scope.namespaces.iter().cloned().chain(others).collect();
         let mut seen: HashMap<Id, Netns> = HashMap::from([(self.namespaces.host_id(), Netns::HOST)]);
         let namespaces = &*self.namespaces;
-        for inside in on_all_processors(&all, |netns| Inside::read(namespaces, self.scope, netns))? {
-            let Some(Inside { id, space, sysctls }) = inside? else { continue };
+        let found = on_all_processors(&all, |netns| Inside::read(namespaces, self.scope, netns))?;
+        for (netns, inside) in all.iter().zip(found) {
+            let Some(Inside { id, space, sysctls }) = inside? else {
+                if netns::left_by_crash(netns) {
+                    let object = Object::Netns(NetnsObject { lo_up: false, unbound: true });
+                    self.add(Key::Netns { netns: netns.clone() }, object, None, Standing::Ours);
+                }
+                continue;
+            };
             if let Some(first) = seen.get(&id) {
-                self.add_second_name(&space.netns, first, host);
+                self.add_second_name(netns, first, host);
                 continue;
             }
-            seen.insert(id, space.netns.clone());
+            seen.insert(id, netns.clone());
             self.entries.extend(sysctls);
-            self.add_namespace(&space.netns, &space.links);
+            self.add_namespace(netns, &space.links);
             self.spaces.push(space);
         }
         Ok(())
@@ -111,7 +118,7 @@ impl Reader<'_> {
         let why = if first.is_host() { "the host's own".to_owned() } else { format!("the same as {first}") };
         self.add(
             Key::Netns { netns: netns.clone() },
-            Object::Netns(NetnsObject { lo_up }),
+            Object::Netns(NetnsObject { lo_up, unbound: false }),
             None,
             Standing::Foreign(why),
         );
@@ -127,7 +134,7 @@ impl Reader<'_> {
             None => Standing::Foreign("not made by netrec".into()),
         };
         if standing.is_ours() || self.scope.namespaces.contains(netns) {
-            let object = Object::Netns(NetnsObject { lo_up: lo.device.up });
+            let object = Object::Netns(NetnsObject { lo_up: lo.device.up, unbound: false });
             self.add(Key::Netns { netns: netns.clone() }, object, mark, standing);
         }
     }

@@ -304,10 +304,20 @@ fn named(netns: &Netns) -> Result<PathBuf, Refusal> {
     }
 }
 
+/// The mode of the file under a name. The sticky bit, which has no meaning on files, tells those that netrec made from
+/// others' should a crash leave one without its mount: iproute2 makes its own with mode 0.
+const FILE_MODE: u32 = 0o1444;
+
+/// Whether a name has only an empty file of netrec's and no namespace.
+pub(super) fn left_by_crash(netns: &Netns) -> bool {
+    let metadata = named(netns).ok().and_then(|path| fs::symlink_metadata(path).ok());
+    metadata.is_some_and(|m| m.is_file() && m.len() == 0 && m.mode() & 0o1000 != 0)
+}
+
 /// Makes the file for a name, or takes the empty one that a crash left; says whether it was made.
 fn claim(path: &Path, writes: &mut Writes) -> Result<bool, Refusal> {
     counted(writes)?;
-    match OpenOptions::new().write(true).create_new(true).mode(0o444).open(path) {
+    match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path) {
         Ok(_) => return Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error.into()),

@@ -77,7 +77,7 @@ impl Runner<'_> {
             inode: Some(self.namespaces.host_id().1),
         };
         let Object::Netns(wanted) = &after.object else { return Err(mismatch()) };
-        if before.is_none() {
+        if before.is_none_or(|b| matches!(&b.object, Object::Netns(found) if found.unbound)) {
             return self.namespaces.create(netns, &mark, wanted.lo_up, self.writes);
         }
         let request = link::mark_lo(GROUP, &mark, Some(wanted.lo_up));

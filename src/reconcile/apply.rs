@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::kernel::{Backend, StepError};
 use crate::plan::{Action, Diff, Op, Phase, diff, phases};
-use crate::state::{Key, Scope, State, Step};
+use crate::state::{Entry, Key, Object, Scope, State, Step};
 
 use super::Prepared;
 
@@ -147,8 +147,8 @@ impl Run<'_> {
     /// Goes back to what there was: the difference between that and what there is now, carried out like any other. So it
     /// also brings back what the kernel dropped on its own, such as the routes of a device that went down.
     fn undo(&mut self, before: &State) -> Undo {
-        let before: State =
-            before.iter().filter(|(_, e)| e.standing.is_ours()).map(|(k, e)| (k.clone(), e.clone())).collect();
+        let worth = |e: &Entry| e.standing.is_ours() && !matches!(&e.object, Object::Netns(n) if n.unbound);
+        let before: State = before.iter().filter(|(_, e)| worth(e)).map(|(k, e)| (k.clone(), e.clone())).collect();
         let scope = Scope::of(&before).and(self.scope.clone());
         let mut left = Vec::new();
         for _ in 0..UNDO_TRIES {

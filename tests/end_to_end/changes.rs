@@ -130,6 +130,7 @@ fn changes() -> Vec<Change> {
             update link VE-WEB
             update link VE-AUTO
             create sysctl net/ipv4/conf/br-shop/route_localnet
+            create sysctl net/ipv6/conf/br-shop/accept_dad
             update chain forward-to.front
             update chain nat-from.front
             create element forward-to { \"br-shop\" }
@@ -176,6 +177,7 @@ fn changes() -> Vec<Change> {
             "create link VE-BACK
             create address 10.21.0.20/24 dev back0 in web
             update route default in web
+            update sysctl net/ipv4/conf/nr-front/route_localnet
             update chain nat-to.front
             update element port4-any { tcp . 8080 }",
         ),

@@ -82,27 +82,29 @@ fn objects(section: &str, json: Value) -> Vec<String> {
     let Value::Array(list) = list else { panic!("{section}: not a list: {list}") };
     list.into_iter()
         .filter(|o| volatile::is_passing(section, o).is_none())
-        .map(|o| normalised(section, o).to_string())
+        .map(|o| normalised(section, "", o).to_string())
         .collect()
 }
 
 /// Without volatile attributes; the elements of a set, which is a hash table, sorted.
-fn normalised(section: &str, value: Value) -> Value {
-    let volatile =
-        |name: &str| volatile::ATTRIBUTES.iter().any(|(s, n, _)| *n == name && (s.is_empty() || *s == section));
+fn normalised(section: &str, around: &str, value: Value) -> Value {
+    let volatile = |name: &str| {
+        let full = format!("{around}.{name}");
+        volatile::ATTRIBUTES.iter().any(|(s, n, _)| (*n == name || *n == full) && (s.is_empty() || *s == section))
+    };
     match value {
         Value::Object(map) => map
             .into_iter()
             .filter(|(name, _)| !volatile(name))
             .map(|(name, value)| {
-                let mut value = normalised(section, value);
+                let mut value = normalised(section, &name, value);
                 if let ("elem" | "addr_info", Value::Array(list)) = (name.as_str(), &mut value) {
                     list.sort_by_key(ToString::to_string);
                 }
                 (name, value)
             })
             .collect(),
-        Value::Array(list) => list.into_iter().map(|v| normalised(section, v)).collect(),
+        Value::Array(list) => list.into_iter().map(|v| normalised(section, around, v)).collect(),
         other => other,
     }
 }

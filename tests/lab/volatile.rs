@@ -6,7 +6,8 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use serde_json::Value;
 
-/// Attributes that say nothing about how the network is set up, by section (empty: every one) and name.
+/// Attributes that say nothing about how the network is set up, by section (empty: every one) and name, which may have
+/// that of the object around it before it.
 pub(super) const ATTRIBUTES: &[(&str, &str, &str)] = &[
     ("", "ifindex", "a number the kernel gives in the order of creation"),
     ("", "link_index", "the same, of the other end"),
@@ -18,6 +19,9 @@ pub(super) const ATTRIBUTES: &[(&str, &str, &str)] = &[
     ("link", "forward_delay_timer", "a running timer"),
     ("link", "hold_timer", "a running timer"),
     ("link", "message_age_timer", "a running timer"),
+    ("link", "info_slave_data.no", "a number the bridge gives in the order in which ports join"),
+    ("link", "info_slave_data.id", "the same, with the priority before it"),
+    ("link", "info_slave_data.designated_port", "the same"),
     ("address", "valid_life_time", "runs down, on addresses that are not permanent"),
     ("address", "preferred_life_time", "runs down, on addresses that are not permanent"),
     ("route", "expires", "a running timer"),
