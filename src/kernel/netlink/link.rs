@@ -149,12 +149,12 @@ fn parse(body: &[u8]) -> Option<RawLink> {
     let mut name = None;
     let mut link = RawLink {
         index: u32_at(body, 4)?,
-        name: "?".parse().ok()?,
+        name: InterfaceName::UNKNOWN,
         group: 0,
         mark: None,
         device: Device { mac: Mac([0; 6]), mtu: 0, up: flags & IFF_UP != 0, link_local: false },
         loopback: flags & IFF_LOOPBACK != 0,
-        kind: RawKind::Other("device".into()),
+        kind: RawKind::Other("device".to_owned()),
         master: None,
         hairpin: None,
         peer: None,
