@@ -28,7 +28,10 @@ struct Space {
 
 /// The ends of veths in containers, by the number of the namespace and their index in it. Indices alone would not do:
 /// they are small numbers, and two containers can hold ends of one index that lead to the same index of two hosts.
-type FarEnds = HashMap<(u32, u32), Peer>;
+type FarEnds = HashMap<(u32, u32), FarEnd>;
+
+/// The end of a veth in a container, with the mark that it carries.
+type FarEnd = (Peer, Option<Mark>);
 
 /// Reads all that carries netrec's mark, and what the scope asks for.
 pub(super) fn read(namespaces: &mut Namespaces, scope: &Scope) -> Result<State, ReadError> {
@@ -171,9 +174,15 @@ impl Reader<'_> {
             if inner && standing.is_ours() && raw.mark.as_ref().is_some_and(|m| m.inode.is_some()) {
                 continue;
             }
+            let mut mark = raw.mark.clone();
             let kind = match &raw.kind {
                 RawKind::Bridge { stp } => LinkKind::Bridge { stp: *stp },
-                RawKind::Veth if standing.is_ours() => LinkKind::Veth { peer: peer(raw, &names, &far_ends) },
+                RawKind::Veth if standing.is_ours() => {
+                    let (peer, far_mark) = far_end(raw, &names, &far_ends);
+                    // A crash can leave a mark on one end alone: the pair has one when both do.
+                    mark = mark.filter(|near| far_mark.is_some_and(|far| far.owner == near.owner));
+                    LinkKind::Veth { peer }
+                }
                 RawKind::Veth => LinkKind::Other { name: "veth".into() },
                 RawKind::Other(name) => LinkKind::Other { name: name.clone() },
             };
@@ -185,7 +194,7 @@ impl Reader<'_> {
                 leaving: raw.group == GROUP_LEAVING,
             };
             let key = Key::Link { netns: Netns::HOST, name: raw.name };
-            self.add(key, Object::Link(link), raw.mark.clone(), standing);
+            self.add(key, Object::Link(link), mark, standing);
         }
         Ok(())
     }
@@ -298,7 +307,7 @@ fn read_sysctls(scope: &Scope, netns: &Netns) -> Result<Vec<(Key, Entry)>, Refus
 fn far_ends(spaces: &[Space]) -> FarEnds {
     let veths = |space: &Space| -> Vec<_> {
         let veths = space.links.iter().filter(|link| link.kind == RawKind::Veth);
-        veths.map(|link| ((space.nsid, link.index), peer_of(&space.netns, link))).collect()
+        veths.map(|link| ((space.nsid, link.index), far_end_of(&space.netns, link))).collect()
     };
     spaces.iter().flat_map(veths).collect()
 }
@@ -309,16 +318,16 @@ fn far_end_key(link: &RawLink) -> Option<(u32, u32)> {
 }
 
 /// The other end of a veth of the host's.
-fn peer(raw: &RawLink, host: &HashMap<u32, &RawLink>, far_ends: &FarEnds) -> Peer {
+fn far_end(raw: &RawLink, host: &HashMap<u32, &RawLink>, far_ends: &FarEnds) -> FarEnd {
     let there = match far_end_key(raw) {
         Some(key) => far_ends.get(&key).cloned(),
-        None => raw.peer.and_then(|index| host.get(&index)).map(|other| peer_of(&Netns::HOST, other)),
+        None => raw.peer.and_then(|index| host.get(&index)).map(|other| far_end_of(&Netns::HOST, other)),
     };
-    there.unwrap_or_else(unknown_peer)
+    there.unwrap_or_else(|| (unknown_peer(), None))
 }
 
-fn peer_of(netns: &Netns, link: &RawLink) -> Peer {
-    Peer { netns: netns.clone(), name: link.name, device: link.device.clone() }
+fn far_end_of(netns: &Netns, link: &RawLink) -> FarEnd {
+    (Peer { netns: netns.clone(), name: link.name, device: link.device.clone() }, link.mark.clone())
 }
 
 /// An end that is in none of the namespaces that can be seen.
