@@ -178,10 +178,12 @@ impl Reader<'_> {
             let kind = match &raw.kind {
                 RawKind::Bridge { stp } => LinkKind::Bridge { stp: *stp },
                 RawKind::Veth if standing.is_ours() => {
-                    let (peer, far_mark) = far_end(raw, &names, &far_ends);
-                    // A crash can leave a mark on one end alone: the pair has one when both do.
-                    mark = mark.filter(|near| far_mark.is_some_and(|far| far.owner == near.owner));
-                    LinkKind::Veth { peer }
+                    let far = far_end(raw, &names, &far_ends);
+                    if let Some((_, far_mark)) = &far {
+                        // A crash can leave a mark on one end alone: the pair has one when both do.
+                        mark = mark.filter(|near| far_mark.as_ref().is_some_and(|far| far.owner == near.owner));
+                    }
+                    LinkKind::Veth { peer: far.map_or_else(unknown_peer, |(peer, _)| peer) }
                 }
                 RawKind::Veth => LinkKind::Other { name: "veth".into() },
                 RawKind::Other(name) => LinkKind::Other { name: name.clone() },
@@ -318,12 +320,11 @@ fn far_end_key(link: &RawLink) -> Option<(u32, u32)> {
 }
 
 /// The other end of a veth of the host's.
-fn far_end(raw: &RawLink, host: &HashMap<u32, &RawLink>, far_ends: &FarEnds) -> FarEnd {
-    let there = match far_end_key(raw) {
+fn far_end(raw: &RawLink, host: &HashMap<u32, &RawLink>, far_ends: &FarEnds) -> Option<FarEnd> {
+    match far_end_key(raw) {
         Some(key) => far_ends.get(&key).cloned(),
         None => raw.peer.and_then(|index| host.get(&index)).map(|other| far_end_of(&Netns::HOST, other)),
-    };
-    there.unwrap_or_else(|| (unknown_peer(), None))
+    }
 }
 
 fn far_end_of(netns: &Netns, link: &RawLink) -> FarEnd {
