@@ -25,7 +25,10 @@ struct Space {
 }
 
 /// The other ends of the host's veths that are in containers, by the index of the host's end.
-type FarEnds = HashMap<u32, Peer>;
+type FarEnds = HashMap<u32, FarEnd>;
+
+/// The end of a veth in a container, with the mark that it carries.
+type FarEnd = (Peer, Option<Mark>);
 
 /// Reads all that carries netrec's mark, and what the scope asks for.
 pub(super) fn read(namespaces: &mut Namespaces, scope: &Scope) -> Result<State, ReadError> {
@@ -121,7 +124,7 @@ impl Reader<'_> {
     fn add_links(&mut self, host: &Space) -> Result<(), ReadError> {
         let mut far_ends = self.far_ends(host)?;
         let mut ours = host.links.iter().filter(|l| l.standing(self.inode).is_ours());
-        if ours.any(|l| far_end(l).is_some() && !far_ends.contains_key(&l.index)) {
+        if ours.any(|l| far_end_key(l).is_some() && !far_ends.contains_key(&l.index)) {
             self.read_other_namespaces()?;
             far_ends = self.far_ends(host)?;
         }
@@ -136,9 +139,17 @@ impl Reader<'_> {
             if inner && standing.is_ours() && raw.mark.as_ref().is_some_and(|m| m.inode.is_some()) {
                 continue;
             }
+            let mut mark = raw.mark.clone();
             let kind = match &raw.kind {
                 RawKind::Bridge { stp } => LinkKind::Bridge { stp: *stp },
-                RawKind::Veth if standing.is_ours() => LinkKind::Veth { peer: peer(raw, &names, &far_ends) },
+                RawKind::Veth if standing.is_ours() => {
+                    let far = far_end(raw, &names, &far_ends);
+                    if let Some((_, far_mark)) = &far {
+                        // A crash can leave a mark on one end alone: the pair has one when both do.
+                        mark = mark.filter(|near| far_mark.as_ref().is_some_and(|far| far.owner == near.owner));
+                    }
+                    LinkKind::Veth { peer: far.map_or_else(unknown_peer, |(peer, _)| peer) }
+                }
                 RawKind::Veth => LinkKind::Other { name: "veth".into() },
                 RawKind::Other(name) => LinkKind::Other { name: name.clone() },
             };
@@ -150,7 +161,7 @@ impl Reader<'_> {
                 leaving: raw.group == GROUP_LEAVING,
             };
             let key = Key::Link { netns: Netns::HOST, name: raw.name };
-            self.add(key, Object::Link(link), raw.mark.as_ref(), standing);
+            self.add(key, Object::Link(link), mark.as_ref(), standing);
         }
         Ok(())
     }
@@ -169,13 +180,13 @@ impl Reader<'_> {
         }
         let mut found = FarEnds::new();
         for near in host.links.iter().filter(|l| l.standing(self.inode).is_ours()) {
-            let Some((nsid, index)) = far_end(near) else { continue };
+            let Some((nsid, index)) = far_end_key(near) else { continue };
             let ends = candidates.remove(&(index, near.index)).unwrap_or_default();
             let alone = ends.len() == 1;
             for (netns, end) in ends {
                 let marked = end.mark.as_ref().is_some_and(|mark| mark.inode == Some(self.inode));
                 if alone && marked || self.namespaces.nsid(netns).map_err(|r| read_error(&whose(netns), &r))? == nsid {
-                    found.insert(near.index, peer_of(netns, end));
+                    found.insert(near.index, far_end_of(netns, end));
                     break;
                 }
             }
@@ -326,21 +337,20 @@ fn read_sysctls(scope: &Scope, netns: &Netns) -> Result<Vec<(Key, Entry)>, Refus
 
 /// Where the other end of a veth is, if it is in another namespace: the number that this one gave to that, and the index
 /// there.
-fn far_end(link: &RawLink) -> Option<(u32, u32)> {
+fn far_end_key(link: &RawLink) -> Option<(u32, u32)> {
     if link.kind == RawKind::Veth { Some((link.peer_nsid?, link.peer?)) } else { None }
 }
 
 /// The other end of a veth of the host's.
-fn peer(raw: &RawLink, host: &HashMap<u32, &RawLink>, far_ends: &FarEnds) -> Peer {
-    let there = match far_end(raw) {
+fn far_end(raw: &RawLink, host: &HashMap<u32, &RawLink>, far_ends: &FarEnds) -> Option<FarEnd> {
+    match far_end_key(raw) {
         Some(_) => far_ends.get(&raw.index).cloned(),
-        None => raw.peer.and_then(|index| host.get(&index)).map(|other| peer_of(&Netns::HOST, other)),
-    };
-    there.unwrap_or_else(unknown_peer)
+        None => raw.peer.and_then(|index| host.get(&index)).map(|other| far_end_of(&Netns::HOST, other)),
+    }
 }
 
-fn peer_of(netns: &Netns, link: &RawLink) -> Peer {
-    Peer { netns: netns.clone(), name: link.name, device: link.device.clone() }
+fn far_end_of(netns: &Netns, link: &RawLink) -> FarEnd {
+    (Peer { netns: netns.clone(), name: link.name, device: link.device.clone() }, link.mark.clone())
 }
 
 /// An end that is in none of the namespaces that can be seen.
