@@ -15,7 +15,7 @@ use super::netlink::route::NewRoute;
 use super::netlink::{address, link, route};
 use super::netns::Namespaces;
 use super::sysctl;
-use super::transport::{BATCH, DumpError, Refusal, Request};
+use super::transport::{BATCH, Refusal, Request};
 use crate::state::{Entry, GROUP, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, PROTOCOL, Step};
 
 type Outcomes = Vec<Result<(), Refusal>>;
