@@ -68,7 +68,10 @@ pub(crate) struct Socket(RawSocket, Vec<u8>);
 
 impl Socket {
     pub(crate) fn open() -> Self {
-        Self(RawSocket::new(NETLINK_ROUTE).unwrap(), Vec::with_capacity(64 << 10))
+        let socket = RawSocket::new(NETLINK_ROUTE).unwrap();
+        // The kernel then leaves out of dumps what was not asked for.
+        socket.set_netlink_get_strict_chk(true).unwrap();
+        Self(socket, Vec::with_capacity(64 << 10))
     }
 
     pub(crate) fn netfilter() -> Self {

@@ -1,5 +1,6 @@
 //! `netrec apply`: the plan, a question where there is somebody to ask, and the work.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -7,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Done, Error, Output, locked};
 use crate::kernel::Backend;
 use crate::reconcile::{ApplyError, Prepared, apply, prepare};
+use crate::state::Key;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -79,10 +81,11 @@ fn document(prepared: &Prepared, error: Option<&ApplyError>, took: Duration, wri
     document["applied"] = json!(error.is_none());
     document["duration_ms"] = json!(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     document["writes"] = json!(writes);
+    let errors: HashMap<&Key, &String> =
+        error.into_iter().flat_map(|e| &e.errors).rev().map(|(key, message)| (key, message)).collect();
     if let Some(actions) = document["actions"].as_array_mut() {
         for (value, action) in actions.iter_mut().zip(&prepared.plan.actions) {
-            let said = error.and_then(|e| e.errors.iter().find(|(key, _)| *key == action.key));
-            value["error"] = json!(said.map(|(_, message)| message));
+            value["error"] = json!(errors.get(&action.key));
         }
     }
     if let Some(error) = error {

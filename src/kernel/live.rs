@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::thread;
 
 use super::ReadError;
 use super::netlink::address::{self, RawAddress};
@@ -15,11 +14,6 @@ use crate::state::{
     Address, BridgePort, Device, Entry, GROUP, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns,
     NetnsObject, Object, PROTOCOL, Peer, RT_TABLE_MAIN, Route, Scope, Standing, State, Sysctl,
 };
-
-/// How many threads read namespaces at most: the kernel lists links under one lock.
-const THREADS_MAX: usize = 4;
-/// How many namespaces make up for the start of a thread.
-const SHARE_MIN: usize = 32;
 
 /// What was found in one namespace.
 struct Space {
@@ -40,8 +34,7 @@ type FarEnd = (Peer, Option<Mark>);
 pub(super) fn read(namespaces: &mut Namespaces, scope: &Scope) -> Result<State, ReadError> {
     let mut reader =
         Reader { inode: namespaces.host_id().1, namespaces, scope, entries: Vec::new(), spaces: Vec::new() };
-    let host = reader.read_host()?;
-    reader.read_namespaces(&host)?;
+    let host = reader.read_namespaces()?;
     reader.add_links(&host)?;
     let spaces = std::mem::take(&mut reader.spaces);
     for space in &spaces {
@@ -67,32 +60,17 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn read_host(&mut self) -> Result<Space, ReadError> {
-        self.read_sysctls(&Netns::HOST)?;
-        let socket = self.namespaces.host();
-        let links = link::dump(socket).map_err(|e| dump_error("links", &Netns::HOST, e))?;
-        let addresses = address::dump(socket, None).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
-        let routes = route::dump(socket, Some(PROTOCOL)).map_err(|e| dump_error("routes", &Netns::HOST, e))?;
-        Ok(Space { netns: Netns::HOST, links, addresses, routes })
-    }
-
-    /// Adds the parameters that the scope asks for; the thread is in their namespace.
-    fn read_sysctls(&mut self, netns: &Netns) -> Result<(), ReadError> {
-        let found = read_sysctls(self.scope, netns).map_err(|r| read_error(&format!("sysctls of {netns}"), &r))?;
-        self.entries.extend(found);
-        Ok(())
-    }
-
-    /// Reads the namespaces of the scope and of `/run/netns`.
-    fn read_namespaces(&mut self, host: &Space) -> Result<(), ReadError> {
+    /// Reads the host's namespace, and keeps those of the scope and of `/run/netns`.
+    fn read_namespaces(&mut self) -> Result<Space, ReadError> {
         let listed = netns::names().map_err(|e| read_error(netns::RUN_NETNS, &e.into()))?;
-        let others = listed.into_iter().filter(|netns| !self.scope.namespaces.contains(netns));
-        let all: Vec<Netns> = self.scope.namespaces.iter().cloned().chain(others).collect();
-        let mut seen: HashMap<Id, Netns> = HashMap::from([(self.namespaces.host_id(), Netns::HOST)]);
-        let namespaces = &*self.namespaces;
-        let found = on_all_processors(&all, |netns| Inside::read(namespaces, self.scope, netns))?;
-        for (netns, inside) in all.iter().zip(found) {
-            let Some(Inside { id, space, sysctls }) = inside? else {
+        let others = listed.iter().filter(|netns| !self.scope.namespaces.contains(*netns));
+        let missing = || ReadError::Other("read the host's namespace: /proc is not mounted".into());
+        let Inside { id, space: host, sysctls } =
+            Inside::read(self.namespaces, self.scope, &Netns::HOST)?.ok_or_else(missing)?;
+        self.entries.extend(sysctls);
+        let mut seen: HashMap<Id, Netns> = HashMap::from([(id, Netns::HOST)]);
+        for netns in self.scope.namespaces.iter().chain(others) {
+            let Some(Inside { id, space, sysctls }) = Inside::read(self.namespaces, self.scope, netns)? else {
                 if netns::left_by_crash(netns) {
                     let object = Object::Netns(NetnsObject { lo_up: false, unbound: true });
                     self.add(Key::Netns { netns: netns.clone() }, object, None, Standing::Ours);
@@ -100,7 +78,7 @@ impl Reader<'_> {
                 continue;
             };
             if let Some(first) = seen.get(&id) {
-                self.add_second_name(netns, first, host);
+                self.add_second_name(netns, first, &host);
                 continue;
             }
             seen.insert(id, netns.clone());
@@ -108,7 +86,7 @@ impl Reader<'_> {
             self.add_namespace(netns, &space.links);
             self.spaces.push(space);
         }
-        Ok(())
+        Ok(host)
     }
 
     /// A second name of a namespace holds nothing of its own; what is in it is read under the first.
@@ -309,7 +287,7 @@ impl Reader<'_> {
     }
 }
 
-/// What was found in a container's namespace, and which one that is.
+/// What was found in a namespace, and which one that is.
 struct Inside {
     id: Id,
     space: Space,
@@ -321,19 +299,20 @@ impl Inside {
     fn read(namespaces: &Namespaces, scope: &Scope, netns: &Netns) -> Result<Option<Self>, ReadError> {
         let opened = Handle::open(&netns::path(netns)).map_err(|e| read_error(&whose(netns), &e.into()))?;
         let Some(handle) = opened else { return Ok(None) };
-        let inside = namespaces.visit(&handle, || -> Result<_, Refusal> {
-            let sysctls = read_sysctls(scope, netns)?;
-            Ok((Socket::open()?, sysctls))
-        });
-        let inside = inside.map_err(Refusal::from).and_then(|inside| inside);
+        let enter = || -> Result<_, Refusal> { Ok((Socket::open()?, read_sysctls(scope, netns)?)) };
+        // Into its own namespace a thread needs no rights to come.
+        let inside =
+            if netns.is_host() { enter() } else { namespaces.visit(&handle, enter).unwrap_or_else(|e| Err(e.into())) };
         let (mut socket, sysctls) = inside.map_err(|refusal| read_error(&whose(netns), &refusal))?;
         let links = link::dump(&mut socket).map_err(|e| dump_error("links", netns, e))?;
         let mut space = Space { netns: netns.clone(), links, addresses: Vec::new(), routes: Vec::new() };
         let host = Some(namespaces.host_id().1);
         let ours = space.links.iter().any(|l| l.loopback && namespace_mark(l).is_some_and(|mark| mark.inode == host));
-        if ours || scope.namespaces.contains(netns) {
+        if ours || netns.is_host() || scope.namespaces.contains(netns) {
             space.addresses = address::dump(&mut socket, None).map_err(|e| dump_error("addresses", netns, e))?;
-            space.routes = route::dump(&mut socket, None).map_err(|e| dump_error("routes", netns, e))?;
+            // Those of others are in the way in containers only.
+            let protocol = netns.is_host().then_some(PROTOCOL);
+            space.routes = route::dump(&mut socket, protocol).map_err(|e| dump_error("routes", netns, e))?;
         }
         Ok(Some(Self { id: handle.id, space, sysctls }))
     }
@@ -342,26 +321,6 @@ impl Inside {
 /// The mark of a namespace, on its `lo`.
 fn namespace_mark(lo: &RawLink) -> Option<&Mark> {
     lo.mark.as_ref().filter(|_| lo.group == GROUP)
-}
-
-/// Works through a list on as many threads as there are processors. The answers are in the order of the list.
-fn on_all_processors<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Result<Vec<R>, ReadError> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-    let share = items.len().div_ceil(threads).max(SHARE_MIN);
-    let work = &work;
-    thread::scope(|scope| {
-        let (own, others) = items.split_at(share.min(items.len()));
-        let others = others.chunks(share).map(|share| {
-            let spawned = thread::Builder::new().spawn_scoped(scope, || share.iter().map(work).collect::<Vec<R>>());
-            spawned.map_err(|error| ReadError::Other(format!("cannot start a thread: {error}")))
-        });
-        let others: Vec<_> = others.collect::<Result<_, _>>()?;
-        let mut all: Vec<R> = own.iter().map(work).collect();
-        for thread in others {
-            all.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        Ok(all)
-    })
 }
 
 fn read_sysctls(scope: &Scope, netns: &Netns) -> Result<Vec<(Key, Entry)>, Refusal> {

@@ -75,6 +75,9 @@ impl Fate {
     fn of(desired: &State, live: &State) -> Self {
         let mut fate = Self { table: desired.get(&Key::Table).is_none(), ..Self::default() };
         for (key, entry) in live.into_iter().filter(|(_, e)| e.standing.is_ours()) {
+            if !matches!(key, Key::Link { .. } | Key::Netns { .. } | Key::Set { .. }) {
+                continue;
+            }
             let wanted = desired.get(key).map(|e| &e.object);
             match (key, &entry.object, wanted) {
                 (Key::Link { .. }, before, Some(after)) if forced(before, after).is_empty() => {

@@ -255,21 +255,18 @@ impl Scope {
     /// The scope of a desired state.
     pub fn of(desired: &State) -> Self {
         let mut scope = Self::default();
+        // Sorted once in the end, which is quick as they come in order already, kind by kind.
+        let (mut namespaces, mut ends) = (Vec::new(), Vec::new());
         for (key, entry) in desired {
-            let mut name = |netns: &Netns| {
-                if !netns.is_host() && !scope.namespaces.contains(netns) {
-                    scope.namespaces.insert(netns.clone());
-                }
-            };
-            name(key.netns());
+            namespaces.push(key.netns());
             match (key, &entry.object) {
-                (Key::Netns { netns }, _) => name(netns),
-                (Key::Link { netns, name: link }, object) => {
+                (Key::Netns { netns }, _) => namespaces.push(netns),
+                (Key::Link { netns, name }, object) => {
                     if let Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) = object {
-                        name(&peer.netns);
-                        scope.ends.insert((peer.netns.clone(), peer.name));
+                        namespaces.push(&peer.netns);
+                        ends.push((peer.netns.clone(), peer.name));
                     }
-                    scope.ends.insert((netns.clone(), *link));
+                    ends.push((netns.clone(), *name));
                 }
                 (Key::Sysctl { netns, path }, _) => {
                     scope.sysctls.entry(netns.clone()).or_default().insert(path.clone());
@@ -277,6 +274,9 @@ impl Scope {
                 _ => {}
             }
         }
+        namespaces.dedup();
+        scope.namespaces = namespaces.into_iter().filter(|netns| !netns.is_host()).cloned().collect();
+        scope.ends = ends.into_iter().collect();
         scope
     }
 }

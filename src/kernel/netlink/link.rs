@@ -152,7 +152,7 @@ fn parse(body: &[u8]) -> Option<RawLink> {
     let mut name = None;
     let mut link = RawLink {
         index: u32_at(body, 4)?,
-        name: "?".parse().ok()?,
+        name: InterfaceName::UNKNOWN,
         group: 0,
         mark: None,
         device: Device {
@@ -163,7 +163,7 @@ fn parse(body: &[u8]) -> Option<RawLink> {
             promote_secondaries: false,
         },
         loopback: flags & IFF_LOOPBACK != 0,
-        kind: RawKind::Other("device".into()),
+        kind: RawKind::Other("device".to_owned()),
         master: None,
         hairpin: None,
         peer: None,
