@@ -26,6 +26,7 @@ impl Build<'_> {
                 mtu: mtu(network, self.facts),
                 up: true,
                 link_local: network.has_family(true),
+                promote_secondaries: true,
             },
             master: None,
             port: None,

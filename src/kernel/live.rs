@@ -355,7 +355,7 @@ fn far_end_of(netns: &Netns, link: &RawLink) -> FarEnd {
 
 /// An end that is in none of the namespaces that can be seen.
 fn unknown_peer() -> Peer {
-    let device = Device { mac: Mac([0; 6]), mtu: 0, up: false, link_local: false };
+    let device = Device { mac: Mac([0; 6]), mtu: 0, up: false, link_local: false, promote_secondaries: false };
     Peer { netns: Netns::new("?"), name: InterfaceName::UNKNOWN, device }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 use nix::libc;
 
 use super::StepError;
@@ -15,7 +15,7 @@ use super::netlink::route::NewRoute;
 use super::netlink::{address, link, route};
 use super::netns::Namespaces;
 use super::sysctl;
-use super::transport::{BATCH, DumpError, Refusal, Request};
+use super::transport::{BATCH, Refusal, Request};
 use crate::state::{Entry, GROUP, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, PROTOCOL, Step};
 
 type Outcomes = Vec<Result<(), Refusal>>;
@@ -40,11 +40,6 @@ struct Operation<'a> {
 
 type Build<'a> = dyn Fn(&mut Namespaces) -> Result<(Request, Option<OwnedFd>), Refusal> + 'a;
 
-/// The parameter that keeps a device's secondary addresses when the primary one goes.
-fn promotion(link: InterfaceName) -> String {
-    format!("net/ipv4/conf/{link}/promote_secondaries")
-}
-
 /// Errors that mean an address or a route is gone: with its device, by itself, with its table.
 const GONE: &[i32] = &[libc::ENODEV, libc::EADDRNOTAVAIL, libc::ESRCH, libc::ENOENT];
 
@@ -53,9 +48,7 @@ impl Runner<'_> {
     pub(super) fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
         let mut outcomes: Outcomes = vec![Ok(()); steps.len()];
         self.make_namespaces(steps, &mut outcomes);
-        let promoting = self.keep_secondaries(steps, &mut outcomes);
         self.send_operations(steps, &mut outcomes);
-        self.stop_promoting(&promoting);
         self.set_sysctls(steps, &mut outcomes);
         self.delete_links(steps, &mut outcomes);
         self.delete_namespaces(steps, &mut outcomes);
@@ -82,64 +75,6 @@ impl Runner<'_> {
         }
         let request = link::mark_lo(GROUP, &mark, Some(wanted.lo_up));
         self.namespaces.socket(netns)?.batch(vec![request], self.writes).into_iter().collect()
-    }
-
-    /// With an IPv4 address go all others of its subnet that came after it, unless `promote_secondaries` is 1. So where
-    /// one goes that is not alone in its subnet, it is set to 1 on that device while it goes. Yields those devices.
-    fn keep_secondaries<'s>(&mut self, steps: &'s [Step], outcomes: &mut Outcomes) -> Vec<(&'s Netns, InterfaceName)> {
-        let mut promoting = Vec::new();
-        let mut leaving: BTreeMap<(&Netns, InterfaceName), Vec<(usize, Ipv4Network)>> = BTreeMap::new();
-        for (i, step) in steps.iter().enumerate() {
-            if let (Key::Address { netns, link, ip: IpNetwork::V4(ip) }, None) = (&step.key, &step.after) {
-                leaving.entry((netns, *link)).or_default().push((i, *ip));
-            }
-        }
-        for ((netns, link), addresses) in leaving {
-            match self.promote_secondaries(netns, link, &addresses) {
-                Ok(true) => promoting.push((netns, link)),
-                Ok(false) => {}
-                Err(refusal) if GONE.contains(&refusal.errno) => {}
-                Err(refusal) => addresses.iter().for_each(|(i, _)| outcomes[*i] = Err(refusal.clone())),
-            }
-        }
-        promoting
-    }
-
-    /// Sets `promote_secondaries` back to 0. That it is left at 1 where this fails is no harm.
-    fn stop_promoting(&mut self, devices: &[(&Netns, InterfaceName)]) {
-        for (netns, link) in devices {
-            let writes = &mut *self.writes;
-            let _ = self.namespaces.within(netns, || sysctl::write(&promotion(*link), "0", writes));
-        }
-    }
-
-    /// Sets `promote_secondaries` of a device to 1 if it is needed, and says whether it was not before.
-    fn promote_secondaries(
-        &mut self,
-        netns: &Netns,
-        link: InterfaceName,
-        leaving: &[(usize, Ipv4Network)],
-    ) -> Result<bool, Refusal> {
-        let index = self.namespaces.index(netns, link)?;
-        let there = address::dump(self.namespaces.socket(netns)?, Some(index)).map_err(refusal_of)?;
-        let stays = |ip: &Ipv4Network| !leaving.iter().any(|(_, other)| other == ip);
-        let same = |a: &Ipv4Network, b: &Ipv4Network| a.prefix() == b.prefix() && a.network() == b.network();
-        let needed = there.iter().any(|a| match a.ip {
-            IpNetwork::V4(ip) => stays(&ip) && leaving.iter().any(|(_, other)| same(&ip, other)),
-            IpNetwork::V6(_) => false,
-        });
-        if !needed {
-            return Ok(false);
-        }
-        let writes = &mut *self.writes;
-        self.namespaces.within(netns, || {
-            // The kernel takes either.
-            let on = |path: &str| sysctl::read(path).map(|value| value.as_deref() == Some("1"));
-            if on("net/ipv4/conf/all/promote_secondaries")? || on(&promotion(link))? {
-                return Ok(false);
-            }
-            sysctl::write(&promotion(link), "1", writes).map(|()| true)
-        })?
     }
 
     fn send_operations(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
@@ -313,13 +248,6 @@ fn settle(outcome: &mut Result<(), Refusal>, answer: Result<(), Refusal>, accept
     }
 }
 
-fn refusal_of(error: DumpError) -> Refusal {
-    match error {
-        DumpError::Torn => Refusal::new(libc::EAGAIN, "it kept changing while it was read"),
-        DumpError::Refused(refusal) => refusal,
-    }
-}
-
 /// A key and an object of different kinds, or a new key in another namespace: no step that a planner makes.
 fn mismatch() -> Refusal {
     Refusal::new(libc::EINVAL, "the step's key and object do not fit")
@@ -431,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_missing_driver_is_named() {
-        let device = Device { mac: Mac([2; 6]), mtu: 1500, up: false, link_local: true };
+        let device = Device { mac: Mac([2; 6]), mtu: 1500, up: false, link_local: true, promote_secondaries: true };
         let kind = LinkKind::Bridge { stp: false };
         let object = Object::Link(Link { kind, device, master: None, port: None, leaving: false });
         let key = Key::Link { netns: Netns::HOST, name: "nr-front".parse().unwrap() };

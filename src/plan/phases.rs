@@ -141,10 +141,10 @@ fn create_link(after: Option<Entry>, emit: &mut impl FnMut(Phase, Option<Entry>,
     bare.owners.clear();
     let mut phase = Phase::Bridges;
     if let Object::Link(link) = &mut bare.object {
-        link.device.link_local = true;
+        (link.device.link_local, link.device.promote_secondaries) = (true, false);
         link.port = link.port.map(|_| BridgePort::default());
         if let LinkKind::Veth { peer } = &mut link.kind {
-            peer.device.link_local = true;
+            (peer.device.link_local, peer.device.promote_secondaries) = (true, false);
             phase = Phase::Pairs;
         }
     }

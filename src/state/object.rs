@@ -276,6 +276,9 @@ pub struct Device {
     /// Whether the kernel gives it an IPv6 link-local address when it comes up (`IN6_ADDR_GEN_MODE_EUI64`) or not
     /// (`_NONE`). Without it there is no DAD, MLD and RS chatter, which a bridge floods to all its ports.
     pub link_local: bool,
+    /// Whether the other IPv4 addresses of a subnet outlive its first (`promote_secondaries`), so that one can take the
+    /// place of another without a moment with none.
+    pub promote_secondaries: bool,
 }
 
 /// The kinds of devices.

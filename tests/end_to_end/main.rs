@@ -9,6 +9,7 @@
 mod lab;
 
 mod changes;
+mod commands;
 mod conflicts;
 mod drift;
 mod idempotence;

@@ -69,7 +69,7 @@ pub(crate) fn owner(path: &str) -> Owner {
 }
 
 pub(crate) fn device(last: u8) -> Device {
-    Device { mac: mac(last), mtu: 1400, up: true, link_local: false }
+    Device { mac: mac(last), mtu: 1400, up: true, link_local: false, promote_secondaries: true }
 }
 
 pub(crate) fn link_key(text: &str) -> Key {

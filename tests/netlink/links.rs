@@ -14,9 +14,9 @@ fn a_created_link_is_marked_and_down() {
         run(&mut linux, [create(namespace(&web())), create(bridge("nr-front"))]);
         let (key, mut entry) = veth("ve-web-1a2b3c", &web(), 2);
         entry.owners.clear();
-        link_of(&mut entry).device = Device { up: false, link_local: true, ..device(2) };
+        link_of(&mut entry).device = Device { up: false, link_local: true, promote_secondaries: false, ..device(2) };
         link_of(&mut entry).port = Some(BridgePort { hairpin: false });
-        peer_of(&mut entry).device = Device { up: false, link_local: true, ..device(102) };
+        peer_of(&mut entry).device = Device { up: false, link_local: true, promote_secondaries: false, ..device(102) };
         let writes = linux.writes();
         run(&mut linux, [create((key.clone(), entry.clone()))]);
         assert_eq!(linux.writes(), writes + 1, "all of it in one message");

@@ -1,14 +1,15 @@
 //! Changes of existing devices: from two descriptions of an end of a link to the messages between them.
 
 use nix::libc;
+use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, LinkAttribute, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+    InfoPortData, InfoPortKind, LinkAttribute, LinkInfo, LinkMessage,
 };
 
 use super::super::transport::{Refusal, Request};
-use super::link::{Builder, Mark, created_mtu, group_of, stp_state};
+use super::link::{Builder, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES, Mark, created_mtu, group_of, stp_state};
 use crate::state::{Device, InterfaceName, Link, LinkKind, Owner, Peer};
 
 /// One end of a link, in one namespace, as far as it can be changed.
@@ -54,7 +55,7 @@ impl End {
     #[must_use]
     pub(crate) fn as_created(&self, link: &Link) -> Self {
         let mtu = created_mtu(link).unwrap_or(self.device.mtu);
-        let device = Device { up: false, link_local: true, mtu, ..self.device.clone() };
+        let device = Device { up: false, link_local: true, promote_secondaries: false, mtu, ..self.device.clone() };
         Self { device, alias: None, hairpin: false, ..self.clone() }
     }
 }
@@ -166,6 +167,16 @@ pub(crate) fn changes(before: &End, after: &End, live_rename: bool) -> Vec<Chang
     list
 }
 
+/// `promote_secondaries`, as `IFLA_AF_SPEC` carries it: the parameter's number and its value.
+fn promotion(on: bool) -> LinkAttribute {
+    let mut parameter = Vec::with_capacity(8);
+    parameter.extend_from_slice(&8u16.to_ne_bytes()); // nla_len
+    parameter.extend_from_slice(&IPV4_DEVCONF_PROMOTE_SECONDARIES.to_ne_bytes());
+    parameter.extend_from_slice(&u32::from(on).to_ne_bytes());
+    let inet = vec![AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF, parameter))];
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(inet)])
+}
+
 /// The message for all that fits into one.
 fn settings(before: &End, after: &End) -> Option<Change> {
     let mut attributes = Vec::new();
@@ -181,6 +192,9 @@ fn settings(before: &End, after: &End) -> Option<Change> {
     }
     if before.device.mtu != after.device.mtu {
         attributes.push(LinkAttribute::Mtu(after.device.mtu));
+    }
+    if before.device.promote_secondaries != after.device.promote_secondaries {
+        attributes.push(promotion(after.device.promote_secondaries));
     }
     if before.stp != after.stp {
         let data = InfoData::Bridge(vec![InfoBridge::StpState(stp_state(after.stp))]);
@@ -206,7 +220,7 @@ mod tests {
 
     #[test]
     fn an_old_kernel_renames_a_device_that_is_down() {
-        let device = Device { mac: Mac([2; 6]), mtu: 1500, up: true, link_local: true };
+        let device = Device { mac: Mac([2; 6]), mtu: 1500, up: true, link_local: true, promote_secondaries: true };
         let (name, new) = ("a".parse().unwrap(), "b".parse().unwrap());
         let before = End { name, device, group: GROUP, alias: None, master: None, hairpin: false, stp: false };
         let after = End { name: new, ..before.clone() };

@@ -32,7 +32,10 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+/// IPv4's part of `IFLA_AF_SPEC`: the parameters of a device (`linux/if_link.h`).
+pub(crate) const IFLA_INET_CONF: u16 = 1;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 /// `ETH_DATA_LEN` (`linux/if_ether.h`).
 const ETH_DATA_LEN: u32 = 1500;
@@ -152,7 +155,13 @@ fn parse(body: &[u8]) -> Option<RawLink> {
         name: InterfaceName::UNKNOWN,
         group: 0,
         mark: None,
-        device: Device { mac: Mac([0; 6]), mtu: 0, up: flags & IFF_UP != 0, link_local: false },
+        device: Device {
+            mac: Mac([0; 6]),
+            mtu: 0,
+            up: flags & IFF_UP != 0,
+            link_local: false,
+            promote_secondaries: false,
+        },
         loopback: flags & IFF_LOOPBACK != 0,
         kind: RawKind::Other("device".to_owned()),
         master: None,
@@ -171,7 +180,10 @@ fn parse(body: &[u8]) -> Option<RawLink> {
             IFLA_LINK => link.peer = u32_at(value, 0),
             IFLA_LINK_NETNSID => link.peer_nsid = u32_at(value, 0),
             IFLA_LINKINFO => parse_info(&mut link, value),
-            IFLA_AF_SPEC => link.device.link_local = has_link_local(value),
+            IFLA_AF_SPEC => {
+                link.device.link_local = has_link_local(value);
+                link.device.promote_secondaries = promotes_secondaries(value);
+            }
             _ => {}
         }
     }
@@ -215,6 +227,19 @@ fn has_link_local(af_spec: &[u8]) -> bool {
         .and_then(|inet6| Attributes::new(inet6).value(IFLA_INET6_ADDR_GEN_MODE))
         .and_then(|mode| mode.first())
         .is_some_and(|mode| *mode != IN6_ADDR_GEN_MODE_NONE)
+}
+
+/// The number of `promote_secondaries` among IPv4's parameters of a device (`linux/ip.h`).
+pub(crate) const IPV4_DEVCONF_PROMOTE_SECONDARIES: u16 = 20;
+
+/// Of `IFLA_AF_SPEC`: the kernel lists all parameters, 32 bits each, from number 1.
+fn promotes_secondaries(af_spec: &[u8]) -> bool {
+    let at = 4 * (usize::from(IPV4_DEVCONF_PROMOTE_SECONDARIES) - 1);
+    Attributes::new(af_spec)
+        .value(AF_INET)
+        .and_then(|inet| Attributes::new(inet).value(IFLA_INET_CONF))
+        .and_then(|parameters| parameters.get(at..at + 4))
+        .is_some_and(|value| value != [0; 4])
 }
 
 /// The message that makes a link with all that can be said in one: down, without alias and port settings, which the

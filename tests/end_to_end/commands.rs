@@ -1,0 +1,145 @@
+//! Exit statuses, streams, the question, the lock.
+
+use std::process::Command;
+
+use crate::SHOP;
+use crate::lab::{self, Lab, NETREC, until};
+
+/// The exit status and the last line on standard error.
+fn ending(lab: &Lab, args: &[&str]) -> (i32, String) {
+    let output = lab.host.netrec(args);
+    (output.status, output.stderr.trim_end().lines().last().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn every_ending_has_its_exit_status() {
+    lab::in_lab(|lab| {
+        let file = lab.host.write("shop.toml", SHOP);
+        let broken = lab.host.write("broken.toml", "[networks.front]\nsubnet = \"10.20.0.1/24\"\n");
+        let shop = ["-c", file.as_str()];
+        let with = |args: &[&str]| lab.host.netrec(&[&shop[..], args].concat()).status;
+        assert_eq!(with(&["validate"]), 0);
+        assert_eq!(with(&["plan"]), 0);
+        assert_eq!(with(&["plan", "--detailed-exitcode"]), 2);
+        assert_eq!(with(&["apply", "-y", "--detailed-exitcode"]), 2);
+        assert_eq!(with(&["apply", "-y", "--detailed-exitcode"]), 0);
+        assert_eq!(with(&["plan", "--detailed-exitcode"]), 0);
+        assert_eq!(with(&["plan", "--destroy", "--detailed-exitcode"]), 2);
+        for command in ["validate", "plan", "apply", "show"] {
+            let args: &[&str] = if command == "apply" { &["apply", "-y"] } else { &[command] };
+            let output = lab.host.netrec(&[&["-c", broken.as_str()], args].concat());
+            assert_eq!((output.status, output.stdout.as_str()), (3, ""), "{command}");
+            assert!(output.stderr.starts_with("error: "), "{command}: {}", output.stderr);
+        }
+        assert_eq!(
+            ending(lab, &["-c", "/nowhere.toml", "plan"]),
+            (3, "error: cannot read /nowhere.toml: No such file or directory (os error 2)".to_owned())
+        );
+        assert_eq!(
+            ending(lab, &["-c", &file, "apply"]),
+            (64, "error: nobody to ask: `netrec apply` needs -y when it is not on a terminal".to_owned())
+        );
+        assert_eq!(ending(lab, &["destroy"]).0, 64);
+        assert_eq!(lab.host.netrec(&["plan", "--no-such-option"]).status, 64);
+        assert_eq!(lab.host.netrec(&["--help"]).status, 0);
+        assert_eq!(with(&["destroy", "-y"]), 0);
+    });
+}
+
+#[test]
+fn the_file_comes_from_a_folder_or_from_standard_input_too() {
+    lab::in_lab(|lab| {
+        let folder = lab.host.sh("mkdir -p /tmp/conf.d; echo /tmp/conf.d");
+        let folder = folder.trim();
+        let (networks, containers) = SHOP.split_once("[containers.web]").expect("two parts");
+        lab.host.sh(&format!(
+            "cat >{folder}/10-networks.toml <<'E'\n{networks}\nE\ncat >{folder}/20-containers.toml <<'E'\n[containers.web]{containers}\nE\n\
+             echo 'not toml' >{folder}/README"
+        ));
+        let file = lab.host.write("shop.toml", SHOP);
+        let whole = lab.host.netrec(&["-c", &file, "plan", "--json"]).stdout;
+        let parts = lab.host.netrec(&["-c", folder, "plan", "--json"]).stdout;
+        let piped = lab.host.sh(&format!("{NETREC} -c - plan --json <{file}"));
+        let actions = |text: &str| {
+            let json: serde_json::Value = serde_json::from_str(text).expect("one JSON document");
+            json["actions"].clone()
+        };
+        assert_eq!(actions(&whole), actions(&parts));
+        assert_eq!(actions(&whole), actions(&piped));
+    });
+}
+
+#[test]
+fn on_a_terminal_only_yes_goes_on() {
+    lab::in_lab(|lab| {
+        let file = lab.host.write("shop.toml", SHOP);
+        // script(1) gives it a terminal.
+        let answer = |text: &str| {
+            let line = format!("printf '{text}\\n' | script -qec '{NETREC} -c {file} apply' /dev/null");
+            lab.host.output(Command::new("sh").args(["-c", &line]))
+        };
+        for no in ["no", "y", "YES", ""] {
+            let output = answer(no);
+            assert_eq!(output.status, 1, "{no}: {}", output.stdout);
+            assert!(output.stdout.contains("Apply this plan? Only `yes` goes on: "), "{}", output.stdout);
+            assert!(output.stdout.contains("Nothing was changed."), "{}", output.stdout);
+            assert_eq!(lab.host.run(["ip", "netns"]), "");
+        }
+        let output = answer("yes");
+        assert_eq!(output.status, 0, "{}", output.stdout);
+        assert!(output.stdout.contains("Done in "), "{}", output.stdout);
+        assert_eq!(lab.host.plan(SHOP).actions(), [""; 0]);
+    });
+}
+
+#[test]
+fn lost_words_lose_no_work() {
+    lab::in_lab(|lab| {
+        let file = lab.host.write("shop.toml", SHOP);
+        // Nobody reads, and nothing can be written.
+        for sink in [">/dev/full 2>/dev/full", ">&- 2>&-", "2>/dev/full | true"] {
+            lab.host.sh(&format!("{NETREC} -c {file} apply -y {sink} || exit 1"));
+            assert_eq!(lab.host.plan(SHOP).actions(), [""; 0], "{sink}");
+            lab.host.destroy(SHOP);
+        }
+    });
+}
+
+#[test]
+fn a_second_netrec_waits_and_then_names_the_first() {
+    lab::in_lab(|lab| {
+        let quick = format!("[settings]\nlock_timeout = \"200ms\"\n{SHOP}");
+        lab.host.apply(&quick);
+        let inode = lab.host.sh("stat -Lc %i /proc/self/ns/net");
+        let lock = format!("/run/netrec/lock-{}", inode.trim());
+        let held = || lab.host.try_run(["flock", "-n", &lock, "true"]).status != 0;
+        let hold = lab.host.spawn(Command::new("flock").args(["--no-fork", &lock, "sleep", "60"]));
+        let mut holder = hold.expect("flock");
+        until("the lock is held", held);
+        let output = lab.host.try_netrec(&quick, &["apply", "-y"]);
+        assert_eq!(output.status, 5, "{}", output.stderr);
+        assert!(output.stderr.starts_with("error: another netrec (process "), "{}", output.stderr);
+        assert!(output.stderr.contains("did not finish within 200 ms"), "{}", output.stderr);
+        // Planning waits for nobody.
+        assert_eq!(lab.host.plan(&quick).actions(), [""; 0]);
+        holder.kill().expect("kill");
+        holder.wait().ok();
+        until("the lock is free", || !held());
+        lab.host.apply(&quick);
+    });
+}
+
+#[test]
+fn what_show_prints_is_a_file_that_wants_the_same() {
+    lab::in_lab(|lab| {
+        let file = lab.host.write("shop.toml", SHOP);
+        lab.host.apply(SHOP);
+        let shown = lab.host.netrec(&["-c", &file, "show"]);
+        assert_eq!(shown.status, 0, "{}", shown.stderr);
+        assert_eq!(lab.host.plan(&shown.stdout).actions(), [""; 0], "{}", shown.stdout);
+        let json: serde_json::Value =
+            serde_json::from_str(&lab.host.netrec(&["-c", &file, "show", "--json"]).stdout).expect("JSON");
+        assert_eq!(json["networks"]["front"]["bridge"], "nr-front");
+        assert_eq!(json["containers"]["web"]["networks"]["front"]["interface"], "eth0");
+    });
+}
