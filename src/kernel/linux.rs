@@ -1,9 +1,12 @@
 //! The kernel as the backend: where reads and steps of all subsystems come together.
 
+use std::path::Path;
+
 use nix::sys::utsname::uname;
 
 use super::fault::Writes;
 use super::live::read_error;
+use super::netlink::change::Abilities;
 use super::netns::Namespaces;
 use super::nftables::Firewall;
 use super::run::Runner;
@@ -16,14 +19,14 @@ pub struct Linux {
     namespaces: Namespaces,
     firewall: Option<Firewall>,
     writes: Writes,
-    live_rename: bool,
+    can: Abilities,
 }
 
 impl Linux {
     /// Opens the host's namespace. Reading it needs no rights; reading other namespaces and writing need root.
     pub fn open() -> Result<Self, ReadError> {
         let namespaces = Namespaces::open().map_err(|refusal| read_error("the host's network namespace", &refusal))?;
-        Ok(Self { namespaces, firewall: None, writes: Writes::new(), live_rename: renames_live() })
+        Ok(Self { namespaces, firewall: None, writes: Writes::new(), can: abilities() })
     }
 
     /// The firewall, opened when it is first needed: facts are read without the rights that it takes.
@@ -66,8 +69,8 @@ impl Backend for Linux {
     }
 
     fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
-        let Self { namespaces, writes, live_rename, .. } = self;
-        let mut outcomes = Runner { namespaces, writes, live_rename: *live_rename }.run(steps);
+        let Self { namespaces, writes, can, .. } = self;
+        let mut outcomes = Runner { namespaces, writes, can: *can }.run(steps);
         let of_firewall = |step: &&Step| step.key.kind().is_firewall();
         let transaction: Vec<Step> = steps.iter().filter(of_firewall).cloned().collect();
         if !transaction.is_empty() {
@@ -86,10 +89,10 @@ impl Backend for Linux {
     }
 }
 
-/// Whether the kernel renames devices that are up, as it does since 6.2; before, it refuses with EBUSY.
-fn renames_live() -> bool {
-    let Ok(system) = uname() else { return false };
-    let release = system.release().to_string_lossy().into_owned();
+/// What the running kernel can do. Before 6.2 it refuses to rename devices that are up, with EBUSY.
+fn abilities() -> Abilities {
+    let release = uname().map(|system| system.release().to_string_lossy().into_owned()).unwrap_or_default();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 2)
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    Abilities { live_rename: version >= (6, 2), ipv6: Path::new("/proc/sys/net/ipv6").exists() }
 }

@@ -9,7 +9,7 @@ use nix::libc;
 
 use super::StepError;
 use super::fault::Writes;
-use super::netlink::change::{self, Change, End, Stage};
+use super::netlink::change::{self, Abilities, Change, End, Stage};
 use super::netlink::link::Mark;
 use super::netlink::route::NewRoute;
 use super::netlink::{address, link, route};
@@ -24,8 +24,8 @@ type Outcomes = Vec<Result<(), Refusal>>;
 pub(super) struct Runner<'a> {
     pub namespaces: &'a mut Namespaces,
     pub writes: &'a mut Writes,
-    /// Whether the kernel renames devices that are up.
-    pub live_rename: bool,
+    /// What the kernel can do.
+    pub can: Abilities,
 }
 
 /// One message of a step's.
@@ -175,7 +175,7 @@ impl Runner<'_> {
     }
 
     fn changes<'a>(&self, netns: &'a Netns, before: &End, after: &End) -> Vec<Operation<'a>> {
-        let changes = change::changes(before, after, self.live_rename);
+        let changes = change::changes(before, after, self.can);
         let operation = |change: Change| Operation {
             stage: change.stage,
             netns,
