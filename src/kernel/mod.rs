@@ -7,6 +7,7 @@ mod linux;
 mod live;
 mod netlink;
 mod netns;
+mod nfnetlink;
 pub mod nftables;
 mod run;
 mod sysctl;
