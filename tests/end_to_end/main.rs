@@ -11,6 +11,7 @@ mod lab;
 mod changes;
 mod conflicts;
 mod drift;
+mod flows;
 mod idempotence;
 mod removal;
 mod traffic;
