@@ -77,11 +77,15 @@ fn death_at_a_write_costs_nothing() {
             lab.host.apply(before);
             let n = writes(lab, after);
             let wanted = at_rest(lab);
-            for at in (1..=n).step_by(every()) {
+            for at in (1..).step_by(every()) {
                 lab.host.destroy(after);
                 lab.host.apply(before);
                 let file = lab.host.write("after.toml", after);
-                let died = lab.host.netrec_with_env(&[("NETREC_FAULT", &format!("die:{at}"))], &["-c", &file, "apply", "-y"]);
+                let died =
+                    lab.host.netrec_with_env(&[("NETREC_FAULT", &format!("die:{at}"))], &["-c", &file, "apply", "-y"]);
+                if died.status == 0 && at + 5 > n {
+                    break; // past the last write; how many there are differs by what the kernel has done by itself
+                }
                 assert_eq!(died.status, 137, "write {at} of {n}: {}", died.stderr);
                 lab.host.apply(after);
                 assert_eq!(lab.host.plan(after).actions(), [""; 0], "write {at} of {n}: the plan is not empty");
@@ -139,7 +143,12 @@ fn failure_at_a_write_puts_back_what_there_was() {
                     lab.host.apply(before);
                     continue;
                 }
-                assert_eq!((failed.status, failed.stderr.contains(whole)), (4, true), "{fault} of {n}: {}", failed.stderr);
+                assert_eq!(
+                    (failed.status, failed.stderr.contains(whole)),
+                    (4, true),
+                    "{fault} of {n}: {}",
+                    failed.stderr
+                );
                 assert_eq!(was.diff(&at_rest(lab)), "", "{fault} of {n}, single {single}: {}", failed.stderr);
             }
             lab.host.destroy(after);

@@ -101,6 +101,9 @@ fn plans_are_as_written() {
         check(&case.join("plan.json"), &document, &mut failures);
         check(&case.join("steps.txt"), &order, &mut failures);
     }
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let shown = fs::read_to_string(folder.join("the-plan-of-the-readme/plan.txt")).unwrap();
+    assert!(readme.contains(shown.trim_end()), "README shows another plan than netrec:\n{shown}");
     assert!(cases.len() >= 14, "cases are missing: {}", cases.len());
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

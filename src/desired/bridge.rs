@@ -32,6 +32,12 @@ impl Build<'_> {
             leaving: false,
         };
         self.want(Key::Link { netns: Netns::HOST, name: names.bridge }, Object::Link(link), &network.owner);
+        if network.has_family(true) {
+            // The host asks for containers' neighbours from the bridge's link-local address, which duplicate address
+            // detection would keep back for a second; its Ethernet address is netrec's own.
+            let path = format!("net/ipv6/conf/{}/accept_dad", names.bridge);
+            self.want_sysctl(&Netns::HOST, path, "0", &network.owner);
+        }
         for subnet in &network.subnets {
             let Some(ip) = subnet.gateway.and_then(|g| IpNetwork::new(g, subnet.net.prefix()).ok()) else { continue };
             let key = Key::Address { netns: Netns::HOST, link: names.bridge, ip };

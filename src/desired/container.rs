@@ -63,7 +63,7 @@ impl<'a> Build<'a> {
         for member in self.members() {
             let container = member.container;
             if let ContainerNetns::Named(netns) = &container.netns {
-                let object = Object::Netns(NetnsObject { lo_up: true });
+                let object = Object::Netns(NetnsObject { lo_up: true, unbound: false });
                 self.want(Key::Netns { netns: netns.clone() }, object, &container.owner);
             }
             for index in 0..container.attachments.len() {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::thread;
 
 use super::ReadError;
 use super::netlink::address::{self, RawAddress};
@@ -15,36 +16,44 @@ use crate::state::{
     NetnsObject, Object, PROTOCOL, Peer, RT_TABLE_MAIN, Route, Scope, Standing, State, Sysctl,
 };
 
+/// How many threads read namespaces at most: the kernel lists links under one lock.
+const THREADS_MAX: usize = 4;
+/// How many namespaces make up for the start of a thread.
+const SHARE_MIN: usize = 32;
+
 /// What was found in one namespace.
 struct Space {
     netns: Netns,
-    /// The number that the host gave to it.
-    nsid: u32,
     links: Vec<RawLink>,
     /// Read only where they are of interest.
     addresses: Vec<RawAddress>,
     routes: Vec<RawRoute>,
 }
 
-/// The ends of veths in containers, by the number of the namespace and their index in it. Indices alone would not do:
-/// they are small numbers, and two containers can hold ends of one index that lead to the same index of two hosts.
-type FarEnds = HashMap<(u32, u32), Peer>;
+/// The other ends of the host's veths that are in containers, by the index of the host's end.
+type FarEnds = HashMap<u32, FarEnd>;
+
+/// The end of a veth in a container, with the mark that it carries.
+type FarEnd = (Peer, Option<Mark>);
 
 /// Reads all that carries netrec's mark, and what the scope asks for.
 pub(super) fn read(namespaces: &mut Namespaces, scope: &Scope) -> Result<State, ReadError> {
     let mut reader =
-        Reader { inode: namespaces.host_id().1, namespaces, scope, state: State::new(), spaces: Vec::new() };
+        Reader { inode: namespaces.host_id().1, namespaces, scope, entries: Vec::new(), spaces: Vec::new() };
     let host = reader.read_host()?;
     reader.read_namespaces(&host)?;
     reader.add_links(&host)?;
-    reader.add_addresses(&host, &Netns::HOST);
-    reader.add_routes(&host, &Netns::HOST);
-    for space in std::mem::take(&mut reader.spaces) {
-        reader.add_foreign_links(&space);
-        reader.add_addresses(&space, &space.netns);
-        reader.add_routes(&space, &space.netns);
+    let spaces = std::mem::take(&mut reader.spaces);
+    for space in &spaces {
+        reader.add_foreign_links(space);
     }
-    Ok(reader.state)
+    for space in std::iter::once(&host).chain(&spaces) {
+        reader.add_addresses(space);
+    }
+    for space in std::iter::once(&host).chain(&spaces) {
+        reader.add_routes(space);
+    }
+    Ok(reader.entries.into_iter().collect())
 }
 
 struct Reader<'a> {
@@ -52,7 +61,8 @@ struct Reader<'a> {
     scope: &'a Scope,
     /// The inode number of the host's namespace.
     inode: u64,
-    state: State,
+    /// What was found, little out of order; of two with one key the last counts.
+    entries: Vec<(Key, Entry)>,
     spaces: Vec<Space>,
 }
 
@@ -63,31 +73,40 @@ impl Reader<'_> {
         let links = link::dump(socket).map_err(|e| dump_error("links", &Netns::HOST, e))?;
         let addresses = address::dump(socket, None).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
         let routes = route::dump(socket, Some(PROTOCOL)).map_err(|e| dump_error("routes", &Netns::HOST, e))?;
-        Ok(Space { netns: Netns::HOST, nsid: u32::MAX, links, addresses, routes })
+        Ok(Space { netns: Netns::HOST, links, addresses, routes })
     }
 
     /// Adds the parameters that the scope asks for; the thread is in their namespace.
     fn read_sysctls(&mut self, netns: &Netns) -> Result<(), ReadError> {
         let found = read_sysctls(self.scope, netns).map_err(|r| read_error(&format!("sysctls of {netns}"), &r))?;
-        self.state.extend(found);
+        self.entries.extend(found);
         Ok(())
     }
 
-    /// Reads the namespaces of the scope and of `/run/netns`, each once.
+    /// Reads the namespaces of the scope and of `/run/netns`.
     fn read_namespaces(&mut self, host: &Space) -> Result<(), ReadError> {
         let listed = netns::names().map_err(|e| read_error(netns::RUN_NETNS, &e.into()))?;
+        let others = listed.into_iter().filter(|netns| !self.scope.namespaces.contains(netns));
+        let all: Vec<Netns> = self.scope.namespaces.iter().cloned().chain(others).collect();
         let mut seen: HashMap<Id, Netns> = HashMap::from([(self.namespaces.host_id(), Netns::HOST)]);
-        let others = listed.iter().filter(|netns| !self.scope.namespaces.contains(*netns));
-        for netns in self.scope.namespaces.iter().chain(others) {
-            let opened = Handle::open(&netns::path(netns)).map_err(|e| read_error(&whose(netns), &e.into()))?;
-            let Some(handle) = opened else { continue };
-            match seen.get(&handle.id) {
-                None => {
-                    seen.insert(handle.id, netns.clone());
-                    self.read_namespace(netns, &handle)?;
+        let namespaces = &*self.namespaces;
+        let found = on_all_processors(&all, |netns| Inside::read(namespaces, self.scope, netns))?;
+        for (netns, inside) in all.iter().zip(found) {
+            let Some(Inside { id, space, sysctls }) = inside? else {
+                if netns::left_by_crash(netns) {
+                    let object = Object::Netns(NetnsObject { lo_up: false, unbound: true });
+                    self.add(Key::Netns { netns: netns.clone() }, object, None, Standing::Ours);
                 }
-                Some(first) => self.add_second_name(netns, first, host),
+                continue;
+            };
+            if let Some(first) = seen.get(&id) {
+                self.add_second_name(netns, first, host);
+                continue;
             }
+            seen.insert(id, netns.clone());
+            self.entries.extend(sysctls);
+            self.add_namespace(netns, &space.links);
+            self.spaces.push(space);
         }
         Ok(())
     }
@@ -102,57 +121,34 @@ impl Reader<'_> {
         let why = if first.is_host() { "the host's own".to_owned() } else { format!("the same as {first}") };
         self.add(
             Key::Netns { netns: netns.clone() },
-            Object::Netns(NetnsObject { lo_up }),
+            Object::Netns(NetnsObject { lo_up, unbound: false }),
             None,
             Standing::Foreign(why),
         );
     }
 
-    fn read_namespace(&mut self, netns: &Netns, handle: &Handle) -> Result<(), ReadError> {
-        let scope = self.scope;
-        let inside = self.namespaces.visit(handle, || -> Result<_, Refusal> {
-            let sysctls = read_sysctls(scope, netns)?;
-            Ok((Socket::open()?, sysctls))
-        });
-        let inside = inside.map_err(Refusal::from).and_then(|inside| inside);
-        let (mut socket, sysctls) = inside.map_err(|refusal| read_error(&whose(netns), &refusal))?;
-        self.state.extend(sysctls);
-        let links = link::dump(&mut socket).map_err(|e| dump_error("links", netns, e))?;
-        let nsid = self.namespaces.nsid(handle).map_err(|r| read_error(&whose(netns), &r))?;
-        let mut space = Space { netns: netns.clone(), nsid, links, addresses: Vec::new(), routes: Vec::new() };
-        let ours = self.add_namespace(netns, &space.links);
-        if ours || self.scope.namespaces.contains(netns) {
-            space.addresses = address::dump(&mut socket, None).map_err(|e| dump_error("addresses", netns, e))?;
-            space.routes = route::dump(&mut socket, None).map_err(|e| dump_error("routes", netns, e))?;
-        }
-        self.spaces.push(space);
-        Ok(())
-    }
-
-    /// Adds a namespace by the mark on its `lo`, and says whether it is netrec's.
-    fn add_namespace(&mut self, netns: &Netns, links: &[RawLink]) -> bool {
-        let Some(lo) = links.iter().find(|l| l.loopback) else { return false };
-        let mark = lo.mark.clone().filter(|_| lo.group == GROUP);
-        let standing = match &mark {
+    /// Adds a namespace by the mark on its `lo`: netrec's, or a foreign one of a wanted name.
+    fn add_namespace(&mut self, netns: &Netns, links: &[RawLink]) {
+        let Some(lo) = links.iter().find(|l| l.loopback) else { return };
+        let mark = namespace_mark(lo);
+        let standing = match mark {
             Some(mark) if mark.inode == Some(self.inode) => Standing::Ours,
             Some(_) => Standing::Foreign(ANOTHER_HOST.into()),
             None => Standing::Foreign("not made by netrec".into()),
         };
-        let ours = standing.is_ours();
-        if ours || self.scope.namespaces.contains(netns) {
-            let object = Object::Netns(NetnsObject { lo_up: lo.device.up });
+        if standing.is_ours() || self.scope.namespaces.contains(netns) {
+            let object = Object::Netns(NetnsObject { lo_up: lo.device.up, unbound: false });
             self.add(Key::Netns { netns: netns.clone() }, object, mark, standing);
         }
-        ours
     }
 
     /// Adds the host's links: netrec's, and foreign ones of wanted names.
     fn add_links(&mut self, host: &Space) -> Result<(), ReadError> {
-        let mut far_ends = far_ends(&self.spaces);
-        let ours = host.links.iter().filter(|l| l.standing(self.inode).is_ours());
-        if ours.filter_map(far_end_key).any(|key| !far_ends.contains_key(&key)) {
+        let mut far_ends = self.far_ends(host)?;
+        let mut ours = host.links.iter().filter(|l| l.standing(self.inode).is_ours());
+        if ours.any(|l| far_end_key(l).is_some() && !far_ends.contains_key(&l.index)) {
             self.read_other_namespaces()?;
-            far_ends = self::far_ends(&self.spaces);
+            far_ends = self.far_ends(host)?;
         }
         let names: HashMap<u32, &RawLink> = host.links.iter().map(|l| (l.index, l)).collect();
         for raw in &host.links {
@@ -165,9 +161,17 @@ impl Reader<'_> {
             if inner && standing.is_ours() && raw.mark.as_ref().is_some_and(|m| m.inode.is_some()) {
                 continue;
             }
+            let mut mark = raw.mark.clone();
             let kind = match &raw.kind {
                 RawKind::Bridge { stp } => LinkKind::Bridge { stp: *stp },
-                RawKind::Veth if standing.is_ours() => LinkKind::Veth { peer: peer(raw, &names, &far_ends) },
+                RawKind::Veth if standing.is_ours() => {
+                    let far = far_end(raw, &names, &far_ends);
+                    if let Some((_, far_mark)) = &far {
+                        // A crash can leave a mark on one end alone: the pair has one when both do.
+                        mark = mark.filter(|near| far_mark.as_ref().is_some_and(|far| far.owner == near.owner));
+                    }
+                    LinkKind::Veth { peer: far.map_or_else(unknown_peer, |(peer, _)| peer) }
+                }
                 RawKind::Veth => LinkKind::Other { name: "veth".into() },
                 RawKind::Other(name) => LinkKind::Other { name: name.clone() },
             };
@@ -179,9 +183,37 @@ impl Reader<'_> {
                 leaving: raw.group == GROUP_LEAVING,
             };
             let key = Key::Link { netns: Netns::HOST, name: raw.name };
-            self.add(key, Object::Link(link), raw.mark.clone(), standing);
+            self.add(key, Object::Link(link), mark.as_ref(), standing);
         }
         Ok(())
+    }
+
+    /// Finds the other ends of netrec's veths among what was read. The two indices alone do not tell: they are small
+    /// numbers, and two containers can hold ends of one index that lead to the same index of two hosts. The mark of this
+    /// host's tells too; only without it, or with two that say so, is the kernel asked, which goes through all
+    /// namespaces to answer.
+    fn far_ends(&mut self, host: &Space) -> Result<FarEnds, ReadError> {
+        let mut candidates: HashMap<(u32, u32), Vec<(&Netns, &RawLink)>> = HashMap::new();
+        for space in &self.spaces {
+            for end in space.links.iter().filter(|l| l.kind == RawKind::Veth) {
+                let Some(near) = end.peer else { continue };
+                candidates.entry((end.index, near)).or_default().push((&space.netns, end));
+            }
+        }
+        let mut found = FarEnds::new();
+        for near in host.links.iter().filter(|l| l.standing(self.inode).is_ours()) {
+            let Some((nsid, index)) = far_end_key(near) else { continue };
+            let ends = candidates.remove(&(index, near.index)).unwrap_or_default();
+            let alone = ends.len() == 1;
+            for (netns, end) in ends {
+                let marked = end.mark.as_ref().is_some_and(|mark| mark.inode == Some(self.inode));
+                if alone && marked || self.namespaces.nsid(netns).map_err(|r| read_error(&whose(netns), &r))? == nsid {
+                    found.insert(near.index, far_end_of(netns, end));
+                    break;
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Adds foreign devices inside a container's namespace that have the name of an end to be.
@@ -200,7 +232,7 @@ impl Reader<'_> {
             let kind = LinkKind::Other { name };
             let link = Link { kind, device: raw.device.clone(), master: None, port: None, leaving: false };
             let key = Key::Link { netns: end.0, name: end.1 };
-            self.add(key, Object::Link(link), raw.mark.clone(), raw.standing(inode));
+            self.add(key, Object::Link(link), raw.mark.as_ref(), raw.standing(inode));
         }
     }
 
@@ -227,12 +259,12 @@ impl Reader<'_> {
         let Ok(Ok(mut socket)) = self.namespaces.visit(&handle, Socket::open) else { return Ok(None) };
         let netns = Netns::new(path.to_string_lossy());
         let links = link::dump(&mut socket).map_err(|e| dump_error("links", &netns, e))?;
-        let nsid = self.namespaces.nsid(&handle).map_err(|r| read_error(&whose(&netns), &r))?;
-        Ok(Some(Space { netns, nsid, links, addresses: Vec::new(), routes: Vec::new() }))
+        Ok(Some(Space { netns, links, addresses: Vec::new(), routes: Vec::new() }))
     }
 
     /// Adds the addresses of netrec's links, all of which are netrec's but those that the kernel makes.
-    fn add_addresses(&mut self, space: &Space, netns: &Netns) {
+    fn add_addresses(&mut self, space: &Space) {
+        let netns = &space.netns;
         let links: HashMap<u32, &RawLink> =
             space.links.iter().filter(|l| l.is_marked()).map(|l| (l.index, l)).collect();
         for raw in space.addresses.iter().filter(|a| !a.kernel_made) {
@@ -242,39 +274,94 @@ impl Reader<'_> {
                 continue;
             }
             let key = Key::Address { netns: netns.clone(), link: link.name, ip: raw.ip };
-            self.add(key, Object::Address(Address { permanent: raw.permanent }), link.mark.clone(), standing);
+            self.add(key, Object::Address(Address { permanent: raw.permanent }), link.mark.as_ref(), standing);
         }
     }
 
     /// Adds netrec's routes, and in a container those of others in the main table, which may be in the way.
-    fn add_routes(&mut self, space: &Space, netns: &Netns) {
+    fn add_routes(&mut self, space: &Space) {
+        let netns = &space.netns;
         let links: HashMap<u32, &RawLink> = space.links.iter().map(|l| (l.index, l)).collect();
-        for raw in &space.routes {
-            let dev = raw.index.and_then(|index| links.get(&index));
-            let ours = raw.is_ours(dev.copied(), self.inode);
-            if !ours && (netns.is_host() || raw.table != RT_TABLE_MAIN || raw.protocol == RTPROT_KERNEL) {
-                continue;
-            }
+        let dev_of = |raw: &RawRoute| raw.index.and_then(|index| links.get(&index).copied());
+        let (ours, others): (Vec<_>, Vec<_>) =
+            space.routes.iter().partition(|raw| raw.is_ours(dev_of(raw), self.inode));
+        let in_the_way =
+            |raw: &RawRoute| !netns.is_host() && raw.table == RT_TABLE_MAIN && raw.protocol != RTPROT_KERNEL;
+        // IPv6 lets several routes share a key; one of netrec's is what counts then, so these come last.
+        let others = others.into_iter().filter(|raw| in_the_way(raw)).map(|raw| (raw, false));
+        for (raw, ours) in others.chain(ours.into_iter().map(|raw| (raw, true))) {
+            let dev = dev_of(raw);
             let key = Key::Route { netns: netns.clone(), table: raw.table, to: raw.to, metric: raw.metric };
-            // IPv6 lets several routes share a key; one of netrec's is what counts then.
-            if !ours && self.state.get(&key).is_some_and(|e| e.standing.is_ours()) {
-                continue;
-            }
             let standing = match raw.protocol {
                 PROTOCOL if ours => Standing::Ours,
                 PROTOCOL => Standing::Foreign(ANOTHER_HOST.into()),
                 other => Standing::Foreign(format!("protocol {}", route::protocol_name(other))),
             };
             let object = Object::Route(Route { via: raw.via, dev: dev.map(|l| l.name), protocol: raw.protocol });
-            let mark = dev.and_then(|l| l.mark.clone()).filter(|_| ours);
+            let mark = dev.and_then(|l| l.mark.as_ref()).filter(|_| ours);
             self.add(key, object, mark, standing);
         }
     }
 
-    fn add(&mut self, key: Key, object: Object, mark: Option<Mark>, standing: Standing) {
-        let owners = mark.into_iter().map(|mark| mark.owner).collect();
-        self.state.insert(key, Entry { object, owners, standing });
+    fn add(&mut self, key: Key, object: Object, mark: Option<&Mark>, standing: Standing) {
+        let owners = mark.map(|mark| mark.owner.clone()).into_iter().collect();
+        self.entries.push((key, Entry { object, owners, standing }));
     }
+}
+
+/// What was found in a container's namespace, and which one that is.
+struct Inside {
+    id: Id,
+    space: Space,
+    sysctls: Vec<(Key, Entry)>,
+}
+
+impl Inside {
+    /// Reads a namespace; none where there is no such.
+    fn read(namespaces: &Namespaces, scope: &Scope, netns: &Netns) -> Result<Option<Self>, ReadError> {
+        let opened = Handle::open(&netns::path(netns)).map_err(|e| read_error(&whose(netns), &e.into()))?;
+        let Some(handle) = opened else { return Ok(None) };
+        let inside = namespaces.visit(&handle, || -> Result<_, Refusal> {
+            let sysctls = read_sysctls(scope, netns)?;
+            Ok((Socket::open()?, sysctls))
+        });
+        let inside = inside.map_err(Refusal::from).and_then(|inside| inside);
+        let (mut socket, sysctls) = inside.map_err(|refusal| read_error(&whose(netns), &refusal))?;
+        let links = link::dump(&mut socket).map_err(|e| dump_error("links", netns, e))?;
+        let mut space = Space { netns: netns.clone(), links, addresses: Vec::new(), routes: Vec::new() };
+        let host = Some(namespaces.host_id().1);
+        let ours = space.links.iter().any(|l| l.loopback && namespace_mark(l).is_some_and(|mark| mark.inode == host));
+        if ours || scope.namespaces.contains(netns) {
+            space.addresses = address::dump(&mut socket, None).map_err(|e| dump_error("addresses", netns, e))?;
+            space.routes = route::dump(&mut socket, None).map_err(|e| dump_error("routes", netns, e))?;
+        }
+        Ok(Some(Self { id: handle.id, space, sysctls }))
+    }
+}
+
+/// The mark of a namespace, on its `lo`.
+fn namespace_mark(lo: &RawLink) -> Option<&Mark> {
+    lo.mark.as_ref().filter(|_| lo.group == GROUP)
+}
+
+/// Works through a list on as many threads as there are processors. The answers are in the order of the list.
+fn on_all_processors<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Result<Vec<R>, ReadError> {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    let share = items.len().div_ceil(threads).max(SHARE_MIN);
+    let work = &work;
+    thread::scope(|scope| {
+        let (own, others) = items.split_at(share.min(items.len()));
+        let others = others.chunks(share).map(|share| {
+            let spawned = thread::Builder::new().spawn_scoped(scope, || share.iter().map(work).collect::<Vec<R>>());
+            spawned.map_err(|error| ReadError::Other(format!("cannot start a thread: {error}")))
+        });
+        let others: Vec<_> = others.collect::<Result<_, _>>()?;
+        let mut all: Vec<R> = own.iter().map(work).collect();
+        for thread in others {
+            all.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        Ok(all)
+    })
 }
 
 fn read_sysctls(scope: &Scope, netns: &Netns) -> Result<Vec<(Key, Entry)>, Refusal> {
@@ -289,30 +376,22 @@ fn read_sysctls(scope: &Scope, netns: &Netns) -> Result<Vec<(Key, Entry)>, Refus
     Ok(found)
 }
 
-fn far_ends(spaces: &[Space]) -> FarEnds {
-    let veths = |space: &Space| -> Vec<_> {
-        let veths = space.links.iter().filter(|link| link.kind == RawKind::Veth);
-        veths.map(|link| ((space.nsid, link.index), peer_of(&space.netns, link))).collect()
-    };
-    spaces.iter().flat_map(veths).collect()
-}
-
-/// Where the other end of a veth is, if it is in another namespace.
+/// Where the other end of a veth is, if it is in another namespace: the number that this one gave to that, and the index
+/// there.
 fn far_end_key(link: &RawLink) -> Option<(u32, u32)> {
     if link.kind == RawKind::Veth { Some((link.peer_nsid?, link.peer?)) } else { None }
 }
 
 /// The other end of a veth of the host's.
-fn peer(raw: &RawLink, host: &HashMap<u32, &RawLink>, far_ends: &FarEnds) -> Peer {
-    let there = match far_end_key(raw) {
-        Some(key) => far_ends.get(&key).cloned(),
-        None => raw.peer.and_then(|index| host.get(&index)).map(|other| peer_of(&Netns::HOST, other)),
-    };
-    there.unwrap_or_else(unknown_peer)
+fn far_end(raw: &RawLink, host: &HashMap<u32, &RawLink>, far_ends: &FarEnds) -> Option<FarEnd> {
+    match far_end_key(raw) {
+        Some(_) => far_ends.get(&raw.index).cloned(),
+        None => raw.peer.and_then(|index| host.get(&index)).map(|other| far_end_of(&Netns::HOST, other)),
+    }
 }
 
-fn peer_of(netns: &Netns, link: &RawLink) -> Peer {
-    Peer { netns: netns.clone(), name: link.name, device: link.device.clone() }
+fn far_end_of(netns: &Netns, link: &RawLink) -> FarEnd {
+    (Peer { netns: netns.clone(), name: link.name, device: link.device.clone() }, link.mark.clone())
 }
 
 /// An end that is in none of the namespaces that can be seen.

@@ -98,6 +98,8 @@ pub(super) struct Namespaces {
     host: Socket,
     // Each keeps its namespace alive, so they are given up when the work is done.
     sockets: HashMap<Netns, Socket>,
+    /// What is known of devices' indices, until links are renamed or removed.
+    indices: HashMap<(Netns, InterfaceName), u32>,
     limit: usize,
     run_netns_ready: bool,
 }
@@ -110,6 +112,7 @@ impl Namespaces {
             home,
             host: Socket::open()?,
             sockets: HashMap::new(),
+            indices: HashMap::new(),
             limit: raise_descriptor_limit().saturating_sub(SPARE_DESCRIPTORS),
             run_netns_ready: false,
         })
@@ -125,9 +128,16 @@ impl Namespaces {
         &mut self.host
     }
 
-    /// Gives up the sockets of other namespaces; an open one would keep a namespace alive after its removal.
+    /// Gives up what is known of devices and the sockets of other namespaces; an open one would keep a namespace alive
+    /// after its removal.
     pub(super) fn forget(&mut self) {
         self.sockets.clear();
+        self.forget_indices();
+    }
+
+    /// Gives up what is known of devices' indices. To be called when a device may have got another name or gone.
+    pub(super) fn forget_indices(&mut self) {
+        self.indices.clear();
     }
 
     /// Runs something inside a namespace, on this thread. A netlink socket stays where it was made, and `/proc/sys/net`
@@ -164,8 +174,9 @@ impl Namespaces {
     }
 
     /// The number that the host gave to a namespace, as a veth's `IFLA_LINK_NETNSID` has it; `u32::MAX` where it gave
-    /// none, as it does when the first veth leads there.
-    pub(super) fn nsid(&mut self, handle: &Handle) -> Result<u32, Refusal> {
+    /// none, as it does when the first veth leads there, or where there is no such namespace any more.
+    pub(super) fn nsid(&mut self, netns: &Netns) -> Result<u32, Refusal> {
+        let Some(handle) = Handle::open(&path(netns))? else { return Ok(u32::MAX) };
         let mut message = NsidMessage::default();
         message.attributes.push(NsidAttribute::Fd(handle.file.as_raw_fd().cast_unsigned()));
         // The answer is a `struct rtgenmsg`, padded to 4 bytes, and attributes.
@@ -183,12 +194,16 @@ impl Namespaces {
 
     /// A device's index.
     pub(super) fn index(&mut self, netns: &Netns, name: InterfaceName) -> Result<u32, Refusal> {
-        match link::index(self.socket(netns)?, name) {
-            Err(refusal) if refusal.errno == libc::ENODEV => {
-                Err(Refusal::new(libc::ENODEV, format!("there is no device {name} in {netns}")))
-            }
-            outcome => outcome,
+        let key = (netns.clone(), name);
+        if let Some(known) = self.indices.get(&key) {
+            return Ok(*known);
         }
+        let index = link::index(self.socket(netns)?, name).map_err(|refusal| match refusal.errno {
+            libc::ENODEV => Refusal::new(libc::ENODEV, format!("there is no device {name} in {netns}")),
+            _ => refusal,
+        })?;
+        self.indices.insert(key, index);
+        Ok(index)
     }
 
     /// Makes a named namespace with the mark on its `lo`, and the mark before the name, so that a crash leaves no
@@ -233,6 +248,7 @@ impl Namespaces {
     pub(super) fn delete(&mut self, netns: &Netns, writes: &mut Writes) -> Result<(), Refusal> {
         let path = named(netns)?;
         self.sockets.remove(netns);
+        self.forget_indices();
         counted(writes)?;
         match umount2(&path, MntFlags::MNT_DETACH) {
             // EINVAL: it is no mount point.
@@ -288,10 +304,20 @@ fn named(netns: &Netns) -> Result<PathBuf, Refusal> {
     }
 }
 
+/// The mode of the file under a name. The sticky bit, which has no meaning on files, tells those that netrec made from
+/// others' should a crash leave one without its mount: iproute2 makes its own with mode 0.
+const FILE_MODE: u32 = 0o1444;
+
+/// Whether a name has only an empty file of netrec's and no namespace.
+pub(super) fn left_by_crash(netns: &Netns) -> bool {
+    let metadata = named(netns).ok().and_then(|path| fs::symlink_metadata(path).ok());
+    metadata.is_some_and(|m| m.is_file() && m.len() == 0 && m.mode() & 0o1000 != 0)
+}
+
 /// Makes the file for a name, or takes the empty one that a crash left; says whether it was made.
 fn claim(path: &Path, writes: &mut Writes) -> Result<bool, Refusal> {
     counted(writes)?;
-    match OpenOptions::new().write(true).create_new(true).mode(0o444).open(path) {
+    match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path) {
         Ok(_) => return Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error.into()),

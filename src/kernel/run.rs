@@ -77,7 +77,7 @@ impl Runner<'_> {
             inode: Some(self.namespaces.host_id().1),
         };
         let Object::Netns(wanted) = &after.object else { return Err(mismatch()) };
-        if before.is_none() {
+        if before.is_none_or(|b| matches!(&b.object, Object::Netns(found) if found.unbound)) {
             return self.namespaces.create(netns, &mark, wanted.lo_up, self.writes);
         }
         let request = link::mark_lo(GROUP, &mark, Some(wanted.lo_up));
@@ -178,6 +178,9 @@ impl Runner<'_> {
             }
         }
         let Some((_, first)) = sent.first() else { return };
+        if first.stage == Stage::Rename {
+            self.namespaces.forget_indices();
+        }
         let answers = match self.namespaces.socket(first.netns) {
             Ok(socket) => socket.batch(requests, self.writes),
             Err(refusal) => vec![Err(refusal); sent.len()],
@@ -279,6 +282,7 @@ impl Runner<'_> {
             .iter()
             .filter_map(|i| if let Key::Link { name, .. } = &steps[*i].key { Some(*name) } else { None })
             .collect();
+        self.namespaces.forget_indices();
         let socket = match self.namespaces.socket(netns) {
             Ok(socket) => socket,
             Err(refusal) => return vec![Err(refusal); names.len()],

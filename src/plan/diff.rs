@@ -4,7 +4,7 @@
 //! goes by its new name, and what hangs on a link that goes is gone with it.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::{Action, Conflict, Op};
@@ -14,21 +14,18 @@ use crate::state::{Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Own
 pub fn diff(desired: &State, live_state: &State) -> Diff {
     let fate = Fate::of(desired, live_state);
     let mut walk = Diff::default();
-    let mut live: BTreeMap<Cow<'_, Key>, Found<'_>> = BTreeMap::new();
-    for (key, entry) in live_state {
+    let found = live_state.iter().map(|(key, entry)| {
         let falls = fate.takes(key, &entry.object);
-        let found = match fate.new_key(key) {
-            Some(_) if falls => (Cow::Borrowed(key), Found { entry: Cow::Borrowed(entry), falls }),
-            Some(new) => (Cow::Owned(new), Found { entry: Cow::Owned(fate.adjust(key, entry)), falls }),
-            None => (Cow::Borrowed(key), Found { entry: Cow::Borrowed(entry), falls }),
-        };
-        // What a device brings along under its new name counts, not what goes with the device that had the name before.
-        match live.entry(found.0) {
-            btree_map::Entry::Occupied(_) if falls => {}
-            btree_map::Entry::Occupied(mut there) => drop(there.insert(found.1)),
-            btree_map::Entry::Vacant(free) => drop(free.insert(found.1)),
+        match fate.new_key(key) {
+            Some(new) if !falls => (Cow::Owned(new), Found { entry: Cow::Owned(fate.adjust(key, entry)), falls }),
+            _ => (Cow::Borrowed(key), Found { entry: Cow::Borrowed(entry), falls }),
         }
-    }
+    });
+    let mut live: Vec<(Cow<'_, Key>, Found<'_>)> = found.collect();
+    // Nearly in order already. What a device brings along under its new name counts, not what goes with the device that
+    // had the name before.
+    live.sort_by(|(a, one), (b, other)| a.cmp(b).then(one.falls.cmp(&other.falls)));
+    live.dedup_by(|(later, _), (first, _)| later == first);
     walk.ends_taken(desired, live_state);
     let mut wanted = desired.into_iter().peekable();
     let mut found = live.into_iter().peekable();
@@ -107,6 +104,9 @@ impl Fate {
 
     /// The key under which an object is to be compared, where that is another one.
     fn new_key(&self, key: &Key) -> Option<Key> {
+        if self.renamed.is_empty() {
+            return None;
+        }
         match key {
             Key::Address { netns, link, ip } => {
                 let link = *self.renamed.get(&(netns.clone(), *link))?;
@@ -119,7 +119,7 @@ impl Fate {
                 Some(Key::Sysctl { netns: netns.clone(), path: path.into() })
             }
             // The key does not name the device, the route does.
-            Key::Route { .. } if !self.renamed.is_empty() => Some(key.clone()),
+            Key::Route { .. } => Some(key.clone()),
             _ => None,
         }
     }

@@ -22,8 +22,12 @@ pub enum Phase {
     Bridges,
     /// Veth pairs are made, both ends down.
     Pairs,
-    /// Links get the rest of their attributes, hosts' ends come up; parameters of devices are set.
+    /// Links get the rest of their attributes, and their names.
     Attributes,
+    /// Kernel parameters, those of devices among them, are set.
+    Parameters,
+    /// Bridges and hosts' ends come up.
+    Raise,
     /// Addresses are added.
     Addresses,
     /// The firewall's additions and changes, in one transaction.
@@ -87,9 +91,7 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
         }
         (Key::Link { .. }, Op::Update) => {
             let moved = move_aside(&action.key, before, aside, emit);
-            let held = after.clone().map(|after| with_peer_up(after, peer_up(moved.as_ref())));
-            emit(Phase::Attributes, moved, held.clone());
-            emit(Phase::Up, held, after);
+            raise_link(moved, after, emit);
         }
         (Key::Link { .. }, Op::Delete) => {
             let moved = move_aside(&action.key, before, aside, emit);
@@ -105,7 +107,7 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
         (Key::Route { .. }, Op::Replace) => emit(Phase::Routes, before.map(without_device), after),
         (Key::Route { .. }, _) => emit(Phase::Routes, before, after),
         (Key::Sysctl { netns, path }, op) => {
-            let phase = if opens(netns, path, after.as_ref()) { Phase::Forwarding } else { Phase::Attributes };
+            let phase = if opens(netns, path, after.as_ref()) { Phase::Forwarding } else { Phase::Parameters };
             emit(phase, before.filter(|_| op != Op::Replace), after);
         }
         (Key::Table | Key::Set { .. } | Key::Chain { .. } | Key::Element { .. }, Op::Delete) => {
@@ -132,14 +134,13 @@ fn without_device(mut entry: Entry) -> Entry {
 }
 
 /// A link comes to be down and bare, since the kernel ignores an alias, a port's settings and the address generation mode
-/// in the creating message; then it gets those, and its host's end comes up; its peer comes up last.
+/// in the creating message; then it gets those, and comes up.
 fn create_link(after: Option<Entry>, emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>)) {
     let Some(after) = after else { return };
-    let mut bare = with_peer_up(after.clone(), false);
+    let mut bare = with_up(after.clone(), false, false);
     bare.owners.clear();
     let mut phase = Phase::Bridges;
     if let Object::Link(link) = &mut bare.object {
-        link.device.up = false;
         link.device.link_local = true;
         link.port = link.port.map(|_| BridgePort::default());
         if let LinkKind::Veth { peer } = &mut link.kind {
@@ -147,22 +148,36 @@ fn create_link(after: Option<Entry>, emit: &mut impl FnMut(Phase, Option<Entry>,
             phase = Phase::Pairs;
         }
     }
-    let held = with_peer_up(after.clone(), false);
     emit(phase, None, Some(bare.clone()));
-    emit(Phase::Attributes, Some(bare), Some(held.clone()));
-    emit(Phase::Up, Some(held), Some(after));
+    raise_link(Some(bare), Some(after), emit);
 }
 
-fn peer_up(entry: Option<&Entry>) -> bool {
-    match entry.map(|e| &e.object) {
-        Some(Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => peer.device.up,
-        _ => false,
+/// A link that is there gets its attributes, then its host's end comes up, and last its peer.
+fn raise_link(before: Option<Entry>, after: Option<Entry>, emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>)) {
+    let (Some(before), Some(after)) = (before, after) else { return };
+    let (near, far) = up(&before);
+    let attributes = with_up(after.clone(), near, far);
+    let raised = with_up(after.clone(), up(&after).0, far);
+    emit(Phase::Attributes, Some(before), Some(attributes.clone()));
+    emit(Phase::Raise, Some(attributes), Some(raised.clone()));
+    emit(Phase::Up, Some(raised), Some(after));
+}
+
+/// Whether a link's end in the host, and its other end if it has one, are up.
+fn up(entry: &Entry) -> (bool, bool) {
+    match &entry.object {
+        Object::Link(Link { kind: LinkKind::Veth { peer }, device, .. }) => (device.up, peer.device.up),
+        Object::Link(link) => (link.device.up, false),
+        _ => (false, false),
     }
 }
 
-fn with_peer_up(mut entry: Entry, up: bool) -> Entry {
-    if let Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) = &mut entry.object {
-        peer.device.up = up;
+fn with_up(mut entry: Entry, near: bool, far: bool) -> Entry {
+    if let Object::Link(link) = &mut entry.object {
+        link.device.up = near;
+        if let LinkKind::Veth { peer } = &mut link.kind {
+            peer.device.up = far;
+        }
     }
     entry
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::kernel::{Backend, StepError};
 use crate::plan::{Action, Diff, Op, Phase, diff, mappings, phases};
-use crate::state::{Key, Mapping, Scope, State, Step};
+use crate::state::{Entry, Key, Mapping, Object, Scope, State, Step};
 
 use super::Prepared;
 
@@ -161,8 +161,8 @@ impl Run<'_> {
     /// also brings back what the kernel dropped on its own, such as the routes of a device that went down. Flows that came
     /// up meanwhile end with the mappings that they followed.
     fn undo(&mut self, before: &State) -> Undo {
-        let before: State =
-            before.iter().filter(|(_, e)| e.standing.is_ours()).map(|(k, e)| (k.clone(), e.clone())).collect();
+        let worth = |e: &Entry| e.standing.is_ours() && !matches!(&e.object, Object::Netns(n) if n.unbound);
+        let before: State = before.iter().filter(|(_, e)| worth(e)).map(|(k, e)| (k.clone(), e.clone())).collect();
         let scope = Scope::of(&before).and(self.scope.clone());
         let mut left = Vec::new();
         let mut stale: Vec<Mapping> = Vec::new();

@@ -241,6 +241,9 @@ pub enum Object {
 pub struct NetnsObject {
     /// Whether its `lo` is up.
     pub lo_up: bool,
+    /// Whether a crash left only the empty file for its name, with no namespace behind it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unbound: bool,
 }
 
 /// A device.

@@ -130,6 +130,7 @@ fn changes() -> Vec<Change> {
             update link VE-WEB
             update link VE-AUTO
             create sysctl net/ipv4/conf/br-shop/route_localnet
+            create sysctl net/ipv6/conf/br-shop/accept_dad
             update chain forward-to.front
             update chain nat-from.front
             create element forward-to { \"br-shop\" }

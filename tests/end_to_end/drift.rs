@@ -53,7 +53,8 @@ const DAMAGE: &[(&str, &str)] = &[
     (
         "ip link del nr-front",
         "create link nr-front\ncreate address 10.20.0.1/24 dev nr-front\ncreate address fd20::1/64 dev nr-front
-        create sysctl net/ipv4/conf/nr-front/route_localnet\nupdate link VE-WEB\nupdate link VE-API",
+        create sysctl net/ipv4/conf/nr-front/route_localnet\ncreate sysctl net/ipv6/conf/nr-front/accept_dad
+        update link VE-WEB\nupdate link VE-API",
     ),
     ("ip addr del 10.20.0.1/24 dev nr-front", "create address 10.20.0.1/24 dev nr-front"),
     ("ip addr add 10.20.0.77/24 dev nr-front", "delete address 10.20.0.77/24 dev nr-front"),
@@ -71,7 +72,7 @@ const DAMAGE: &[(&str, &str)] = &[
     ("ip -n web link set lo down", "update netns web"),
     ("ip netns del web; while ip link show VE-WEB 2>/dev/null; do sleep 0.05; done", WEB_ANEW),
     // The name stays as an empty file.
-    ("umount /run/netns/web; while ip link show VE-WEB 2>/dev/null; do sleep 0.05; done", WEB_ANEW),
+    ("umount /run/netns/web; while ip link show VE-WEB 2>/dev/null; do sleep 0.05; done", WEB_BOUND_ANEW),
     ("nft flush chain inet netrec forward", "update chain forward"),
     ("nft add rule inet netrec input tcp dport 22 drop", "update chain input"),
     ("nft insert rule inet netrec ports counter", "update chain ports"),
@@ -98,6 +99,11 @@ const DAMAGE: &[(&str, &str)] = &[
 
 /// What makes the container `web` anew, when its devices went with its namespace.
 const WEB_ANEW: &str = "create netns web\ncreate link VE-WEB
+    create address 10.20.0.10/24 dev eth0 in web\ncreate address fd20::10/64 dev eth0 in web
+    create route default in web\ncreate route default (ipv6) in web\ncreate sysctl net/ipv6/conf/eth0/accept_ra in web";
+
+/// The name is still there, so its namespace is put back behind it.
+const WEB_BOUND_ANEW: &str = "update netns web\ncreate link VE-WEB
     create address 10.20.0.10/24 dev eth0 in web\ncreate address fd20::10/64 dev eth0 in web
     create route default in web\ncreate route default (ipv6) in web\ncreate sysctl net/ipv6/conf/eth0/accept_ra in web";
 

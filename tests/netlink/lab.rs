@@ -97,7 +97,7 @@ pub(crate) fn veth(text: &str, netns: &Netns, last: u8) -> (Key, Entry) {
 }
 
 pub(crate) fn namespace(netns: &Netns) -> (Key, Entry) {
-    let object = Object::Netns(NetnsObject { lo_up: true });
+    let object = Object::Netns(NetnsObject { lo_up: true, unbound: false });
     (Key::Netns { netns: netns.clone() }, Entry::new(object, owner("containers.web")))
 }
 
@@ -180,7 +180,7 @@ pub(crate) fn with_veth(linux: &mut Linux) -> (Key, Entry) {
 pub(crate) fn found(linux: &mut Linux, key: &Key) -> Option<Entry> {
     let scope = Scope::of(&State::from_iter([(
         key.clone(),
-        Entry::new(Object::Netns(NetnsObject { lo_up: true }), owner("x")),
+        Entry::new(Object::Netns(NetnsObject { lo_up: true, unbound: false }), owner("x")),
     )]));
     linux.live(&scope).unwrap().remove(key)
 }

@@ -29,7 +29,9 @@ fn namespaces_are_made_as_iproute2_makes_them() {
         let again = linux.run(&[create((key.clone(), entry.clone()))]).remove(0).unwrap_err();
         assert_eq!(again.message, "create netns web: a namespace of that name is there already: File exists");
         let mut entry = entry;
-        change(&mut linux, &key, &mut entry, |e| e.object = Object::Netns(NetnsObject { lo_up: false }));
+        change(&mut linux, &key, &mut entry, |e| {
+            e.object = Object::Netns(NetnsObject { lo_up: false, unbound: false });
+        });
         change(&mut linux, &key, &mut entry, |e| e.owners = vec![owner("containers.db")]);
         // The directory is a mount already, and is used as it is.
         let second = namespace(&Netns::new("db"));
