@@ -12,7 +12,7 @@ use netrec::config::{Source, Sources, parse};
 use netrec::kernel::{Backend, ReadError, StepError};
 use netrec::plan::{Plan, phases};
 use netrec::reconcile::{prepare, prepare_destroy};
-use netrec::state::{Facts, Scope, State, Step};
+use netrec::state::{Facts, Mapping, Scope, State, Step};
 
 /// A host that stands still.
 struct Still {
@@ -30,6 +30,10 @@ impl Backend for Still {
     }
 
     fn run(&mut self, _: &[Step]) -> Vec<Result<(), StepError>> {
+        panic!("a plan writes nothing")
+    }
+
+    fn forget(&mut self, _: &[Mapping]) -> Result<u64, StepError> {
         panic!("a plan writes nothing")
     }
 

@@ -5,6 +5,7 @@
 
 mod fake;
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use fake::Fake;
@@ -13,7 +14,7 @@ use netrec::kernel::Backend;
 use netrec::plan::diff;
 use netrec::reconcile::{Undo, apply, prepare, prepare_destroy};
 use netrec::state::firewall::{Expr, Rule, Verdict};
-use netrec::state::{Entry, Facts, Key, Link, LinkKind, Netns, Object, Scope, State, facts};
+use netrec::state::{Entry, Facts, Flow, Key, Link, LinkKind, Netns, Object, Scope, State, facts};
 
 /// xorshift64*, so that a failure can be had again by its seed.
 struct Random(u64);
@@ -212,6 +213,7 @@ fn a_failure_at_any_step_puts_back_what_there_was() {
         converge(&mut host, &first, seed);
         drift(&mut host, &mut random);
         host.writes = 0;
+        host.flows = Some(BTreeMap::new());
         for n in 1.. {
             let mut host = host.clone();
             let before = host.clone();
@@ -232,11 +234,47 @@ fn a_failure_at_any_step_puts_back_what_there_was() {
                 (without_sysctls(&before.clone().live(&scope).unwrap()), without_sysctls(&host.live(&scope).unwrap()));
             let difference = diff(&was, &is).actions;
             assert_eq!(difference, [], "seed {seed}, step {n}: not as before");
+            for flow in host.flows.iter().flat_map(BTreeMap::values) {
+                let stays = has_peer(flow) || host.translated(flow.protocol, flow.to) == flow.answers;
+                assert!(stays, "seed {seed}, step {n}: {flow:?} came up meanwhile and lives on");
+            }
             runs += 1;
         }
         assert!(last < 10_000);
     }
     assert!(runs > 1000, "only {runs} failures were tried");
+}
+
+/// A flow that the host's own service answers, and keeps: TCP to the host.
+fn has_peer(flow: &Flow) -> bool {
+    flow.answered && flow.answers == flow.to
+}
+
+#[test]
+fn flows_end_exactly_when_the_port_maps_send_them_elsewhere() {
+    let (mut kept, mut ended) = (0, 0);
+    for seed in 0..500 {
+        let mut random = Random::new(seed);
+        let (first, second) = files(&mut random);
+        let mut host = host(&mut random);
+        converge(&mut host, &first, seed);
+        host.flows = Some(BTreeMap::new());
+        host.clients_send();
+        let before = host.flows.clone().unwrap();
+        if random.one_in(4) {
+            let prepared = prepare_destroy(&mut host, None).unwrap();
+            apply(&mut host, &prepared, &mut |_, _| {}).unwrap();
+        } else {
+            converge(&mut host, &second, seed);
+        }
+        let after = host.flows.clone().unwrap();
+        for (key, flow) in before {
+            let stays = has_peer(&flow) || host.translated(flow.protocol, flow.to) == flow.answers;
+            assert_eq!(after.get(&key), stays.then_some(&flow), "seed {seed}");
+            *(if stays { &mut kept } else { &mut ended }) += 1;
+        }
+    }
+    assert!(kept > 1000 && ended > 1000, "{kept} flows were kept and {ended} ended");
 }
 
 #[test]

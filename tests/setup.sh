@@ -6,6 +6,7 @@ need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need nft nftables
 need ip iproute2
 need bridge iproute2
+need conntrack conntrack
 need unshare util-linux
 need nsenter util-linux
 [ -z "$missing" ] && exit 0

@@ -4,14 +4,16 @@ use std::path::Path;
 
 use nix::sys::utsname::uname;
 
+use super::conntrack::{self, Local};
 use super::fault::Writes;
-use super::live::read_error;
+use super::live::{dump_error, read_error};
 use super::netlink::change::Abilities;
+use super::netlink::route;
 use super::netns::Namespaces;
 use super::nftables::Firewall;
 use super::run::Runner;
 use super::{Backend, ReadError, StepError, facts, live};
-use crate::state::{Facts, Scope, State, Step};
+use crate::state::{Facts, Mapping, Netns, Scope, State, Step};
 
 /// The running kernel, seen from the network namespace that the opening thread is in. All calls must come from threads
 /// in that namespace.
@@ -82,6 +84,20 @@ impl Backend for Linux {
             }
         }
         outcomes
+    }
+
+    fn forget(&mut self, mappings: &[Mapping]) -> Result<u64, StepError> {
+        if mappings.is_empty() {
+            return Ok(0);
+        }
+        let local: Local = route::dump_local(self.namespaces.host())
+            .map_err(|error| StepError {
+                errno: 0,
+                message: dump_error("local addresses", &Netns::HOST, error).to_string(),
+            })?
+            .into_iter()
+            .collect();
+        conntrack::forget(mappings, &local, &mut self.writes)
     }
 
     fn writes(&self) -> u64 {

@@ -123,10 +123,18 @@ impl Reader<'_> {
     /// Adds the host's links: netrec's, and foreign ones of wanted names.
     fn add_links(&mut self, host: &Space) -> Result<(), ReadError> {
         let mut far_ends = self.far_ends(host)?;
-        let mut ours = host.links.iter().filter(|l| l.standing(self.inode).is_ours());
-        if ours.any(|l| far_end_key(l).is_some() && !far_ends.contains_key(&l.index)) {
-            self.read_other_namespaces()?;
+        let inode = self.inode;
+        let lost = |found: &FarEnds| {
+            let mut ours = host.links.iter().filter(|l| l.standing(inode).is_ours());
+            ours.any(|l| far_end_key(l).is_some() && !found.contains_key(&l.index))
+        };
+        if lost(&far_ends) {
+            let unread = self.read_other_namespaces();
             far_ends = self.far_ends(host)?;
+            // It may be in the one that could not be read.
+            if let Some(error) = unread.filter(|_| lost(&far_ends)) {
+                return Err(error);
+            }
         }
         let names: HashMap<u32, &RawLink> = host.links.iter().map(|l| (l.index, l)).collect();
         for raw in &host.links {
@@ -215,8 +223,9 @@ impl Reader<'_> {
     }
 
     /// Looks for lost ends in the namespaces of other mounts and of processes, such as that of a container whose name was
-    /// removed.
-    fn read_other_namespaces(&mut self) -> Result<(), ReadError> {
+    /// removed. Yields why the first of those that could not be read could not.
+    fn read_other_namespaces(&mut self) -> Option<ReadError> {
+        let mut unread = None;
         let mut seen: HashSet<Id> = HashSet::from([self.namespaces.host_id()]);
         for space in &self.spaces {
             let handle = Handle::open(&netns::path(&space.netns)).ok().flatten();
@@ -224,14 +233,16 @@ impl Reader<'_> {
         }
         for (id, path) in netns::everywhere() {
             if seen.insert(id) {
-                // The process may have ended by now.
-                let Some(space) = self.read_other_namespace(&path)? else { continue };
-                self.spaces.push(space);
+                match self.read_other_namespace(&path) {
+                    Ok(space) => self.spaces.extend(space),
+                    Err(error) => drop(unread.get_or_insert(error)),
+                }
             }
         }
-        Ok(())
+        unread
     }
 
+    /// Reads one of those; none where the process has ended by now.
     fn read_other_namespace(&mut self, path: &Path) -> Result<Option<Space>, ReadError> {
         let Some(handle) = Handle::open(path).ok().flatten() else { return Ok(None) };
         let Ok(Ok(mut socket)) = self.namespaces.visit(&handle, Socket::open) else { return Ok(None) };

@@ -1,12 +1,14 @@
 //! Linux: one file per subsystem, its reading and its writing side by side. The only place with sockets, message formats
 //! and `unsafe`.
 
+mod conntrack;
 mod facts;
 pub mod fault;
 mod linux;
 mod live;
 mod netlink;
 mod netns;
+mod nfnetlink;
 pub mod nftables;
 mod run;
 mod sysctl;
@@ -14,7 +16,7 @@ mod transport;
 
 pub use linux::Linux;
 
-use crate::state::{Facts, Scope, State, Step};
+use crate::state::{Facts, Mapping, Scope, State, Step};
 
 /// Where state is read from and steps go to: the kernel, or in tests a stand-in that refuses illegal steps.
 pub trait Backend {
@@ -27,6 +29,10 @@ pub trait Backend {
     /// Carries out steps of one phase, which do not depend on each other, and says of each how it went, in their order.
     /// A failed step does not keep the others from being tried; firewall steps succeed or fail together.
     fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>>;
+
+    /// Ends the tracked flows that a change of published ports leaves behind, which has been carried out already: see
+    /// [`Mappings::leave`](crate::state::Mappings::leave). Says how many there were. Doing it again does no harm.
+    fn forget(&mut self, mappings: &[Mapping]) -> Result<u64, StepError>;
 
     /// How many messages or files were written since the beginning.
     fn writes(&self) -> u64;

@@ -2,12 +2,14 @@
 
 mod diff;
 mod json;
+mod mappings;
 mod phases;
 mod text;
 mod view;
 
 pub use diff::{Diff, diff, moved_addresses};
 pub use json::FORMAT_VERSION;
+pub use mappings::mappings;
 pub use phases::{Phase, phases};
 
 use crate::state::{Entry, Key, Owner, Places, Warning};

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::kernel::{Backend, StepError};
-use crate::plan::{Action, Diff, Op, Phase, diff, phases};
-use crate::state::{Entry, Key, Object, Scope, State, Step};
+use crate::plan::{Action, Diff, Op, Phase, diff, mappings, phases};
+use crate::state::{Entry, Key, Mapping, Object, Scope, State, Step};
 
 use super::Prepared;
 
@@ -71,7 +71,9 @@ pub fn apply(backend: &mut dyn Backend, prepared: &Prepared, progress: Progress<
         return Ok(());
     }
     let mut run = Run { backend, desired: &prepared.desired, scope: &prepared.scope };
-    run.all(&prepared.plan.actions, progress).map_err(|errors| ApplyError { undo: run.undo(&prepared.live), errors })
+    run.all(&prepared.plan.actions, progress)
+        .and_then(|()| run.forget(&prepared.live))
+        .map_err(|errors| ApplyError { undo: run.undo(&prepared.live), errors })
 }
 
 type Errors = Vec<(Key, String)>;
@@ -144,13 +146,26 @@ impl Run<'_> {
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
+    /// Ends the flows that the change leaves behind. It cannot be undone and harms nobody before all else has succeeded,
+    /// so it comes last. When it fails, so does the apply: the next one would see no difference and leave these flows be,
+    /// and a mapping that was taken away would still be used.
+    fn forget(&mut self, before: &State) -> Result<(), Errors> {
+        let changed = mappings(before, self.desired);
+        if changed.is_empty() {
+            return Ok(());
+        }
+        self.backend.forget(&changed).map(drop).map_err(|StepError { message, .. }| vec![(Key::Table, message)])
+    }
+
     /// Goes back to what there was: the difference between that and what there is now, carried out like any other. So it
-    /// also brings back what the kernel dropped on its own, such as the routes of a device that went down.
+    /// also brings back what the kernel dropped on its own, such as the routes of a device that went down. Flows that came
+    /// up meanwhile end with the mappings that they followed.
     fn undo(&mut self, before: &State) -> Undo {
         let worth = |e: &Entry| e.standing.is_ours() && !matches!(&e.object, Object::Netns(n) if n.unbound);
         let before: State = before.iter().filter(|(_, e)| worth(e)).map(|(k, e)| (k.clone(), e.clone())).collect();
         let scope = Scope::of(&before).and(self.scope.clone());
         let mut left = Vec::new();
+        let mut stale: Vec<Mapping> = Vec::new();
         for _ in 0..UNDO_TRIES {
             left.clear();
             let live = match self.backend.live(&scope) {
@@ -161,7 +176,11 @@ impl Run<'_> {
                 }
             };
             let Diff { actions, conflicts } = diff(&before, &live);
-            if actions.is_empty() && conflicts.is_empty() {
+            let taken_back = mappings(&live, &before);
+            if !taken_back.is_empty() {
+                stale = taken_back;
+            }
+            if actions.is_empty() && conflicts.is_empty() && stale.is_empty() {
                 return Undo::Done;
             }
             left.extend(actions.iter().map(mismatch));
@@ -172,9 +191,15 @@ impl Run<'_> {
                     left.extend(failed.map(|e| e.message));
                 }
             }
+            if !stale.is_empty() {
+                match self.backend.forget(&stale) {
+                    Ok(_) => stale.clear(),
+                    Err(error) => left.push(error.message),
+                }
+            }
         }
         match self.backend.live(&scope) {
-            Ok(live) if diff(&before, &live).actions.is_empty() => Undo::Done,
+            Ok(live) if diff(&before, &live).actions.is_empty() && stale.is_empty() => Undo::Done,
             _ => Undo::Left(left),
         }
     }

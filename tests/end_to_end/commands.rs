@@ -113,8 +113,8 @@ fn a_second_netrec_waits_and_then_names_the_first() {
         let inode = lab.host.sh("stat -Lc %i /proc/self/ns/net");
         let lock = format!("/run/netrec/lock-{}", inode.trim());
         let held = || lab.host.try_run(["flock", "-n", &lock, "true"]).status != 0;
-        let hold = lab.host.spawn(Command::new("flock").args(["--no-fork", &lock, "sleep", "60"]));
-        let mut holder = hold.expect("flock");
+        let started = lab.host.spawn(Command::new("flock").args(["--no-fork", &lock, "sleep", "60"]));
+        let mut holder = started.expect("flock");
         until("the lock is held", held);
         let output = lab.host.try_netrec(&quick, &["apply", "-y"]);
         assert_eq!(output.status, 5, "{}", output.stderr);

@@ -12,6 +12,7 @@ mod changes;
 mod commands;
 mod conflicts;
 mod drift;
+mod flows;
 mod idempotence;
 mod removal;
 mod traffic;

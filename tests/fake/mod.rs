@@ -5,11 +5,14 @@
 
 #![allow(unreachable_pub)] // a module of a test is private to it
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
 use netrec::kernel::{Backend, ReadError, StepError};
-use netrec::state::firewall::{ElementData, Expr, SetData, Verdict};
+use netrec::state::firewall::{Concat, Datum, ElementData, Expr, SetData, Verdict};
 use netrec::state::{
-    Address, BridgePort, Entry, Facts, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, Route, Scope,
-    Standing, State, Step,
+    Address, BridgePort, Entry, Facts, Flow, InterfaceName, Key, Link, LinkKind, Mapping, Mappings, Netns, Object,
+    Owner, Route, Scope, Standing, State, Step,
 };
 
 /// The kernel.
@@ -22,6 +25,13 @@ pub struct Fake {
     pub fail: Option<(u64, u64)>,
     /// A ruleset change by somebody else happens before this many firewall transactions.
     pub races: u32,
+    /// What connection tracking knows, by protocol and original destination; none where nobody sends anything.
+    pub flows: Option<BTreeMap<(u8, SocketAddr), Flow>>,
+}
+
+/// The host's own addresses, as far as flows go.
+fn is_local(ip: IpAddr) -> bool {
+    ip.is_loopback() || ["192.0.2.1", "2001:db8::1"].contains(&ip.to_string().as_str())
 }
 
 type Refusal = Result<(), String>;
@@ -292,7 +302,54 @@ impl Fake {
             check_references(&next, key, &entry.object)?;
         }
         self.state = next;
+        self.clients_send();
         Ok(())
+    }
+
+    /// Every client that there could be sends a datagram: to the host's addresses, to the same ports of another machine,
+    /// and to where no port is published. A flow that is tracked goes where it went before; another one goes where the
+    /// port maps say.
+    pub fn clients_send(&mut self) {
+        let Some(mut flows) = self.flows.take() else { return };
+        for ip in ["192.0.2.1", "2001:db8::1", "127.0.0.1", "198.51.100.7"].map(|ip| ip.parse::<IpAddr>().unwrap()) {
+            let ports = (0..3).flat_map(|ten| (0..5).map(move |c| 8000 + 10 * ten + c)).chain(9000..9005);
+            for (protocol, port) in ports.flat_map(|port| [(6, port), (17, port)]) {
+                let to = SocketAddr::new(ip, port);
+                flows.entry((protocol, to)).or_insert_with(|| {
+                    let answers = self.translated(protocol, to);
+                    Flow { protocol, to, answers, answered: protocol == 6 }
+                });
+            }
+        }
+        self.flows = Some(flows);
+    }
+
+    /// Where the rules send a packet.
+    pub fn translated(&self, protocol: u8, to: SocketAddr) -> SocketAddr {
+        if !is_local(to.ip()) {
+            return to;
+        }
+        let (suffix, address) = match to.ip() {
+            IpAddr::V4(ip) => ("4", Datum::Ipv4Addr(ip)),
+            IpAddr::V6(ip) => ("6", Datum::Ipv6Addr(ip)),
+        };
+        let service = [Datum::InetProto(protocol), Datum::InetService(to.port())];
+        let one = (format!("port{suffix}"), Concat([&[address], &service[..]].concat()));
+        let any = (format!("port{suffix}-any"), Concat(service.to_vec()));
+        let found = [one, any].into_iter().find_map(|(set, key)| {
+            match &self.get(&Key::Element { set: set.into(), key })?.object {
+                Object::Element(e) => e.data.clone(),
+                _ => None,
+            }
+        });
+        match found {
+            Some(ElementData::Values(Concat(data))) => match data[..] {
+                [Datum::Ipv4Addr(ip), Datum::InetService(port)] => (ip, port).into(),
+                [Datum::Ipv6Addr(ip), Datum::InetService(port)] => (ip, port).into(),
+                _ => panic!("{data:?}"),
+            },
+            _ => to,
+        }
     }
 }
 
@@ -390,6 +447,18 @@ impl Backend for Fake {
             results.push(result.map_err(|message| StepError { errno: message.parse().unwrap_or(1), message }));
         }
         results
+    }
+
+    fn forget(&mut self, mappings: &[Mapping]) -> Result<u64, StepError> {
+        self.writes += 1;
+        if self.fails() {
+            return Err(StepError { errno: 1, message: "injected".into() });
+        }
+        let mappings = Mappings::new(mappings);
+        let Some(flows) = &mut self.flows else { return Ok(0) };
+        let before = flows.len();
+        flows.retain(|_, flow| !mappings.leave(flow, is_local));
+        Ok((before - flows.len()) as u64)
     }
 
     fn writes(&self) -> u64 {

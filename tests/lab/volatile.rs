@@ -22,6 +22,7 @@ pub(super) const ATTRIBUTES: &[(&str, &str, &str)] = &[
     ("link", "info_slave_data.no", "a number the bridge gives in the order in which ports join"),
     ("link", "info_slave_data.id", "the same, with the priority before it"),
     ("link", "info_slave_data.designated_port", "the same"),
+    ("address", "tentative", "for the second that duplicate address detection takes"),
     ("address", "valid_life_time", "runs down, on addresses that are not permanent"),
     ("address", "preferred_life_time", "runs down, on addresses that are not permanent"),
     ("route", "expires", "a running timer"),

@@ -1,4 +1,4 @@
-//! Unicast routes.
+//! Unicast routes, and the addresses that local routes stand for.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,6 +24,7 @@ const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
 const RTM_F_CLONED: u32 = 0x200;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -32,7 +33,7 @@ pub(crate) const RTPROT_KERNEL: u8 = 2;
 /// `RTPROT_RA`: from a router advertisement.
 pub(crate) const RTPROT_RA: u8 = 9;
 
-/// A unicast route as the kernel describes it.
+/// A route as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RawRoute {
     pub to: IpNetwork,
@@ -62,16 +63,27 @@ pub(crate) fn dump_main(socket: &mut Socket) -> Result<Vec<RawRoute>, DumpError>
     dump_where(socket, None, Some(RouteHeader::RT_TABLE_MAIN))
 }
 
+/// The addresses that are the host's own (`fib daddr type local`): those on its devices, all of 127/8, and what
+/// somebody has declared to be local.
+pub(crate) fn dump_local(socket: &mut Socket) -> Result<Vec<IpNetwork>, DumpError> {
+    let request = request(RouteType::Local, None, None);
+    socket.dump(&request, |body| parse(body, RTN_LOCAL).map(|route| route.to))
+}
+
 fn dump_where(socket: &mut Socket, protocol: Option<u8>, table: Option<u8>) -> Result<Vec<RawRoute>, DumpError> {
+    socket.dump(&request(RouteType::Unicast, protocol, table), |body| parse(body, RTN_UNICAST))
+}
+
+fn request(kind: RouteType, protocol: Option<u8>, table: Option<u8>) -> RouteNetlinkMessage {
     let mut request = RouteMessage::default();
-    request.header.kind = RouteType::Unicast;
+    request.header.kind = kind;
     request.header.protocol = RouteProtocol::from(protocol.unwrap_or(0));
     request.header.table = table.unwrap_or(0);
-    socket.dump(&RouteNetlinkMessage::GetRoute(request), parse)
+    RouteNetlinkMessage::GetRoute(request)
 }
 
 /// `struct rtmsg` and its attributes. Other types, other families and cached routes are left out.
-fn parse(body: &[u8]) -> Option<RawRoute> {
+fn parse(body: &[u8], wanted: u8) -> Option<RawRoute> {
     let (family, prefix) = (*body.first()?, *body.get(1)?);
     let (table, protocol, kind, flags) = (*body.get(4)?, *body.get(5)?, *body.get(7)?, u32_at(body, 8)?);
     let unspecified: IpAddr = match family {
@@ -79,7 +91,7 @@ fn parse(body: &[u8]) -> Option<RawRoute> {
         AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
         _ => return None,
     };
-    if kind != RTN_UNICAST || flags & RTM_F_CLONED != 0 {
+    if kind != wanted || flags & RTM_F_CLONED != 0 {
         return None;
     }
     let mut to = unspecified;

@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::wire::host_u32;
+use crate::kernel::nfnetlink::wire::host_u32;
 use crate::state::firewall::{Concat, DataType, Datum, Set, SetData};
 use crate::state::{InterfaceName, Owner};
 

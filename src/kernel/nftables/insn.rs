@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::data::register_u32;
-use super::wire::{Attribute, Attributes, Slots, Writer};
+use crate::kernel::nfnetlink::wire::{self, Attribute, Attributes, Slots, Writer};
 use crate::state::firewall::{Family, Verdict};
 
 /// A 32-bit register, counted from the first data register (`NFT_REG32_00`).
@@ -282,7 +282,7 @@ impl Insn {
     pub(super) fn parse(attributes: Attributes<'_>) -> Self {
         let all = Slots::new(attributes);
         let name = all.text(EXPR_NAME).unwrap_or("?");
-        let data = all.nested(EXPR_DATA).unwrap_or(Slots::new(super::wire::attributes(&[])));
+        let data = all.nested(EXPR_DATA).unwrap_or(Slots::new(wire::attributes(&[])));
         Self::parse_data(name, &data).unwrap_or_else(|| Self::Other(name.to_owned()))
     }
 

@@ -2,9 +2,9 @@
 //! elements in some twenty milliseconds.
 //!
 //! ```text
-//! state::firewall ──► rule ──► insn ──► write ──► wire ──► socket
-//! state::firewall ◄── rule ◄── insn ◄── read  ◄── wire ◄── socket
-//!                  data: values, types, marks
+//! state::firewall ──► rule ──► insn ──► write ──► nfnetlink
+//! state::firewall ◄── rule ◄── insn ◄── read  ◄── nfnetlink
+//!                  data: values, types, marks      ruleset: transactions, generations
 //! ```
 //!
 //! Every transaction names the generation of the ruleset that was read, and the kernel refuses it (`ERESTART`) when
@@ -14,8 +14,7 @@ mod data;
 mod insn;
 mod read;
 mod rule;
-mod socket;
-mod wire;
+mod ruleset;
 mod write;
 
 use std::collections::BTreeMap;
@@ -24,11 +23,12 @@ use std::time::Duration;
 use nix::libc;
 
 use super::fault::Writes;
+use super::nfnetlink::socket::{Socket, Trouble, in_words};
+use super::nfnetlink::wire::Fault;
 use super::{ReadError, StepError};
 use crate::state::firewall::TABLE;
 use crate::state::{Entry, Key, Step};
-use socket::{Listener, Socket, Trouble, in_words};
-use wire::Fault;
+use ruleset::Listener;
 use write::{Batch, Work, replaces};
 
 /// How often a table that changes while it is read is read anew.
@@ -61,7 +61,7 @@ impl Firewall {
             })
         };
         let mut socket = Socket::open().map_err(|error| opened(&error.into()))?;
-        let generation = socket.generation().map_err(|trouble| opened(&trouble))?;
+        let generation = ruleset::current(&mut socket).map_err(|trouble| opened(&trouble))?;
         Ok(Self { socket, listener: Listener::open().ok(), generation })
     }
 
@@ -84,9 +84,9 @@ impl Firewall {
         let failed = |trouble: Trouble| ReadError::Other(format!("cannot read table inet {TABLE}: {trouble}"));
         for attempt in 0..ATTEMPTS {
             std::thread::sleep(PATIENCE * attempt);
-            let generation = self.socket.generation().map_err(failed)?;
+            let generation = ruleset::current(&mut self.socket).map_err(failed)?;
             match read::dump(&mut self.socket) {
-                Ok(entries) if self.socket.generation().map_err(failed)? == generation => {
+                Ok(entries) if ruleset::current(&mut self.socket).map_err(failed)? == generation => {
                     return Ok((generation, entries));
                 }
                 Ok(_) | Err(Trouble::Changed) => {}
@@ -152,7 +152,7 @@ impl Firewall {
     fn move_on(&mut self) {
         let ours = self.generation.wrapping_add(1).max(1); // nf_tables_commit() leaves 0 out
         let same = self.generation;
-        self.generation = match self.socket.generation() {
+        self.generation = match ruleset::current(&mut self.socket) {
             Ok(now) if now == same => same, // nothing to do was in it
             _ => ours,
         };

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use super::data::{self, COMMENT, SET_COMMENT};
 use super::insn::{Insn, value, verdict};
 use super::rule::decompile;
-use super::socket::{Socket, Trouble, nft};
-use super::wire::{Attributes, Message, Slots};
+use super::ruleset::{inet, nft};
+use crate::kernel::nfnetlink::socket::{Socket, Trouble};
+use crate::kernel::nfnetlink::wire::{Attributes, Message, Slots, Writer};
 use crate::state::firewall::{
     BaseChain, Chain, ChainKind, Concat, DataType, Element, ElementData, Expr, Hook, Policy, Rule, Set, SetData, TABLE,
     Table,
@@ -50,22 +51,22 @@ pub(super) const SET_MAP: u32 = 8;
 /// Dumps the table, or nothing where there is none.
 pub(super) fn dump(socket: &mut Socket) -> Result<Vec<(Key, Entry)>, Trouble> {
     let mut found = Found::default();
-    let table = |w: &mut super::wire::Writer| w.put_str(TABLE_NAME, TABLE);
-    match socket.request(GETTABLE, table, |attributes| found.table(&Slots::new(attributes))) {
+    let table = |w: &mut Writer| w.put_str(TABLE_NAME, TABLE);
+    match socket.request(inet(GETTABLE), table, |attributes| found.table(&Slots::new(attributes))) {
         Err(Trouble::Refused(fault)) if fault.errno == nix::libc::ENOENT => return Ok(Vec::new()),
         other => other?,
     }
     for kind in [GETSET, GETCHAIN, GETRULE, GETOBJ, GETFLOWTABLE] {
-        socket.dump(kind, table, |message| found.message(message)).map_err(vanished)?;
+        socket.dump(inet(kind), table, |message| found.message(message)).map_err(vanished)?;
     }
     for set in 0..found.sets.len() {
         let name = found.sets[set].name.clone();
         found.keys.clear();
-        let fill = |w: &mut super::wire::Writer| {
+        let fill = |w: &mut Writer| {
             table(w);
             w.put_str(2, &name); // NFTA_SET_ELEM_LIST_SET
         };
-        socket.dump(GETSETELEM, fill, |message| found.message(message)).map_err(vanished)?;
+        socket.dump(inet(GETSETELEM), fill, |message| found.message(message)).map_err(vanished)?;
         if found.repeats(found.sets[set].key_len) {
             return Err(Trouble::Changed);
         }
@@ -336,7 +337,7 @@ fn parse_element(set: &FoundSet, attributes: Attributes<'_>, keys: &mut Vec<u8>)
 #[cfg(all(test, target_endian = "little"))]
 mod tests {
     use super::*;
-    use crate::kernel::nftables::wire::{Fault, messages};
+    use crate::kernel::nfnetlink::wire::{Fault, messages};
     use crate::state::Kind;
 
     const DUMP: &[u8] = include_bytes!("../../../tests/data/nftables.dump");

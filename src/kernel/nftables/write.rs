@@ -7,8 +7,8 @@ use super::data::{self, COMMENT, Unfit};
 use super::insn::{put_value, put_verdict};
 use super::read::{SET_MAP, VERDICT};
 use super::rule::compile;
-use super::socket::{self, nft};
-use super::wire::{APPEND, CREATE, INET, Writer};
+use super::ruleset::{self, INET, nft};
+use crate::kernel::nfnetlink::wire::{APPEND, CREATE, Writer};
 use crate::state::firewall::{
     BaseChain, Chain, ChainKind, Concat, Element, ElementData, Expr, Hook, Policy, Rule, Set, SetData, TABLE,
 };
@@ -160,7 +160,7 @@ impl<'a> Work<'a> {
     /// sets and chains that they hold), then in with the elements and rules that refer to what is new.
     pub(super) fn batch(mut self, first: u32, generation: u32) -> Result<Batch<'a>, Refused<'a>> {
         let mut batch = Batch { first, sequence: first, ..Batch::default() };
-        socket::begin(&mut batch.w, first, generation);
+        ruleset::begin(&mut batch.w, first, generation);
         if let Some(key) = self.table_gone {
             batch.message("delete", key, DELTABLE, 0, |w| w.put_str(1, TABLE)); // NFTA_TABLE_NAME
             if self.table.is_none() {
@@ -197,7 +197,7 @@ impl<'a> Work<'a> {
             }
         }
         if let Some(last) = batch.starts.last().copied() {
-            socket::end(&mut batch.w, batch.sequence.wrapping_add(1), last);
+            ruleset::end(&mut batch.w, batch.sequence.wrapping_add(1), last);
         }
         Ok(batch)
     }

@@ -1,31 +1,28 @@
 //! Netlink's wire format: messages, and attributes within them, written into one buffer and read in place.
 //!
-//! Lengths and types of netlink itself are in host byte order, the numbers inside nftables' attributes in network
-//! order (`linux/netlink.h`, `linux/netfilter/nf_tables.h`).
+//! Lengths and types of netlink itself are in host byte order, the numbers inside netfilter's attributes in network
+//! order (`linux/netlink.h`, `linux/netfilter/nfnetlink.h`).
 
 /// `NLM_F_REQUEST`.
-pub(super) const REQUEST: u16 = 0x1;
+pub(in crate::kernel) const REQUEST: u16 = 0x1;
 /// `NLM_F_ACK`.
-pub(super) const ACK: u16 = 0x4;
+pub(in crate::kernel) const ACK: u16 = 0x4;
 /// `NLM_F_DUMP_INTR`: what is being dumped changed meanwhile.
-pub(super) const DUMP_INTR: u16 = 0x10;
+pub(in crate::kernel) const DUMP_INTR: u16 = 0x10;
 /// `NLM_F_DUMP`: `NLM_F_ROOT | NLM_F_MATCH`.
-pub(super) const DUMP: u16 = 0x300;
+pub(in crate::kernel) const DUMP: u16 = 0x300;
 /// `NLM_F_CREATE | NLM_F_EXCL`: the object must not be there yet.
-pub(super) const CREATE: u16 = 0x400 | 0x200;
+pub(in crate::kernel) const CREATE: u16 = 0x400 | 0x200;
 /// `NLM_F_CREATE | NLM_F_APPEND`: a rule at the end of its chain.
-pub(super) const APPEND: u16 = 0x400 | 0x800;
+pub(in crate::kernel) const APPEND: u16 = 0x400 | 0x800;
 
 /// `NLMSG_ERROR`, with number 0 an acknowledgement.
-pub(super) const ERROR: u16 = 2;
+pub(in crate::kernel) const ERROR: u16 = 2;
 /// `NLMSG_DONE`: the end of a dump.
-pub(super) const DONE: u16 = 3;
+pub(in crate::kernel) const DONE: u16 = 3;
 
-/// `NFPROTO_INET`.
-pub(super) const INET: u8 = 1;
-
-/// `NLA_F_NESTED`.
-const NESTED: u16 = 0x8000;
+/// `NLA_F_NESTED`: to be set on an attribute of attributes that is written as raw bytes.
+pub(in crate::kernel) const NESTED: u16 = 0x8000;
 /// `NLA_TYPE_MASK`.
 const TYPE_MASK: u16 = 0x3fff;
 /// `sizeof(struct nlmsghdr)`.
@@ -39,21 +36,21 @@ fn align(n: usize) -> usize {
 
 /// Messages in the making.
 #[derive(Debug, Default)]
-pub(super) struct Writer {
+pub(in crate::kernel) struct Writer {
     bytes: Vec<u8>,
 }
 
 impl Writer {
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(in crate::kernel) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::kernel) fn len(&self) -> usize {
         self.bytes.len()
     }
 
     /// A whole message. `resource` is the last field of `struct nfgenmsg`.
-    pub(super) fn message(
+    pub(in crate::kernel) fn message(
         &mut self,
         kind: u16,
         flags: u16,
@@ -75,24 +72,24 @@ impl Writer {
     }
 
     /// Sets one more flag in the message that starts at `start`.
-    pub(super) fn add_flag(&mut self, start: usize, flag: u16) {
+    pub(in crate::kernel) fn add_flag(&mut self, start: usize, flag: u16) {
         let at = start + 6;
         let flags = u16::from_ne_bytes([self.bytes[at], self.bytes[at + 1]]) | flag;
         self.bytes[at..at + 2].copy_from_slice(&flags.to_ne_bytes());
     }
 
     /// An attribute of raw bytes.
-    pub(super) fn put(&mut self, kind: u16, value: &[u8]) {
+    pub(in crate::kernel) fn put(&mut self, kind: u16, value: &[u8]) {
         self.attribute(kind, |w| w.bytes.extend_from_slice(value));
     }
 
     /// A number in network byte order.
-    pub(super) fn put_u32(&mut self, kind: u16, value: u32) {
+    pub(in crate::kernel) fn put_u32(&mut self, kind: u16, value: u32) {
         self.put(kind, &value.to_be_bytes());
     }
 
     /// A string with its terminating NUL.
-    pub(super) fn put_str(&mut self, kind: u16, value: &str) {
+    pub(in crate::kernel) fn put_str(&mut self, kind: u16, value: &str) {
         self.attribute(kind, |w| {
             w.bytes.extend_from_slice(value.as_bytes());
             w.bytes.push(0);
@@ -100,7 +97,7 @@ impl Writer {
     }
 
     /// An attribute of attributes.
-    pub(super) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+    pub(in crate::kernel) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
         self.attribute(kind | NESTED, fill);
     }
 
@@ -119,23 +116,23 @@ impl Writer {
 
 /// A message as it came.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Message<'a> {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) sequence: u32,
+pub(in crate::kernel) struct Message<'a> {
+    pub(in crate::kernel) kind: u16,
+    pub(in crate::kernel) flags: u16,
+    pub(in crate::kernel) sequence: u32,
     /// What follows `struct nlmsghdr`.
-    pub(super) payload: &'a [u8],
+    pub(in crate::kernel) payload: &'a [u8],
 }
 
 impl<'a> Message<'a> {
     /// The attributes of an nfnetlink message.
-    pub(super) fn attributes(self) -> Attributes<'a> {
+    pub(in crate::kernel) fn attributes(self) -> Attributes<'a> {
         attributes(self.payload.get(NF_HEADER - HEADER..).unwrap_or_default())
     }
 }
 
 /// The messages of a datagram. What is cut off or makes no sense ends the list.
-pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(in crate::kernel) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let len = usize::try_from(host_u32(bytes)?).ok()?;
         let message = Message {
@@ -151,24 +148,24 @@ pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
 
 /// What an error message says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(in crate::kernel) struct Fault {
     /// The positive error number; 0 in an acknowledgement.
-    pub(super) errno: i32,
+    pub(in crate::kernel) errno: i32,
     /// The kernel's own words.
-    pub(super) text: Option<String>,
+    pub(in crate::kernel) text: Option<String>,
     /// Where in the refused message the offending attribute is.
-    pub(super) offset: usize,
+    pub(in crate::kernel) offset: usize,
 }
 
 impl Fault {
     /// Of this number only.
-    pub(super) fn new(errno: i32) -> Self {
+    pub(in crate::kernel) fn new(errno: i32) -> Self {
         Self { errno, text: None, offset: 0 }
     }
 
     /// Reads the payload of an [`ERROR`]: number, the refused message's header, then with extended acknowledgements
     /// attributes (`NLM_F_ACK_TLVS`), before which the refused message is repeated unless `NLM_F_CAPPED`.
-    pub(super) fn parse(message: Message<'_>) -> Option<Self> {
+    pub(in crate::kernel) fn parse(message: Message<'_>) -> Option<Self> {
         const CAPPED: u16 = 0x100;
         const ACK_TLVS: u16 = 0x200;
         const ATTR_MSG: u16 = 1;
@@ -192,34 +189,34 @@ impl Fault {
 
 /// An attribute as it came.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Attribute<'a> {
-    pub(super) kind: u16,
-    pub(super) value: &'a [u8],
+pub(in crate::kernel) struct Attribute<'a> {
+    pub(in crate::kernel) kind: u16,
+    pub(in crate::kernel) value: &'a [u8],
 }
 
 impl<'a> Attribute<'a> {
     /// A number in network byte order.
-    pub(super) fn u32(self) -> Option<u32> {
+    pub(in crate::kernel) fn u32(self) -> Option<u32> {
         Some(u32::from_be_bytes(self.value.try_into().ok()?))
     }
 
     /// A string; its NUL is left out.
-    pub(super) fn text(self) -> Option<&'a str> {
+    pub(in crate::kernel) fn text(self) -> Option<&'a str> {
         std::str::from_utf8(self.value.strip_suffix(&[0]).unwrap_or(self.value)).ok()
     }
 
     /// The attributes within.
-    pub(super) fn nested(self) -> Attributes<'a> {
+    pub(in crate::kernel) fn nested(self) -> Attributes<'a> {
         attributes(self.value)
     }
 }
 
 /// A list of attributes. What is cut off or makes no sense ends it.
 #[derive(Clone, Debug)]
-pub(super) struct Attributes<'a>(&'a [u8]);
+pub(in crate::kernel) struct Attributes<'a>(&'a [u8]);
 
 /// The attributes in these bytes.
-pub(super) fn attributes(bytes: &[u8]) -> Attributes<'_> {
+pub(in crate::kernel) fn attributes(bytes: &[u8]) -> Attributes<'_> {
     Attributes(bytes)
 }
 
@@ -237,14 +234,14 @@ impl<'a> Iterator for Attributes<'a> {
 
 /// Attributes by type, for those that come at most once and in any order.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Slots<'a> {
+pub(in crate::kernel) struct Slots<'a> {
     slots: [Option<Attribute<'a>>; 24],
     /// Whether there was one beyond the last slot.
-    pub(super) more: bool,
+    pub(in crate::kernel) more: bool,
 }
 
 impl<'a> Slots<'a> {
-    pub(super) fn new(attributes: Attributes<'a>) -> Self {
+    pub(in crate::kernel) fn new(attributes: Attributes<'a>) -> Self {
         let mut all = Self { slots: [None; 24], more: false };
         for attribute in attributes {
             match all.slots.get_mut(usize::from(attribute.kind)) {
@@ -255,42 +252,42 @@ impl<'a> Slots<'a> {
         all
     }
 
-    pub(super) fn get(&self, kind: u16) -> Option<Attribute<'a>> {
+    pub(in crate::kernel) fn get(&self, kind: u16) -> Option<Attribute<'a>> {
         self.slots.get(usize::from(kind)).copied().flatten()
     }
 
-    pub(super) fn has(&self, kind: u16) -> bool {
+    pub(in crate::kernel) fn has(&self, kind: u16) -> bool {
         self.get(kind).is_some()
     }
 
-    pub(super) fn u32(&self, kind: u16) -> Option<u32> {
+    pub(in crate::kernel) fn u32(&self, kind: u16) -> Option<u32> {
         self.get(kind)?.u32()
     }
 
-    pub(super) fn text(&self, kind: u16) -> Option<&'a str> {
+    pub(in crate::kernel) fn text(&self, kind: u16) -> Option<&'a str> {
         self.get(kind)?.text()
     }
 
-    pub(super) fn value(&self, kind: u16) -> Option<&'a [u8]> {
+    pub(in crate::kernel) fn value(&self, kind: u16) -> Option<&'a [u8]> {
         Some(self.get(kind)?.value)
     }
 
-    pub(super) fn nested(&self, kind: u16) -> Option<Slots<'a>> {
+    pub(in crate::kernel) fn nested(&self, kind: u16) -> Option<Slots<'a>> {
         Some(Self::new(self.get(kind)?.nested()))
     }
 
     /// Whether all there is has one of these types.
-    pub(super) fn only(&self, kinds: &[u16]) -> bool {
+    pub(in crate::kernel) fn only(&self, kinds: &[u16]) -> bool {
         !self.more && self.slots.iter().flatten().all(|a| kinds.contains(&a.kind))
     }
 }
 
 /// The first two bytes as a number in host byte order.
-pub(super) fn host_u16(bytes: &[u8]) -> Option<u16> {
+pub(in crate::kernel) fn host_u16(bytes: &[u8]) -> Option<u16> {
     Some(u16::from_ne_bytes(*bytes.first_chunk()?))
 }
 
 /// The first four bytes as a number in host byte order.
-pub(super) fn host_u32(bytes: &[u8]) -> Option<u32> {
+pub(in crate::kernel) fn host_u32(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.first_chunk()?))
 }

@@ -1,4 +1,4 @@
-//! The nfnetlink socket: requests, dumps, batches, the ruleset's generation, and who changed it last.
+//! The nfnetlink socket: requests, dumps, batches, notifications.
 
 use std::io;
 
@@ -7,12 +7,10 @@ use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::sys::Socket as NetlinkSocket;
 
-use super::wire::{ACK, Attributes, DONE, DUMP, DUMP_INTR, ERROR, Fault, INET, Message, Slots, Writer, messages};
+use super::wire::{Attributes, DONE, DUMP, DUMP_INTR, ERROR, Fault, Message, Writer, messages};
 
 /// `NETLINK_NETFILTER`.
 const NETFILTER: isize = 12;
-/// `NFNL_SUBSYS_NFTABLES`, the high byte of its messages' types.
-const SUBSYSTEM: u16 = 10;
 /// Dumps come in datagrams of at most 32 KB (`netlink_recvmsg()`).
 const DATAGRAM: usize = 1 << 16;
 /// Room for the answers to a batch of which every message is wrong.
@@ -20,19 +18,9 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// What the socket is given beyond the batch it sends, for the kernel's own use.
 const SEND_SLACK: usize = 1 << 16;
 
-/// A message type of nftables (`enum nf_tables_msg_types`).
-pub(super) const fn nft(message: u16) -> u16 {
-    SUBSYSTEM << 8 | message
-}
-
-/// `NFT_MSG_NEWGEN`.
-const NEWGEN: u16 = 15;
-/// `NFT_MSG_GETGEN`.
-const GETGEN: u16 = 16;
-
 /// What can go wrong in talking to the kernel.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(in crate::kernel) enum Trouble {
     /// The socket itself.
     Io(io::Error),
     /// The kernel's answer to a request.
@@ -46,7 +34,7 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
-    pub(super) fn errno(&self) -> i32 {
+    pub(in crate::kernel) fn errno(&self) -> i32 {
         match self {
             Self::Io(error) => error.raw_os_error().unwrap_or(0),
             Self::Refused(fault) => fault.errno,
@@ -78,7 +66,7 @@ impl From<io::Error> for Trouble {
 }
 
 /// The kernel's words, where it has any, and the name of the error.
-pub(super) fn in_words(fault: &Fault) -> String {
+pub(in crate::kernel) fn in_words(fault: &Fault) -> String {
     let errno = Errno::from_raw(fault.errno);
     match &fault.text {
         Some(text) => format!("{text} ({errno:?})"),
@@ -92,14 +80,14 @@ fn refusal(message: Message<'_>) -> Trouble {
 
 /// One socket in the network namespace of the thread that opened it.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(in crate::kernel) struct Socket {
     netlink: NetlinkSocket,
     buffer: Vec<u8>,
     sequence: u32,
 }
 
 impl Socket {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(in crate::kernel) fn open() -> io::Result<Self> {
         let mut netlink = NetlinkSocket::new(NETFILTER)?;
         netlink.bind_auto()?;
         netlink.set_ext_ack(true)?;
@@ -112,7 +100,7 @@ impl Socket {
     }
 
     /// Sequence numbers for so many messages: the first of them.
-    pub(super) fn sequence(&mut self, count: u32) -> u32 {
+    pub(in crate::kernel) fn sequence(&mut self, count: u32) -> u32 {
         let first = self.sequence.wrapping_add(1);
         self.sequence = self.sequence.wrapping_add(count);
         first
@@ -126,16 +114,16 @@ impl Socket {
         if len > self.buffer.len() { Err(Errno::EMSGSIZE.into()) } else { Ok(&self.buffer) }
     }
 
-    /// One request, one answer.
-    pub(super) fn request<T>(
+    /// One request of this type for this family, one answer.
+    pub(in crate::kernel) fn request<T>(
         &mut self,
-        kind: u16,
+        (kind, family): (u16, u8),
         fill: impl FnOnce(&mut Writer),
         read: impl FnOnce(Attributes<'_>) -> Option<T>,
     ) -> Result<T, Trouble> {
         let sequence = self.sequence(1);
         let mut w = Writer::default();
-        w.message(nft(kind), 0, sequence, (INET, 0), fill);
+        w.message(kind, 0, sequence, (family, 0), fill);
         self.netlink.send(w.bytes(), 0)?;
         loop {
             let bytes = self.receive(0)?;
@@ -149,15 +137,15 @@ impl Socket {
     }
 
     /// All messages of a dump, each given to `take` as it comes.
-    pub(super) fn dump(
+    pub(in crate::kernel) fn dump(
         &mut self,
-        kind: u16,
+        (kind, family): (u16, u8),
         fill: impl FnOnce(&mut Writer),
         mut take: impl FnMut(Message<'_>),
     ) -> Result<(), Trouble> {
         let sequence = self.sequence(1);
         let mut w = Writer::default();
-        w.message(nft(kind), DUMP, sequence, (INET, 0), fill);
+        w.message(kind, DUMP, sequence, (family, 0), fill);
         self.netlink.send(w.bytes(), 0)?;
         let mut changed = false;
         loop {
@@ -180,16 +168,15 @@ impl Socket {
         }
     }
 
-    /// The number of the ruleset's generation: every transaction on the namespace's tables, whosever, is one more.
-    pub(super) fn generation(&mut self) -> Result<u32, Trouble> {
-        self.request(GETGEN, |_| {}, |attributes| Some(generation(attributes)?.id))
-    }
-
-    /// Sends a batch whose messages have sequence numbers from `first` on and whose last but one asks for an
-    /// acknowledgement, and returns the first refusal with its sequence number.
+    /// Sends messages and hands every answer, with the sequence number of its message, to `take`: refusals, and an
+    /// acknowledgement (number 0) where one was asked for.
     ///
-    /// The kernel carries a batch out within `send()`, so that all answers are there when it returns.
-    pub(super) fn batch(&mut self, bytes: &[u8]) -> Result<Option<(u32, Fault)>, Trouble> {
+    /// The kernel carries the messages out within `send()`, so that all answers are there when it returns.
+    pub(in crate::kernel) fn exchange(
+        &mut self,
+        bytes: &[u8],
+        mut take: impl FnMut(u32, Fault),
+    ) -> Result<(), Trouble> {
         let room = bytes.len() + SEND_SLACK;
         if setsockopt(&self.netlink, sockopt::SndBufForce, &room).is_err() {
             let _ = setsockopt(&self.netlink, sockopt::SndBuf, &room);
@@ -198,8 +185,6 @@ impl Socket {
             Some(libc::EMSGSIZE) => Trouble::TooLong(bytes.len()),
             _ => error.into(),
         })?;
-        let mut acknowledged = false;
-        let mut refused = None;
         let mut lost = None;
         loop {
             let bytes = match self.receive(libc::MSG_DONTWAIT) {
@@ -213,129 +198,82 @@ impl Socket {
                 Err(error) => return Err(error.into()),
             };
             for message in messages(bytes).filter(|message| message.kind == ERROR) {
-                let fault = Fault::parse(message).ok_or(Trouble::Garbled)?;
-                if fault.errno == 0 {
-                    acknowledged = true;
-                } else {
-                    refused.get_or_insert((message.sequence, fault));
-                }
+                take(message.sequence, Fault::parse(message).ok_or(Trouble::Garbled)?);
             }
         }
-        match (refused, lost) {
-            (Some(refused), _) => Ok(Some(refused)),
-            (None, Some(error)) => Err(error.into()),
-            (None, None) if acknowledged => Ok(None),
-            (None, None) => Err(Trouble::Garbled),
+        lost.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Sends a batch whose last message but one asks for an acknowledgement, and returns the first refusal with its
+    /// sequence number.
+    pub(in crate::kernel) fn batch(&mut self, bytes: &[u8]) -> Result<Option<(u32, Fault)>, Trouble> {
+        let mut acknowledged = false;
+        let mut refused = None;
+        let outcome = self.exchange(bytes, |sequence, fault| {
+            if fault.errno == 0 {
+                acknowledged = true;
+            } else {
+                refused.get_or_insert((sequence, fault));
+            }
+        });
+        match refused {
+            Some(refused) => Ok(Some(refused)),
+            None => match outcome {
+                Ok(()) if !acknowledged => Err(Trouble::Garbled),
+                outcome => outcome.map(|()| None),
+            },
         }
     }
 
-    fn drain(&mut self) {
-        while self.receive(libc::MSG_DONTWAIT).is_ok() {}
-    }
-}
-
-/// `NFNL_MSG_BATCH_BEGIN`, with the generation that the transaction needs (`NFNL_BATCH_GENID`).
-pub(super) fn begin(w: &mut Writer, sequence: u32, generation: u32) {
-    const BATCH_BEGIN: u16 = 0x10;
-    const BATCH_GENID: u16 = 1;
-    w.message(BATCH_BEGIN, 0, sequence, (0, SUBSYSTEM), |w| w.put_u32(BATCH_GENID, generation));
-}
-
-/// `NFNL_MSG_BATCH_END`; `last` is where the message before it starts, which is the one acknowledged.
-pub(super) fn end(w: &mut Writer, sequence: u32, last: usize) {
-    const BATCH_END: u16 = 0x11;
-    w.add_flag(last, ACK);
-    w.message(BATCH_END, 0, sequence, (0, SUBSYSTEM), |_| {});
-}
-
-/// A generation, and who made it.
-struct Generation {
-    id: u32,
-    by: Option<String>,
-}
-
-fn generation(attributes: Attributes<'_>) -> Option<Generation> {
-    const ID: u16 = 1;
-    const PROC_PID: u16 = 2;
-    const PROC_NAME: u16 = 3;
-    let all = Slots::new(attributes);
-    let by = all.text(PROC_NAME).zip(all.u32(PROC_PID)).map(|(name, pid)| format!("{name} (process {pid})"));
-    Some(Generation { id: all.u32(ID)?, by })
-}
-
-/// Hears who changes the ruleset.
-///
-/// `NFT_MSG_GETGEN` has a process id and a name too, but they are the asker's (`nf_tables_fill_gen_info()` takes
-/// `current`); only the notification of a change names who made it.
-#[derive(Debug)]
-pub(super) struct Listener {
-    socket: Socket,
-}
-
-impl Listener {
-    /// `NFNLGRP_NFTABLES`.
-    const GROUP: u32 = 7;
-
-    pub(super) fn open() -> io::Result<Self> {
-        let listener = Self { socket: Socket::open()? };
-        keep_only(&listener.socket.netlink, nft(NEWGEN))?;
-        listener.resume()?;
-        Ok(listener)
+    /// Hears the notifications of a group.
+    pub(in crate::kernel) fn join(&self, group: u32) -> io::Result<()> {
+        self.netlink.add_membership(group)
     }
 
-    /// Stops listening: while nobody does, the kernel need not write notifications.
-    pub(super) fn pause(&self) -> io::Result<()> {
-        self.socket.netlink.drop_membership(Self::GROUP)
+    /// Hears them no longer.
+    pub(in crate::kernel) fn leave(&self, group: u32) -> io::Result<()> {
+        self.netlink.drop_membership(group)
     }
 
-    pub(super) fn resume(&self) -> io::Result<()> {
-        self.socket.netlink.add_membership(Self::GROUP)
-    }
-
-    /// Who changed the ruleset last since this was asked for the last time; none when nobody did or too many.
-    pub(super) fn last(&mut self) -> Option<String> {
-        let mut last = None;
+    /// The notifications that have come: each is given to `take`. False when some were lost.
+    pub(in crate::kernel) fn heard(&mut self, mut take: impl FnMut(Message<'_>)) -> bool {
         loop {
-            match self.socket.receive(libc::MSG_DONTWAIT) {
-                Ok(bytes) => {
-                    for message in messages(bytes) {
-                        last = generation(message.attributes()).and_then(|generation| generation.by);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return last,
+            match self.receive(libc::MSG_DONTWAIT) {
+                Ok(bytes) => messages(bytes).for_each(&mut take),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(_) => {
-                    self.socket.drain();
-                    return None;
+                    while self.receive(libc::MSG_DONTWAIT).is_ok() {}
+                    return false;
                 }
             }
         }
     }
-}
 
-/// Has the kernel drop all datagrams but those whose first message is of this type, so that a transaction of thousands
-/// of elements does not fill the receive buffer with notifications of each.
-fn keep_only(socket: &NetlinkSocket, kind: u16) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    const LOAD_HALF: u16 = 0x28; // BPF_LD | BPF_H | BPF_ABS
-    const JUMP_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
-    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
-    let op = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
-    // A filter loads in network order what netlink has in host order.
-    let kind = u32::from(kind.to_be());
-    let mut code =
-        [op(LOAD_HALF, 4, 0, 0), op(JUMP_EQUAL, kind, 0, 1), op(RETURN, u32::MAX, 0, 0), op(RETURN, 0, 0, 0)];
-    let program = libc::sock_fprog { len: 4, filter: code.as_mut_ptr() };
-    #[allow(unsafe_code, clippy::cast_possible_truncation)]
-    // SAFETY: the option's value is a `struct sock_fprog` of that size, which points to as many instructions as it says;
-    // the kernel copies both before it returns.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size_of_val(&program) as libc::socklen_t,
-        )
-    };
-    Errno::result(result).map(drop).map_err(io::Error::from)
+    /// Has the kernel drop all datagrams but those whose first message is of this type, so that a transaction of thousands
+    /// of elements does not fill the receive buffer with notifications of each.
+    pub(in crate::kernel) fn keep_only(&self, kind: u16) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        const LOAD_HALF: u16 = 0x28; // BPF_LD | BPF_H | BPF_ABS
+        const JUMP_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+        const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+        let op = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+        // A filter loads in network order what netlink has in host order.
+        let kind = u32::from(kind.to_be());
+        let mut code =
+            [op(LOAD_HALF, 4, 0, 0), op(JUMP_EQUAL, kind, 0, 1), op(RETURN, u32::MAX, 0, 0), op(RETURN, 0, 0, 0)];
+        let program = libc::sock_fprog { len: 4, filter: code.as_mut_ptr() };
+        #[allow(unsafe_code, clippy::cast_possible_truncation)]
+        // SAFETY: the option's value is a `struct sock_fprog` of that size, which points to as many instructions as it says;
+        // the kernel copies both before it returns.
+        let result = unsafe {
+            libc::setsockopt(
+                self.netlink.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const program).cast(),
+                size_of_val(&program) as libc::socklen_t,
+            )
+        };
+        Errno::result(result).map(drop).map_err(io::Error::from)
+    }
 }

@@ -1,0 +1,142 @@
+//! What a change of published ports does to flows that are there: those end that followed it, and no others. The program
+//! `conntrack` is the witness, since a flow that is not rewritten goes on without its entry, too.
+
+use std::collections::BTreeSet;
+
+use crate::lab::{self, Lab, Listener, Machine, NoAnswer, Space};
+
+/// The entries of the host, each as `tcp 192.0.2.1:8080 number`.
+fn entries(host: &Space) -> BTreeSet<String> {
+    let list = ["ipv4", "ipv6"].map(|family| host.run(["conntrack", "-L", "-f", family, "-o", "id"])).concat();
+    let entry = |line: &str| {
+        let value = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name)).map(str::to_owned);
+        let protocol = line.split_whitespace().next()?;
+        Some(format!("{protocol} {}:{} {}", value("dst=")?, value("dport=")?, value("id=")?))
+    };
+    list.lines().filter_map(entry).collect()
+}
+
+/// What is gone, without the numbers.
+fn gone(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<String> {
+    before.difference(after).filter_map(|e| Some(e.rsplit_once(' ')?.0.to_owned())).collect()
+}
+
+fn file(ports: &str) -> String {
+    format!(
+        "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\n\
+         [containers.web]\nnetworks.front = {{ address = ['10.20.0.10', 'fd20::10'] }}\nports = [{ports}]\n"
+    )
+}
+
+/// A machine behind the host, which routes to it.
+fn far(lab: &Lab) -> Machine {
+    let far = Machine::new("far");
+    lab.host.link(&far, "down0", "f0");
+    for (machine, link, nets) in [
+        (&lab.host, "down0", ["198.51.100.1/24", "2001:db8:f::1/64"]),
+        (&far, "f0", ["198.51.100.7/24", "2001:db8:f::7/64"]),
+    ] {
+        for net in nets {
+            machine.add_address(link, net);
+        }
+    }
+    far.sh("ip route add default via 198.51.100.1 && ip -6 route add default via 2001:db8:f::1");
+    lab.world.sh("ip route add 198.51.100.0/24 via 192.0.2.1 && ip -6 route add 2001:db8:f::/64 via 2001:db8::1");
+    far
+}
+
+fn both(space: &Space, port: u16) -> [Listener; 2] {
+    let at = format!("[::]:{port}");
+    [space.listen_tcp(space.name(), &at), space.listen_udp(space.name(), &at)]
+}
+
+#[test]
+fn flows_to_the_same_port_elsewhere_live_on() {
+    lab::in_lab(|lab| {
+        let far = far(lab);
+        lab.host.apply(&file(""));
+        drop(lab.host.settle());
+        let web = lab.container("web");
+        let _listeners = [both(&far, 8080), both(&lab.world, 8080), both(&web, 8080)];
+        let host_service = lab.host.listen_tcp("host", "[::]:8080");
+        let name = |answer: lab::Reply| answer.map(|a| a.name);
+        let mut flows = Vec::new();
+        let mut kept_udp = Vec::new();
+        for (from, to, who) in [
+            // In transit, both ways; straight to the container.
+            (&*lab.world, "198.51.100.7:8080", "far"),
+            (&*lab.world, "[2001:db8:f::7]:8080", "far"),
+            (&web, "192.0.2.9:8080", "world"),
+            (&web, "[2001:db8::9]:8080", "world"),
+            (&*lab.host, "10.20.0.10:8080", "web"),
+            (&*lab.host, "[fd20::10]:8080", "web"),
+        ] {
+            let connection = from.connect(to).expect("a connection");
+            assert_eq!(connection.answer.name, who, "{to}");
+            flows.push(connection);
+            let datagrams = from.udp_flow(to).expect("a socket");
+            assert_eq!(name(datagrams.ask()).as_deref(), Ok(who), "{to}");
+            kept_udp.push(datagrams);
+        }
+        // The host's own service keeps its connections, but not its UDP clients: there was none to serve them.
+        for to in ["192.0.2.1:8080", "[2001:db8::1]:8080"] {
+            flows.push(lab.world.connect(to).expect("a connection"));
+        }
+        let stale: Vec<_> = ["192.0.2.1:8080", "[2001:db8::1]:8080"]
+            .into_iter()
+            .map(|to| {
+                let client = lab.world.udp_flow(to).expect("a socket");
+                assert_eq!(name(client.ask()), Err(NoAnswer::Refused), "{to}");
+                client
+            })
+            .collect();
+
+        let before = entries(&lab.host);
+        lab.host.apply(&file("'8080:8080', '8080:8080/udp'"));
+        let with = entries(&lab.host);
+        assert_eq!(gone(&before, &with), ["udp 192.0.2.1:8080", "udp 2001:db8::1:8080"]);
+
+        for client in &stale {
+            assert_eq!(name(client.ask()).as_deref(), Ok("web"));
+        }
+        drop(host_service);
+        let mapped: Vec<_> = ["192.0.2.2:8080", "[2001:db8::2]:8080"]
+            .into_iter()
+            .map(|to| lab.world.connect(to).expect("a connection"))
+            .collect();
+        assert!(mapped.iter().all(|c| c.answer.name == "web"));
+        let with = entries(&lab.host);
+        lab.host.apply(&file(""));
+        let wanted = ["tcp 192.0.2.2:8080", "tcp 2001:db8::2:8080", "udp 192.0.2.1:8080", "udp 2001:db8::1:8080"];
+        assert_eq!(gone(&with, &entries(&lab.host)), wanted);
+        for connection in flows.iter_mut().take(6) {
+            assert_eq!(connection.echo("still there").as_deref(), Ok("still there"));
+        }
+    });
+}
+
+#[test]
+fn a_port_of_loopback_takes_its_clients_along() {
+    lab::in_lab(|lab| {
+        let file = |address: &str, ports: &str| {
+            format!(
+                "[networks.front]\nsubnet = '10.20.0.0/24'\n\
+                 [containers.web]\nnetworks.front = {{ address = '{address}' }}\nports = [{ports}]\n"
+            )
+        };
+        lab.host.apply(&file("10.20.0.10", ""));
+        let _web = lab.container("web").listen_udp("web", "0.0.0.0:53");
+        let client = lab.host.udp_flow("127.0.0.1:8053").expect("a socket");
+        let who = || client.ask().map(|a| a.name);
+        assert_eq!(who(), Err(NoAnswer::Refused), "nobody yet");
+        let first = file("10.20.0.10", "'127.0.0.1:8053:53/udp'");
+        lab.host.apply(&first);
+        assert_eq!(who().as_deref(), Ok("web"));
+        assert_eq!(lab.host.apply(&first).json["writes"], 0, "a second apply writes");
+        let moved = file("10.20.0.77", "'127.0.0.1:8053:53/udp'");
+        lab.host.apply(&moved);
+        assert_eq!(who().as_deref(), Ok("web"), "the container's address is another one");
+        lab.host.destroy(&moved);
+        assert_eq!(who(), Err(NoAnswer::Refused), "nobody any more");
+    });
+}
