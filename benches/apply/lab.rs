@@ -94,7 +94,7 @@ impl Lab {
     /// What the file wants here.
     pub(crate) fn desired(&self) -> State {
         let config = netrec::config::parse(Sources(vec![Source { name: FILE.into(), text: self.text.clone() }]));
-        let facts = Linux::open().unwrap().facts().unwrap();
+        let facts = Linux::open().unwrap().facts(&[]).unwrap();
         desired(&config.unwrap(), &facts).unwrap().state
     }
 

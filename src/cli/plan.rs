@@ -7,7 +7,7 @@ use crate::reconcile::{prepare, prepare_destroy};
 pub(super) struct Args {
     /// Print the plan as one JSON document
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Exit with 2 when there are changes
     #[arg(long)]
     detailed_exitcode: bool,

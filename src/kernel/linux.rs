@@ -56,8 +56,8 @@ impl Linux {
 }
 
 impl Backend for Linux {
-    fn facts(&mut self) -> Result<Facts, ReadError> {
-        facts::read(&mut self.namespaces)
+    fn facts(&mut self, namespaces: &[Netns]) -> Result<Facts, ReadError> {
+        facts::read(&mut self.namespaces, namespaces)
     }
 
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {

@@ -338,7 +338,10 @@ pub(super) fn explain(step: &Step, refusal: &Refusal) -> StepError {
 fn advice(step: &Step, refusal: &Refusal) -> Option<String> {
     let wanted = step.after.as_ref().map(|e| &e.object);
     match (refusal.errno, wanted) {
-        (libc::EPERM | libc::EACCES, _) => Some("changing networks needs root (CAP_NET_ADMIN)".into()),
+        // With words of its own the kernel refuses something else.
+        (libc::EPERM | libc::EACCES, _) if refusal.kernel.is_none() => {
+            Some("changing networks needs root (CAP_NET_ADMIN)".into())
+        }
         (libc::EOPNOTSUPP, Some(Object::Link(link))) if step.before.is_none() => {
             let kind = match &link.kind {
                 LinkKind::Bridge { .. } => "bridge",

@@ -116,6 +116,33 @@ impl Plan {
     }
 }
 
+impl Action {
+    /// What is amiss while this is still to be done, in a line: `link nr-front: mtu is 1500 instead of 1400`.
+    pub fn shortfall(&self) -> String {
+        let key = &self.key;
+        match (&self.before, &self.after) {
+            (None, _) => format!("{key} is missing"),
+            (_, None) => format!("{key} is still there"),
+            (Some(Entry { object: Object::Chain(_), .. }), _) => format!("{key} has other rules than it should"),
+            (before, after) => {
+                let old: BTreeMap<String, String> = flat(before.as_ref()).into_iter().collect();
+                let differs = flat(after.as_ref()).into_iter().filter(|(path, value)| old.get(path) != Some(value));
+                let words: Vec<String> = differs
+                    .map(|(path, value)| {
+                        let found = old.get(&path).map_or("(none)", String::as_str);
+                        format!("{path} is {found} instead of {value}")
+                    })
+                    .collect();
+                if words.is_empty() {
+                    format!("{key} is not as it should be")
+                } else {
+                    format!("{key}: {}", words.join(", "))
+                }
+            }
+        }
+    }
+}
+
 /// The attributes of a new object on its own line: values by name, and of switches the names of those that are on.
 fn summary(out: &mut String, attributes: &[(String, String)]) {
     let mut separator = ": ";
