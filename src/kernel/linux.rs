@@ -61,9 +61,10 @@ impl Backend for Linux {
     }
 
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {
-        // A name may stand for another namespace by now, and an open socket would keep a removed one alive.
+        let read = live::read(&mut self.namespaces, scope);
+        // A name may stand for another namespace soon, and an open socket would keep a removed one alive.
         self.namespaces.forget();
-        let mut state = live::read(&mut self.namespaces, scope)?;
+        let mut state = read?;
         for (key, entry) in self.firewall()?.read()? {
             state.insert(key, entry);
         }
