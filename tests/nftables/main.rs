@@ -89,7 +89,7 @@ fn owner(path: &str) -> Owner {
 }
 
 fn table() -> (Key, Entry) {
-    (Key::Table, Entry::new(Object::Table(Table {}), Owner::netrec()))
+    (Key::Table, Entry::new(Object::Table(Table::default()), Owner::netrec()))
 }
 
 fn set(name: &str, key: &[DataType], data: Option<SetData>) -> (Key, Entry) {
