@@ -27,6 +27,7 @@ impl Build<'_> {
                 up: true,
                 link_local: network.has_family(true),
                 promote_secondaries: true,
+                no_arp: false,
             },
             master: None,
             port: None,

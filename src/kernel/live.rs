@@ -11,8 +11,8 @@ use super::netns::{self, Handle, Id, Namespaces};
 use super::sysctl;
 use super::transport::{DumpError, Refusal, Socket};
 use crate::state::{
-    Address, BridgePort, Device, Entry, GROUP, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns,
-    NetnsObject, Object, PROTOCOL, Peer, RT_TABLE_MAIN, Route, Scope, Standing, State, Sysctl,
+    Address, Device, Entry, GROUP, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object,
+    PROTOCOL, Peer, RT_TABLE_MAIN, Route, Scope, Standing, State, Sysctl,
 };
 
 /// What was found in one namespace.
@@ -165,7 +165,7 @@ impl Reader<'_> {
                 kind,
                 device: raw.device.clone(),
                 master: raw.master.and_then(|index| names.get(&index)).map(|l| l.name),
-                port: raw.hairpin.map(|hairpin| BridgePort { hairpin }),
+                port: raw.port,
                 leaving: raw.group == GROUP_LEAVING,
             };
             let key = Key::Link { netns: Netns::HOST, name: raw.name };
@@ -366,7 +366,8 @@ fn far_end_of(netns: &Netns, link: &RawLink) -> FarEnd {
 
 /// An end that is in none of the namespaces that can be seen.
 fn unknown_peer() -> Peer {
-    let device = Device { mac: Mac([0; 6]), mtu: 0, up: false, link_local: false, promote_secondaries: false };
+    let device =
+        Device { mac: Mac([0; 6]), mtu: 0, up: false, link_local: false, promote_secondaries: false, no_arp: false };
     Peer { netns: Netns::new("?"), name: InterfaceName::UNKNOWN, device }
 }
 

@@ -359,7 +359,14 @@ mod tests {
 
     #[test]
     fn a_missing_driver_is_named() {
-        let device = Device { mac: Mac([2; 6]), mtu: 1500, up: false, link_local: true, promote_secondaries: true };
+        let device = Device {
+            mac: Mac([2; 6]),
+            mtu: 1500,
+            up: false,
+            link_local: true,
+            promote_secondaries: true,
+            no_arp: false,
+        };
         let kind = LinkKind::Bridge { stp: false };
         let object = Object::Link(Link { kind, device, master: None, port: None, leaving: false });
         let key = Key::Link { netns: Netns::HOST, name: "nr-front".parse().unwrap() };

@@ -69,7 +69,7 @@ pub(crate) fn owner(path: &str) -> Owner {
 }
 
 pub(crate) fn device(last: u8) -> Device {
-    Device { mac: mac(last), mtu: 1400, up: true, link_local: false, promote_secondaries: true }
+    Device { mac: mac(last), mtu: 1400, up: true, link_local: false, promote_secondaries: true, no_arp: false }
 }
 
 pub(crate) fn link_key(text: &str) -> Key {
@@ -87,7 +87,7 @@ pub(crate) fn veth_link(netns: &Netns, last: u8) -> Link {
         kind: LinkKind::Veth { peer: Peer { netns: netns.clone(), name: name("eth0"), device: device(last + 100) } },
         device: device(last),
         master: Some(name("nr-front")),
-        port: Some(BridgePort { hairpin: true }),
+        port: Some(BridgePort { hairpin: true, ..BridgePort::default() }),
         leaving: false,
     }
 }

@@ -119,7 +119,7 @@ fn a_peer_whose_name_was_removed_is_found_elsewhere() {
         sleeper.wait().unwrap();
         let peer = peer_of(&mut wanted);
         (peer.netns, peer.name) = (Netns::new("?"), InterfaceName::UNKNOWN);
-        peer.device = Device { mac: Mac([0; 6]), mtu: 0, up: false, link_local: false, promote_secondaries: false };
+        peer.device = Device { mac: Mac([0; 6]), mtu: 0, up: false, promote_secondaries: false, ..device(0) };
         assert_eq!(found(&mut linux, &key).unwrap(), wanted);
         run(&mut linux, [delete((key.clone(), wanted))]);
         assert_eq!(found(&mut linux, &key), None);
