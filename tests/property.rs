@@ -144,6 +144,7 @@ fn drift(host: &mut Fake, random: &mut Random) {
                 }
             }
             Object::Netns(netns) => netns.lo_up = false,
+            Object::Address(address) if random.one_in(2) => address.no_prefix_route = true,
             Object::Sysctl(sysctl) => sysctl.value = "7".into(),
             _ => {
                 host.remove_by_hand(&key);

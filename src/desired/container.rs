@@ -117,7 +117,7 @@ impl<'a> Build<'a> {
             if address.automatic {
                 self.out.chosen.insert(key.clone());
             }
-            self.want(key, Object::Address(Address { permanent: true }), &attachment.owner);
+            self.want(key, Object::Address(Address { permanent: true, no_prefix_route: false }), &attachment.owner);
         }
         if ipv6 {
             // Else any container of the network could make itself the router of the others.

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use ipnetwork::IpNetwork;
+
 use super::ReadError;
 use super::netlink::address::{self, RawAddress};
 use super::netlink::link::{self, ANOTHER_HOST, Mark, RawKind, RawLink};
@@ -256,6 +258,9 @@ impl Reader<'_> {
         let netns = &space.netns;
         let links: HashMap<u32, &RawLink> =
             space.links.iter().filter(|l| l.is_marked()).map(|l| (l.index, l)).collect();
+        let connected = space.routes.iter().filter(|route| route.is_connected());
+        let connected: HashSet<(Option<u32>, IpNetwork)> = connected.map(|route| (route.index, route.to)).collect();
+        let has_route = |raw: &RawAddress| connected.contains(&(Some(raw.index), subnet(raw.ip)));
         for raw in space.addresses.iter().filter(|a| !a.kernel_made) {
             let Some(link) = links.get(&raw.index) else { continue };
             let standing = link.standing(self.inode);
@@ -263,7 +268,9 @@ impl Reader<'_> {
                 continue;
             }
             let key = Key::Address { netns: netns.clone(), link: link.name, ip: raw.ip };
-            self.add(key, Object::Address(Address { permanent: raw.permanent }), link.mark.as_ref(), standing);
+            let routed = link.device.up && !raw.secondary && !is_single(raw.ip);
+            let address = Address { permanent: raw.permanent, no_prefix_route: routed && !has_route(raw) };
+            self.add(key, Object::Address(address), link.mark.as_ref(), standing);
         }
     }
 
@@ -324,9 +331,23 @@ impl Inside {
             // Those of others are in the way in containers only.
             let protocol = netns.is_host().then_some(PROTOCOL);
             space.routes = route::dump(&mut socket, protocol).map_err(|e| dump_error("routes", netns, e))?;
+            if netns.is_host() {
+                let connected = route::dump_connected(&mut socket).map_err(|e| dump_error("routes", netns, e))?;
+                space.routes.extend(connected);
+            }
         }
         Ok(Some(Self { id: handle.id, space, sysctls }))
     }
+}
+
+/// The subnet that an address is in.
+fn subnet(ip: IpNetwork) -> IpNetwork {
+    IpNetwork::new(ip.network(), ip.prefix()).unwrap_or(ip)
+}
+
+/// Whether an address has no subnet, so that no route comes with it.
+fn is_single(ip: IpNetwork) -> bool {
+    ip.prefix() == if ip.is_ipv4() { 32 } else { 128 }
 }
 
 /// The mark of a namespace, on its `lo`.

@@ -347,6 +347,11 @@ pub struct BridgePort {
 pub struct Address {
     /// Whether it stays until removed (`IFA_F_PERMANENT`).
     pub permanent: bool,
+    /// Whether the route to its subnet is missing that the kernel makes along with it (protocol `kernel`, main table), as
+    /// with `IFA_F_NOPREFIXROUTE`. Never so of a host's address alone, of one that is secondary to another
+    /// (`IFA_F_SECONDARY`), and while its device is down.
+    #[serde(default)]
+    pub no_prefix_route: bool,
 }
 
 /// A route.

@@ -65,6 +65,11 @@ const DAMAGE: &[(&str, &str)] = &[
     ("ip addr add 10.20.0.77/24 dev nr-front", "delete address 10.20.0.77/24 dev nr-front"),
     ("ip -n web addr add fd20::77/64 dev eth0 nodad", "delete address fd20::77/64 dev eth0 in web"),
     ("ip -n web addr del fd20::10/64 dev eth0", "create address fd20::10/64 dev eth0 in web"),
+    // The routes that come with the addresses.
+    ("ip route del 10.21.0.0/24 dev nr-back", "update address 10.21.0.1/24 dev nr-back"),
+    ("ip -6 route del fd21::/64 dev nr-back", "update address fd21::1/64 dev nr-back"),
+    ("ip -n db route del 10.21.0.0/24", "update address 10.21.0.10/24 dev eth0 in db"),
+    ("ip -n db -6 route del fd21::/64", "update address fd21::10/64 dev eth0 in db"),
     ("ip -n web route del default", "create route default in web"),
     ("ip -n web -6 route del default", "create route default (ipv6) in web"),
     ("ip -n web route replace default via 10.20.0.11 proto 78", "update route default in web"),

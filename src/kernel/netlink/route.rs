@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
@@ -13,7 +13,7 @@ use rtnetlink::packet_route::route::{
 use super::super::transport::{DumpError, Request, Socket};
 use super::link::RawLink;
 use super::{Attributes, family_of, ip_of, u32_at};
-use crate::state::PROTOCOL;
+use crate::state::{PROTOCOL, RT_TABLE_MAIN};
 
 // linux/rtnetlink.h
 const RTA_DST: u16 = 1;
@@ -30,6 +30,8 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// `RTPROT_KERNEL`: made by the kernel along with an address.
 pub(crate) const RTPROT_KERNEL: u8 = 2;
+/// The metric of the routes that the kernel makes along with IPv6 addresses (`IP6_RT_PRIO_ADDRCONF`); IPv4's is 0.
+const IP6_RT_PRIO_ADDRCONF: u32 = 256;
 /// `RTPROT_RA`: from a router advertisement.
 pub(crate) const RTPROT_RA: u8 = 9;
 
@@ -46,6 +48,11 @@ pub(crate) struct RawRoute {
 }
 
 impl RawRoute {
+    /// Whether it is one that the kernel makes along with an address, to the address's subnet.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.protocol == RTPROT_KERNEL && self.table == RT_TABLE_MAIN && self.via.is_none()
+    }
+
     /// Whether it is a route of the netrec that runs in the namespace of that inode number, where `dev` is its device:
     /// one by a container's end of another netrec's link is that one's.
     pub(crate) fn is_ours(&self, dev: Option<&RawLink>, inode: u64) -> bool {
@@ -61,6 +68,11 @@ pub(crate) fn dump(socket: &mut Socket, protocol: Option<u8>) -> Result<Vec<RawR
 /// The unicast routes of the main table.
 pub(crate) fn dump_main(socket: &mut Socket) -> Result<Vec<RawRoute>, DumpError> {
     dump_where(socket, None, Some(RouteHeader::RT_TABLE_MAIN))
+}
+
+/// The routes that the kernel made along with addresses.
+pub(crate) fn dump_connected(socket: &mut Socket) -> Result<Vec<RawRoute>, DumpError> {
+    dump_where(socket, Some(RTPROT_KERNEL), Some(RouteHeader::RT_TABLE_MAIN))
 }
 
 /// The addresses that are the host's own (`fib daddr type local`): those on its devices, all of 127/8, and what
@@ -134,6 +146,21 @@ pub(crate) fn add(route: &NewRoute, replace: bool) -> Request {
         if route.via.is_none() && route.to.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
     let flags = if replace { NLM_F_REPLACE } else { NLM_F_CREATE | NLM_F_EXCL };
     Request { message: RouteNetlinkMessage::NewRoute(message), flags }
+}
+
+/// Puts back the route that the kernel makes along with an IPv4 address, beside routes to the same subnet by other
+/// devices. (That of an IPv6 address comes back when the address is added once more.)
+pub(crate) fn restore_connected(index: u32, ip: IpNetwork) -> Request {
+    let mut message = described(&connected(index, ip));
+    message.header.scope = RouteScope::Link;
+    message.attributes.push(RouteAttribute::PrefSource(ip.ip().into()));
+    Request { message: RouteNetlinkMessage::NewRoute(message), flags: NLM_F_CREATE | NLM_F_APPEND }
+}
+
+/// The route that the kernel makes along with an address.
+pub(crate) fn connected(index: u32, ip: IpNetwork) -> NewRoute {
+    let metric = if ip.is_ipv6() { IP6_RT_PRIO_ADDRCONF } else { 0 };
+    NewRoute { to: ip, table: RT_TABLE_MAIN, metric, protocol: RTPROT_KERNEL, via: None, index: Some(index) }
 }
 
 /// Removes a route, if it is still of that protocol.
