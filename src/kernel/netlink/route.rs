@@ -1,4 +1,4 @@
-//! Unicast routes, and the addresses that local routes stand for.
+//! Routes, and the addresses that local routes stand for.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,7 +25,11 @@ const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
+const RTN_BLACKHOLE: u8 = 6;
+const RTN_UNREACHABLE: u8 = 7;
+const RTN_PROHIBIT: u8 = 8;
 const RTM_F_CLONED: u32 = 0x200;
+const RT_TABLE_LOCAL: u32 = 255;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// `RTPROT_KERNEL`: made by the kernel along with an address.
@@ -42,6 +46,8 @@ pub(crate) struct RawRoute {
     pub table: u32,
     pub metric: u32,
     pub protocol: u8,
+    /// Whether packets end here: a blackhole, or with an answer (`RTN_UNREACHABLE`, `RTN_PROHIBIT`).
+    pub refuses: bool,
     pub via: Option<IpAddr>,
     /// The index of its device, or of that of its first next hop.
     pub index: Option<u32>,
@@ -65,9 +71,12 @@ pub(crate) fn dump(socket: &mut Socket, protocol: Option<u8>) -> Result<Vec<RawR
     dump_where(socket, protocol, None)
 }
 
-/// The unicast routes of the main table.
-pub(crate) fn dump_main(socket: &mut Socket) -> Result<Vec<RawRoute>, DumpError> {
-    dump_where(socket, None, Some(RouteHeader::RT_TABLE_MAIN))
+/// The routes of all tables but the local one that decide what becomes of packets: unicast ones, and those that refuse. Of
+/// the others `throw` only leaves the table.
+pub(crate) fn dump_deciding(socket: &mut Socket) -> Result<Vec<RawRoute>, DumpError> {
+    let kinds = [RTN_UNICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT];
+    let deciding = |body: &[u8]| parse(body, &kinds).filter(|r| r.table != RT_TABLE_LOCAL);
+    socket.dump(&request(RouteType::Unspec, None, None), deciding)
 }
 
 /// The routes that the kernel made along with addresses.
@@ -79,11 +88,11 @@ pub(crate) fn dump_connected(socket: &mut Socket) -> Result<Vec<RawRoute>, DumpE
 /// somebody has declared to be local.
 pub(crate) fn dump_local(socket: &mut Socket) -> Result<Vec<IpNetwork>, DumpError> {
     let request = request(RouteType::Local, None, None);
-    socket.dump(&request, |body| parse(body, RTN_LOCAL).map(|route| route.to))
+    socket.dump(&request, |body| parse(body, &[RTN_LOCAL]).map(|route| route.to))
 }
 
 fn dump_where(socket: &mut Socket, protocol: Option<u8>, table: Option<u8>) -> Result<Vec<RawRoute>, DumpError> {
-    socket.dump(&request(RouteType::Unicast, protocol, table), |body| parse(body, RTN_UNICAST))
+    socket.dump(&request(RouteType::Unicast, protocol, table), |body| parse(body, &[RTN_UNICAST]))
 }
 
 fn request(kind: RouteType, protocol: Option<u8>, table: Option<u8>) -> RouteNetlinkMessage {
@@ -95,7 +104,7 @@ fn request(kind: RouteType, protocol: Option<u8>, table: Option<u8>) -> RouteNet
 }
 
 /// `struct rtmsg` and its attributes. Other types, other families and cached routes are left out.
-fn parse(body: &[u8], wanted: u8) -> Option<RawRoute> {
+fn parse(body: &[u8], wanted: &[u8]) -> Option<RawRoute> {
     let (family, prefix) = (*body.first()?, *body.get(1)?);
     let (table, protocol, kind, flags) = (*body.get(4)?, *body.get(5)?, *body.get(7)?, u32_at(body, 8)?);
     let unspecified: IpAddr = match family {
@@ -103,12 +112,19 @@ fn parse(body: &[u8], wanted: u8) -> Option<RawRoute> {
         AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
         _ => return None,
     };
-    if kind != wanted || flags & RTM_F_CLONED != 0 {
+    if !wanted.contains(&kind) || flags & RTM_F_CLONED != 0 {
         return None;
     }
     let mut to = unspecified;
-    let mut route =
-        RawRoute { to: unspecified.into(), table: table.into(), metric: 0, protocol, via: None, index: None };
+    let mut route = RawRoute {
+        to: unspecified.into(),
+        table: table.into(),
+        metric: 0,
+        protocol,
+        refuses: kind != RTN_UNICAST && kind != RTN_LOCAL,
+        via: None,
+        index: None,
+    };
     for (kind, value) in Attributes::new(body.get(12..)?) {
         match kind {
             RTA_DST => to = ip_of(value)?,
