@@ -34,8 +34,14 @@ type FarEnd = (Peer, Option<Mark>);
 
 /// Reads all that carries netrec's mark, and what the scope asks for.
 pub(super) fn read(namespaces: &mut Namespaces, scope: &Scope) -> Result<State, ReadError> {
-    let mut reader =
-        Reader { inode: namespaces.host_id().1, namespaces, scope, entries: Vec::new(), spaces: Vec::new() };
+    let mut reader = Reader {
+        inode: namespaces.host_id().1,
+        namespaces,
+        scope,
+        entries: Vec::new(),
+        spaces: Vec::new(),
+        unread: None,
+    };
     let host = reader.read_namespaces()?;
     reader.add_links(&host)?;
     let spaces = std::mem::take(&mut reader.spaces);
@@ -59,6 +65,9 @@ struct Reader<'a> {
     /// What was found, little out of order; of two with one key the last counts.
     entries: Vec<(Key, Entry)>,
     spaces: Vec<Space>,
+    /// Why the first of the namespaces that nobody asked for and that could not be read could not. It is no matter unless
+    /// something is missing that may be in it.
+    unread: Option<ReadError>,
 }
 
 impl Reader<'_> {
@@ -72,7 +81,14 @@ impl Reader<'_> {
         self.entries.extend(sysctls);
         let mut seen: HashMap<Id, Netns> = HashMap::from([(id, Netns::HOST)]);
         for netns in self.scope.namespaces.iter().chain(others) {
-            let Some(Inside { id, space, sysctls }) = Inside::read(self.namespaces, self.scope, netns)? else {
+            let read = match Inside::read(self.namespaces, self.scope, netns) {
+                Err(error) if !self.scope.namespaces.contains(netns) => {
+                    self.unread.get_or_insert(error);
+                    continue;
+                }
+                read => read?,
+            };
+            let Some(Inside { id, space, sysctls }) = read else {
                 if netns::left_by_crash(netns) {
                     let object = Object::Netns(NetnsObject { lo_up: false, unbound: true });
                     self.add(Key::Netns { netns: netns.clone() }, object, None, Standing::Ours);
@@ -131,10 +147,10 @@ impl Reader<'_> {
             ours.any(|l| far_end_key(l).is_some() && !found.contains_key(&l.index))
         };
         if lost(&far_ends) {
-            let unread = self.read_other_namespaces();
+            self.read_other_namespaces();
             far_ends = self.far_ends(host)?;
             // It may be in the one that could not be read.
-            if let Some(error) = unread.filter(|_| lost(&far_ends)) {
+            if let Some(error) = self.unread.take_if(|_| lost(&far_ends)) {
                 return Err(error);
             }
         }
@@ -225,9 +241,8 @@ impl Reader<'_> {
     }
 
     /// Looks for lost ends in the namespaces of other mounts and of processes, such as that of a container whose name was
-    /// removed. Yields why the first of those that could not be read could not.
-    fn read_other_namespaces(&mut self) -> Option<ReadError> {
-        let mut unread = None;
+    /// removed.
+    fn read_other_namespaces(&mut self) {
         let mut seen: HashSet<Id> = HashSet::from([self.namespaces.host_id()]);
         for space in &self.spaces {
             let handle = Handle::open(&netns::path(&space.netns)).ok().flatten();
@@ -237,11 +252,10 @@ impl Reader<'_> {
             if seen.insert(id) {
                 match self.read_other_namespace(&path) {
                     Ok(space) => self.spaces.extend(space),
-                    Err(error) => drop(unread.get_or_insert(error)),
+                    Err(error) => drop(self.unread.get_or_insert(error)),
                 }
             }
         }
-        unread
     }
 
     /// Reads one of those; none where the process has ended by now.
