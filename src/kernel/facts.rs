@@ -23,7 +23,7 @@ use crate::state::{Facts, InterfaceName, Netns, RT_TABLE_MAIN};
 pub(super) fn read(namespaces: &mut Namespaces) -> Result<Facts, ReadError> {
     let inode = namespaces.host_id().1;
     let socket = namespaces.host();
-    let addresses = address::dump(socket, None).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
+    let addresses = address::dump(socket).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
     let routes = route::dump_deciding(socket).map_err(|e| dump_error("routes", &Netns::HOST, e))?;
     let mentioned = addresses.iter().map(|a| a.index).chain(routes.iter().filter_map(|r| r.index)).collect();
     let links = links(namespaces, &mentioned)?;

@@ -341,7 +341,7 @@ impl Inside {
         let host = Some(namespaces.host_id().1);
         let ours = space.links.iter().any(|l| l.loopback && namespace_mark(l).is_some_and(|mark| mark.inode == host));
         if ours || netns.is_host() || scope.namespaces.contains(netns) {
-            space.addresses = address::dump(&mut socket, None).map_err(|e| dump_error("addresses", netns, e))?;
+            space.addresses = address::dump(&mut socket).map_err(|e| dump_error("addresses", netns, e))?;
             // Those of others are in the way in containers only.
             let protocol = netns.is_host().then_some(PROTOCOL);
             space.routes = route::dump(&mut socket, protocol).map_err(|e| dump_error("routes", netns, e))?;

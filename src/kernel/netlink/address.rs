@@ -34,11 +34,9 @@ pub(crate) struct RawAddress {
     pub kernel_made: bool,
 }
 
-/// All addresses of a namespace, or those of one device.
-pub(crate) fn dump(socket: &mut Socket, index: Option<u32>) -> Result<Vec<RawAddress>, DumpError> {
-    let mut request = AddressMessage::default();
-    request.header.index = index.unwrap_or(0);
-    socket.dump(&RouteNetlinkMessage::GetAddress(request), parse)
+/// All addresses of a namespace.
+pub(crate) fn dump(socket: &mut Socket) -> Result<Vec<RawAddress>, DumpError> {
+    socket.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()), parse)
 }
 
 /// `struct ifaddrmsg` and its attributes.
