@@ -11,6 +11,7 @@ mod netns;
 mod nfnetlink;
 pub mod nftables;
 mod run;
+pub mod sandbox;
 mod sysctl;
 mod transport;
 
