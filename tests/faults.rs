@@ -155,3 +155,38 @@ fn failure_at_a_write_puts_back_what_there_was() {
         }
     });
 }
+
+/// A network gets another device and another subnet under a container that runs: at no moment, and after no crash, does
+/// the world reach a port that is not published.
+#[test]
+fn nothing_is_reachable_before_its_rules_stand() {
+    lab::in_lab(|lab| {
+        let file = |bridge: &str, net: &str| {
+            format!(
+                "[networks.front]\nbridge = '{bridge}'\nsubnet = '{net}.0/24'\n\
+                 [containers.web]\nnetworks.front = {{ address = '{net}.10' }}\nports = ['8080:80']\n"
+            )
+        };
+        let (before, after) = (file("nr-one", "10.20.0"), file("nr-two", "10.22.0"));
+        let path = lab.host.write("after.toml", &after);
+        for at in (1..).step_by(every()) {
+            lab.host.apply(&before);
+            let web = lab.container("web");
+            let _listeners = [80, 81].map(|port| web.listen_tcp("web", &format!("0.0.0.0:{port}")));
+            let died =
+                lab.host.netrec_with_env(&[("NETREC_FAULT", &format!("die:{at}"))], &["-c", &path, "apply", "-y"]);
+            let asked = ["10.20.0.10:80", "10.20.0.10:81", "10.22.0.10:80", "10.22.0.10:81"];
+            let answers = std::thread::scope(|scope| {
+                let asking = asked.map(|to| scope.spawn(move || lab.world.tcp(to).is_ok()));
+                asking.map(|thread| thread.join().expect("an answer or none"))
+            });
+            assert_eq!(answers, [false; 4], "write {at}: the world reached one of {asked:?}");
+            if died.status == 0 {
+                // It is the rules that keep it out: what is published answers.
+                lab.expect("world tcp 192.0.2.1:8080 -> web sees 192.0.2.9");
+                break;
+            }
+            lab.host.destroy(&after);
+        }
+    });
+}

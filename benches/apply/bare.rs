@@ -16,12 +16,12 @@ use netrec::state::firewall::TABLE;
 use netrec::state::{Device, GROUP, InterfaceName, Key, Link, LinkKind, Netns, Object, PROTOCOL, State, Step};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+    InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask,
 };
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
@@ -71,7 +71,7 @@ impl Recipe {
             firewall: Vec::new(),
             group: wire::change(RouteNetlinkMessage::DelLink(Builder::default().link_group(GROUP).build()), 0),
         };
-        let (mut aliases, mut ports, mut link_locals, mut ups) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut settings, mut ups) = (Vec::new(), Vec::new());
         for (key, entry) in desired {
             let mark = format!("netrec {}", entry.owner().unwrap());
             let mark_inside = format!("{mark} @{inode}");
@@ -86,8 +86,8 @@ impl Recipe {
                     if let LinkKind::Veth { peer } = &link.kind {
                         let space = index[&peer.netns];
                         let inside = &mut recipe.spaces[space];
-                        inside.before_up.push(set(named(peer.name).alias(mark_inside)));
-                        inside.before_up.extend(link_local(peer.name, &peer.device));
+                        let message = parameters(named(peer.name).alias(mark_inside), &peer.device);
+                        inside.before_up.push(set(message));
                         inside.up.push(set(named(peer.name).up()));
                         recipe.pairs.push((space, create(*name, link, &bridges)));
                     } else {
@@ -95,9 +95,12 @@ impl Recipe {
                         bridges.insert(*name, u32::try_from(bridges.len()).unwrap() + 2);
                         recipe.bridges.push(create(*name, link, &bridges));
                     }
-                    aliases.push(set(named(*name).alias(mark)));
-                    ports.extend(link.port.is_some_and(|port| port.hairpin).then(|| hairpin(*name)));
-                    link_locals.extend(link_local(*name, &link.device));
+                    let message = parameters(named(*name).alias(mark), &link.device);
+                    settings.push(set(if link.port.is_some_and(|port| port.hairpin) {
+                        hairpin(message)
+                    } else {
+                        message
+                    }));
                     ups.push(set(named(*name).up()));
                 }
                 (Key::Address { netns, link, ip }, _) => {
@@ -137,7 +140,7 @@ impl Recipe {
                 _ => recipe.firewall.push(Step::new(key.clone(), None, Some(entry.clone()))),
             }
         }
-        recipe.before_up.extend([aliases, ports, link_locals, ups].into_iter().flatten());
+        recipe.before_up.extend(settings.into_iter().chain(ups));
         recipe
     }
 
@@ -202,16 +205,25 @@ fn set(message: Builder) -> Vec<u8> {
     wire::change(RouteNetlinkMessage::NewLink(message.build()), 0)
 }
 
-fn hairpin(name: InterfaceName) -> Vec<u8> {
+fn hairpin(message: Builder) -> Builder {
     let data = InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)]);
-    set(named(name).set_port_kind(InfoPortKind::Bridge).set_port_data(data))
+    message.set_port_kind(InfoPortKind::Bridge).set_port_data(data)
 }
 
-/// No link-local address, where there is to be none.
-fn link_local(name: InterfaceName, device: &Device) -> Option<Vec<u8>> {
-    let none = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])];
-    let message = named(name).append_extra_attribute(LinkAttribute::AfSpecUnspec(none));
-    (!device.link_local).then(|| set(message))
+/// The parameters of both families: `promote_secondaries`, and no link-local address where there is to be none.
+fn parameters(message: Builder, device: &Device) -> Builder {
+    const IFLA_INET_CONF: u16 = 1;
+    const PROMOTE_SECONDARIES: u16 = 20;
+    let mut families = Vec::new();
+    if device.promote_secondaries {
+        let parameter = [8u16.to_ne_bytes(), PROMOTE_SECONDARIES.to_ne_bytes()].concat();
+        let parameter = [parameter, 1u32.to_ne_bytes().to_vec()].concat();
+        families.push(AfSpecUnspec::Inet(vec![AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF, parameter))]));
+    }
+    if !device.link_local {
+        families.push(AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]));
+    }
+    message.append_extra_attribute(LinkAttribute::AfSpecUnspec(families))
 }
 
 fn described(message: Builder, name: InterfaceName, device: &Device) -> Builder {

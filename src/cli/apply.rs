@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Done, Error, Output, locked};
-use crate::kernel::Backend;
+use super::{Done, Error, Output, kernel, locked};
+use crate::kernel::{Backend, Linux};
 use crate::reconcile::{ApplyError, Prepared, apply, prepare};
 use crate::state::Key;
 
@@ -17,7 +17,7 @@ pub(super) struct Args {
     yes: bool,
     /// Print what was done as one JSON document
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Exit with 2 when something was changed
     #[arg(long)]
     detailed_exitcode: bool,
@@ -25,11 +25,19 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result<Done, Error> {
     let config = args.load()?;
-    let ask = ask(command.yes, command.json, output, "apply")?;
-    let (mut kernel, _lock) = locked(config.settings.lock_timeout)?;
-    let prepared = prepare(&mut kernel, &config, args.host.as_deref())?;
-    let question = ask.then_some("Apply this plan?");
-    carry_out(&mut kernel, &prepared, question, command.json, command.detailed_exitcode, output)
+    let order = Order {
+        question: ask(command.yes, command.json, output, "apply")?.then_some("Apply this plan?"),
+        json: command.json,
+        detailed: command.detailed_exitcode,
+        timeout: config.settings.lock_timeout,
+    };
+    // Standard input can be read once only; a file may have changed while another netrec was waited for.
+    let once = args.config.iter().any(|path| path.as_os_str() == "-");
+    let plan = |kernel: &mut Linux| {
+        let again = if once { config.clone() } else { args.load()? };
+        Ok(prepare(kernel, &again, args.host.as_deref())?)
+    };
+    order.carry_out(&plan, output)
 }
 
 /// Whether to ask; without a terminal and `-y` there is no way to.
@@ -43,35 +51,66 @@ pub(super) fn ask(yes: bool, json: bool, output: &Output, command: &str) -> Resu
     Ok(true)
 }
 
-/// Shows a plan, asks where there is a question, does the work and says what came of it.
-pub(super) fn carry_out(
-    kernel: &mut dyn Backend,
-    prepared: &Prepared,
-    question: Option<&str>,
-    json: bool,
-    detailed: bool,
-    output: &Output,
-) -> Result<Done, Error> {
-    let plan = &prepared.plan;
-    if !json {
-        output.plan(&plan.to_text());
+/// How a plan is to be carried out.
+pub(super) struct Order {
+    /// What to ask before.
+    pub(super) question: Option<&'static str>,
+    pub(super) json: bool,
+    pub(super) detailed: bool,
+    /// How long to wait for another netrec.
+    pub(super) timeout: Duration,
+}
+
+impl Order {
+    /// Shows a plan, asks where there is a question, does the work and says what came of it. The lock is held for the
+    /// work alone: a question may stand for hours.
+    pub(super) fn carry_out(
+        &self,
+        plan: &dyn Fn(&mut Linux) -> Result<Prepared, Error>,
+        output: &Output,
+    ) -> Result<Done, Error> {
+        let mut agreed = None;
+        if let Some(question) = self.question {
+            let prepared = plan(&mut kernel()?)?;
+            output.plan(&prepared.plan.to_text());
+            if prepared.plan.is_empty() {
+                return Ok(Done::Ok);
+            }
+            if !output.confirm(question) {
+                output.note(&"Nothing was changed.");
+                return Ok(Done::Declined);
+            }
+            agreed = Some(prepared.plan.actions);
+        }
+        let (mut kernel, _lock) = locked(self.timeout)?;
+        let prepared = plan(&mut kernel)?;
+        match agreed {
+            Some(actions) if actions != prepared.plan.actions => {
+                return Err(Error::Other(anyhow::anyhow!(
+                    "the file or the kernel changed while the question stood: nothing was done, look at the plan again"
+                )));
+            }
+            None if !self.json => output.plan(&prepared.plan.to_text()),
+            _ => {}
+        }
+        self.work(&mut kernel, &prepared, output)
     }
-    if !plan.is_empty() && question.is_some_and(|question| !output.confirm(question)) {
-        output.note(&"Nothing was changed.");
-        return Ok(Done::Declined);
+
+    fn work(&self, kernel: &mut Linux, prepared: &Prepared, output: &Output) -> Result<Done, Error> {
+        let start = Instant::now();
+        let result = apply(kernel, prepared, &mut |done, total| output.progress(done, total));
+        let took = start.elapsed();
+        output.detail(&format_args!("{} kernel writes in {} ms", kernel.writes(), took.as_millis()));
+        if self.json {
+            output.json(&document(prepared, result.as_ref().err(), took, kernel.writes()));
+        }
+        result.map_err(|error| if self.json { Error::Reported(Box::new(error)) } else { Error::Apply(error) })?;
+        let changed = !prepared.plan.is_empty();
+        if !self.json && changed {
+            output.note(&format_args!("Done in {:.2} s.", took.as_secs_f64()));
+        }
+        Ok(if self.detailed && changed { Done::Changes } else { Done::Ok })
     }
-    let start = Instant::now();
-    let result = apply(kernel, prepared, &mut |done, total| output.progress(done, total));
-    let took = start.elapsed();
-    output.detail(&format_args!("{} kernel writes in {} ms", kernel.writes(), took.as_millis()));
-    if json {
-        output.json(&document(prepared, result.as_ref().err(), took, kernel.writes()));
-    }
-    result?;
-    if !json && !plan.is_empty() {
-        output.note(&format_args!("Done in {:.2} s.", took.as_secs_f64()));
-    }
-    Ok(if detailed && !plan.is_empty() { Done::Changes } else { Done::Ok })
 }
 
 /// The plan's document with what came of it: `applied`, `duration_ms`, `writes` (kernel writes, undoing included) and

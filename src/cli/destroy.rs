@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::apply::{ask, carry_out};
-use super::{Done, Error, Output, locked};
+use super::apply::{Order, ask};
+use super::{Done, Error, Output};
+use crate::kernel::Linux;
 use crate::reconcile::prepare_destroy;
 
 /// How long to wait for another netrec; there need be no file that says so.
@@ -16,13 +17,15 @@ pub(super) struct Args {
     yes: bool,
     /// Print what was done as one JSON document
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result<Done, Error> {
-    let ask = ask(command.yes, command.json, output, "destroy")?;
-    let (mut kernel, _lock) = locked(LOCK_TIMEOUT)?;
-    let prepared = prepare_destroy(&mut kernel, args.host.as_deref())?;
-    let question = ask.then_some("Remove all this?");
-    carry_out(&mut kernel, &prepared, question, command.json, false, output)
+    let order = Order {
+        question: ask(command.yes, command.json, output, "destroy")?.then_some("Remove all this?"),
+        json: command.json,
+        detailed: false,
+        timeout: LOCK_TIMEOUT,
+    };
+    order.carry_out(&|kernel: &mut Linux| Ok(prepare_destroy(kernel, args.host.as_deref())?), output)
 }

@@ -11,10 +11,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use serde_json::json;
 
 use self::output::Output;
 use crate::config::{self, Config, Invalid};
 use crate::kernel::Linux;
+use crate::plan::FORMAT_VERSION;
 use crate::reconcile::{ApplyError, InputError, Lock, LockError, PrepareError, Undo, read_sources};
 
 /// Networks for containers, from a file: plans the difference between the file and the kernel, and applies it.
@@ -92,6 +94,9 @@ enum Error {
     Lock(#[from] LockError),
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// The same, when standard output has said so already.
+    #[error(transparent)]
+    Reported(Box<ApplyError>),
     #[error(transparent)]
     Other(#[from] anyhow::Error),
 }
@@ -106,10 +111,11 @@ impl From<Invalid> for Error {
 fn status(error: &Error) -> u8 {
     match error {
         Error::Invalid(_) | Error::Input(_) | Error::Prepare(PrepareError::Invalid(_)) => 3,
-        Error::Apply(ApplyError { undo: Undo::Done, .. }) => 4,
+        Error::Apply(error) if matches!(error.undo, Undo::Done) => 4,
+        Error::Reported(error) if matches!(error.undo, Undo::Done) => 4,
         Error::Lock(LockError::Held { .. }) => 5,
         Error::Usage(_) => 64,
-        Error::Prepare(_) | Error::Lock(_) | Error::Apply(_) | Error::Other(_) => 1,
+        Error::Prepare(_) | Error::Lock(_) | Error::Apply(_) | Error::Reported(_) | Error::Other(_) => 1,
     }
 }
 
@@ -130,13 +136,39 @@ pub fn main() -> ExitCode {
         Command::Destroy(command) => destroy::run(&args, command, &output),
         Command::Show(command) => show::run(&args, command, &output),
     };
+    // Work that is done is done; a command that is all words has failed when they are lost.
+    let only_words = matches!(args.command, Command::Validate(_) | Command::Plan(_) | Command::Show(_));
+    let result = match output.lost() {
+        Some(kind) if only_words => {
+            result.and(Err(Error::Other(anyhow::anyhow!("the result could not be written: {kind}"))))
+        }
+        _ => result,
+    };
     match result {
         Ok(Done::Ok) => ExitCode::SUCCESS,
         Ok(Done::Declined) => ExitCode::from(1),
         Ok(Done::Changes) => ExitCode::from(2),
         Err(error) => {
+            let status = status(&error);
+            if args.command.json() && !matches!(error, Error::Reported(_)) {
+                let text = error.to_string();
+                output.json(&json!({ "format_version": FORMAT_VERSION, "error": text, "exit_status": status }));
+            }
             output.error(&error);
-            ExitCode::from(status(&error))
+            ExitCode::from(status)
+        }
+    }
+}
+
+impl Command {
+    /// Whether standard output is to be one JSON document.
+    fn json(&self) -> bool {
+        match self {
+            Self::Validate(_) => false,
+            Self::Plan(args) => args.json,
+            Self::Apply(args) => args.json,
+            Self::Destroy(args) => args.json,
+            Self::Show(args) => args.json,
         }
     }
 }

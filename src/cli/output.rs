@@ -21,6 +21,7 @@ pub(super) struct Output {
     verbose: u8,
     start: Instant,
     bar: Cell<bool>,
+    lost: Cell<Option<io::ErrorKind>>,
 }
 
 impl Output {
@@ -37,13 +38,21 @@ impl Output {
             verbose,
             start: Instant::now(),
             bar: Cell::new(false),
+            lost: Cell::new(None),
         }
     }
 
-    /// The result, as it is.
+    /// The result, as it is. Where it cannot be written, that is remembered; the work goes on.
     pub(super) fn result(&self, text: &str) {
         let mut out = io::stdout().lock();
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            self.lost.set(Some(error.kind()));
+        }
+    }
+
+    /// Why a result could not be written, if one could not. A reader that has read enough is no failure.
+    pub(super) fn lost(&self) -> Option<io::ErrorKind> {
+        self.lost.get().filter(|kind| *kind != io::ErrorKind::BrokenPipe)
     }
 
     /// One JSON document.

@@ -10,14 +10,14 @@ use crate::kernel::Backend;
 pub(super) struct Args {
     /// Print it as one JSON document
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result<Done, Error> {
     let config = args.load()?;
     let chosen = Chosen::new(&config)?;
     // The MTU's default is the uplink's; reading it needs no privilege.
-    let facts = kernel()?.facts().map_err(crate::reconcile::PrepareError::from)?;
+    let facts = kernel()?.facts(&[]).map_err(crate::reconcile::PrepareError::from)?;
     let document = filled_in(&config, &chosen, &facts);
     if command.json {
         output.json(&document);

@@ -156,7 +156,11 @@ fn twice(again: &Item, path: &str, first: &Place) -> Problem {
 
 /// The owner of something by its path, whose parts with dots are quoted as TOML has them: `containers."a.b"`.
 pub(super) fn owner(path: &[&str]) -> Owner {
-    let parts: Vec<_> =
-        path.iter().map(|p| if p.contains('.') { format!("\"{p}\"") } else { (*p).to_owned() }).collect();
-    Owner::new(parts.join("."))
+    let mut text = String::new();
+    for part in path {
+        let quote = if part.contains('.') { "\"" } else { "" };
+        let dot = if text.is_empty() { "" } else { "." };
+        text.extend([dot, quote, part, quote]);
+    }
+    Owner::new(text)
 }

@@ -33,11 +33,21 @@ impl Build<'_> {
             leaving: false,
         };
         self.want(Key::Link { netns: Netns::HOST, name: names.bridge }, Object::Link(link), &network.owner);
+        let parameter = |family: &str, name: &str| format!("net/{family}/conf/{}/{name}", names.bridge);
+        for (ipv6, family) in [(false, "ipv4"), (true, "ipv6")] {
+            if network.has_family(ipv6) {
+                // The host-wide switch sets it for devices that are there; new ones get `conf/default`.
+                self.want_sysctl(&Netns::HOST, parameter(family, "forwarding"), "1", &network.owner);
+            }
+        }
+        if self.facts.has_ipv6() {
+            // Else a container could make itself the host's IPv6 router (CVE-2020-13401 was that).
+            self.want_sysctl(&Netns::HOST, parameter("ipv6", "accept_ra"), "0", &network.owner);
+        }
         if network.has_family(true) {
             // The host asks for containers' neighbours from the bridge's link-local address, which duplicate address
             // detection would keep back for a second; its Ethernet address is netrec's own.
-            let path = format!("net/ipv6/conf/{}/accept_dad", names.bridge);
-            self.want_sysctl(&Netns::HOST, path, "0", &network.owner);
+            self.want_sysctl(&Netns::HOST, parameter("ipv6", "accept_dad"), "0", &network.owner);
         }
         for subnet in &network.subnets {
             let Some(ip) = subnet.gateway.and_then(|g| IpNetwork::new(g, subnet.net.prefix()).ok()) else { continue };

@@ -2,12 +2,13 @@
 //! that every host and every boot comes to the same ones.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
 use crate::config::{Attachment, Config, Invalid, Network, Place, Problem};
-use crate::state::{InterfaceName, Mac};
+use crate::state::{InterfaceName, Mac, ObjectName};
 
 /// FNV-1a, 64 bits, of UTF-8 text (Fowler, Noll, Vo: offset basis 14695981039346656037, prime 1099511628211).
 pub(super) fn hash(text: &str) -> u64 {
@@ -70,7 +71,7 @@ impl Chosen {
             .iter()
             .map(|network| {
                 let bridge = network.bridge.unwrap_or_else(|| default_bridge(network));
-                names.take(bridge, &format!("the bridge of network `{}`", network.name), &network.place, &mut problems);
+                names.take(bridge, Whose::Bridge(&network.name), &network.place, &mut problems);
                 ChosenNetwork { bridge, mac: mac(network.name.as_str()) }
             })
             .collect();
@@ -82,8 +83,7 @@ impl Chosen {
                 let network = &config.networks[attachment.network].name;
                 let id = format!("{network}/{}", container.name);
                 let host_end = InterfaceName::hashed("ve-", &container.name, hash(&id));
-                let whose = format!("the host's end of `{}` on network `{network}`", container.name);
-                names.take(host_end, &whose, &attachment.place, &mut problems);
+                names.take(host_end, Whose::End(&container.name, network), &attachment.place, &mut problems);
                 attachments.push(ChosenAttachment {
                     host_end,
                     mac: attachment.mac.unwrap_or_else(|| mac(&id)),
@@ -109,10 +109,28 @@ fn default_bridge(network: &Network) -> InterfaceName {
 
 /// The device names that are taken, each with its first user.
 #[derive(Default)]
-struct Names(HashMap<InterfaceName, (String, Place)>);
+struct Names<'a>(HashMap<InterfaceName, (Whose<'a>, &'a Place)>);
 
-impl Names {
-    fn take(&mut self, name: InterfaceName, whose: &str, place: &Place, problems: &mut Vec<Problem>) {
+/// What a device of the host is.
+#[derive(Clone, Copy)]
+enum Whose<'a> {
+    /// A network's bridge.
+    Bridge(&'a ObjectName),
+    /// The host's end of a container on a network.
+    End(&'a ObjectName, &'a ObjectName),
+}
+
+impl fmt::Display for Whose<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bridge(network) => write!(f, "the bridge of network `{network}`"),
+            Self::End(container, network) => write!(f, "the host's end of `{container}` on network `{network}`"),
+        }
+    }
+}
+
+impl<'a> Names<'a> {
+    fn take(&mut self, name: InterfaceName, whose: Whose<'a>, place: &'a Place, problems: &mut Vec<Problem>) {
         if let Some((first, first_place)) = self.0.get(&name) {
             problems.push(
                 Problem::new(
@@ -120,11 +138,11 @@ impl Names {
                     format!("two devices of the host would be called `{name}`: {first} and {whose}"),
                 )
                 .with_label("the second")
-                .with_other(first_place.clone(), "the first")
+                .with_other((*first_place).clone(), "the first")
                 .with_help("rename one of them"),
             );
         } else {
-            self.0.insert(name, (whose.to_owned(), place.clone()));
+            self.0.insert(name, (whose, place));
         }
     }
 }

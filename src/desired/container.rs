@@ -105,8 +105,9 @@ impl<'a> Build<'a> {
             }
             self.want(key, Object::Address(Address { permanent: true }), &attachment.owner);
         }
-        if ipv6 {
-            // Else any container of the network could make itself the router of the others.
+        if self.facts.has_ipv6() {
+            // Else any container of the network could make itself the IPv6 router of the others, on a network without
+            // IPv6 too.
             let path = format!("net/ipv6/conf/{}/accept_ra", attachment.interface);
             self.want_sysctl(netns, path, "0", &attachment.owner);
         }

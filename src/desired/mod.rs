@@ -7,7 +7,7 @@ mod container;
 mod firewall;
 mod show;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use ipnetwork::IpNetwork;
@@ -15,7 +15,7 @@ use ipnetwork::IpNetwork;
 pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork};
 pub use show::filled_in;
 
-use crate::config::{Config, Invalid, Network, Overlap};
+use crate::config::{Config, Container, ContainerNetns, Invalid, Network, Overlap};
 use crate::state::{Facts, Key, Netns, Object, Owner, Places, State, Sysctl, Warning, facts};
 
 /// What the kernel is to hold, and what is to be said about it.
@@ -47,6 +47,7 @@ pub fn desired(config: &Config, facts: &Facts) -> Result<Desired, DesiredError> 
     let chosen = Chosen::new(config)?;
     let mut build = Build { config, facts, chosen: &chosen, out: Desired::default(), refusals: Vec::new() };
     build.out.places = config.places().into_iter().collect();
+    build.namespaces();
     build.overlaps();
     build.forwarding();
     build.bridges();
@@ -76,6 +77,32 @@ impl Build<'_> {
 
     fn warn(&mut self, code: &'static str, message: String, owner: Option<&Owner>) {
         self.out.warnings.push(Warning { code, message, owner: owner.cloned() });
+    }
+
+    /// Namespaces that others made must be there, be no other container's, and not be the host's own.
+    fn namespaces(&mut self) {
+        let mut taken: HashMap<(u64, u64), &Container> = HashMap::new();
+        for container in &self.config.containers {
+            let netns = container.netns.netns();
+            let line = self.config.sources.line(&container.place);
+            let whose = format!("container `{}` ({line}) is to live in {netns}", container.name);
+            let is_path = matches!(container.netns, ContainerNetns::Path(_));
+            let refusal = match self.facts.namespaces.get(netns) {
+                Some(Ok(Some(id))) if *id == self.facts.host_namespace => {
+                    format!("{whose}, which is this host's own network namespace: name one of its own")
+                }
+                Some(Ok(Some(id))) => match taken.insert(*id, container) {
+                    Some(other) => format!("{whose}, which is the namespace of container `{}` too", other.name),
+                    None => continue,
+                },
+                Some(Ok(None)) if is_path => {
+                    format!("{whose}, where there is no network namespace: start what makes it first")
+                }
+                Some(Err(error)) if is_path => format!("{whose}, which cannot be opened: {error}"),
+                _ => continue,
+            };
+            self.refusals.push(refusal);
+        }
     }
 
     /// A subnet that the host reaches another way, or lives in itself, would be cut off by the network's own route.

@@ -12,15 +12,21 @@ use super::live::{dump_error, read_error};
 use super::netlink::link::{self, RawLink};
 use super::netlink::route::{self, RTPROT_RA, RawRoute};
 use super::netlink::{address, address::RawAddress};
-use super::netns::Namespaces;
+use super::netns::{self, Handle, Namespaces};
 use super::sysctl;
 use crate::state::facts::{
     BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING, Uplink,
 };
 use crate::state::{Facts, InterfaceName, Netns};
 
+/// The device and inode number of a container's namespace.
+fn identity(netns: &Netns) -> Result<Option<(u64, u64)>, String> {
+    let opened = Handle::open(&netns::path(netns)).map_err(|error| error.to_string())?;
+    Ok(opened.map(|handle| handle.id))
+}
+
 /// Reads the facts.
-pub(super) fn read(namespaces: &mut Namespaces) -> Result<Facts, ReadError> {
+pub(super) fn read(namespaces: &mut Namespaces, containers: &[Netns]) -> Result<Facts, ReadError> {
     let inode = namespaces.host_id().1;
     let socket = namespaces.host();
     let addresses = address::dump(socket, None).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
@@ -35,6 +41,8 @@ pub(super) fn read(namespaces: &mut Namespaces) -> Result<Facts, ReadError> {
         routes: host_routes(&routes, &links, inode),
         sysctls: sysctls()?,
         ra_uplinks: ra_uplinks(&routes, &links)?,
+        host_namespace: namespaces.host_id(),
+        namespaces: containers.iter().map(|netns| (netns.clone(), identity(netns))).collect(),
     })
 }
 

@@ -1,10 +1,13 @@
 //! The kernel as the backend: where reads and steps of all subsystems come together.
 
+use std::path::Path;
+
 use nix::sys::utsname::uname;
 
 use super::conntrack::{self, Local};
 use super::fault::Writes;
 use super::live::{dump_error, read_error};
+use super::netlink::change::Abilities;
 use super::netlink::route;
 use super::netns::Namespaces;
 use super::nftables::Firewall;
@@ -18,14 +21,14 @@ pub struct Linux {
     namespaces: Namespaces,
     firewall: Option<Firewall>,
     writes: Writes,
-    live_rename: bool,
+    can: Abilities,
 }
 
 impl Linux {
     /// Opens the host's namespace. Reading it needs no rights; reading other namespaces and writing need root.
     pub fn open() -> Result<Self, ReadError> {
         let namespaces = Namespaces::open().map_err(|refusal| read_error("the host's network namespace", &refusal))?;
-        Ok(Self { namespaces, firewall: None, writes: Writes::new(), live_rename: renames_live() })
+        Ok(Self { namespaces, firewall: None, writes: Writes::new(), can: abilities() })
     }
 
     /// The firewall, opened when it is first needed: facts are read without the rights that it takes.
@@ -53,14 +56,15 @@ impl Linux {
 }
 
 impl Backend for Linux {
-    fn facts(&mut self) -> Result<Facts, ReadError> {
-        facts::read(&mut self.namespaces)
+    fn facts(&mut self, namespaces: &[Netns]) -> Result<Facts, ReadError> {
+        facts::read(&mut self.namespaces, namespaces)
     }
 
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {
-        // A name may stand for another namespace by now, and an open socket would keep a removed one alive.
+        let read = live::read(&mut self.namespaces, scope);
+        // A name may stand for another namespace soon, and an open socket would keep a removed one alive.
         self.namespaces.forget();
-        let mut state = live::read(&mut self.namespaces, scope)?;
+        let mut state = read?;
         for (key, entry) in self.firewall()?.read()? {
             state.insert(key, entry);
         }
@@ -68,8 +72,8 @@ impl Backend for Linux {
     }
 
     fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
-        let Self { namespaces, writes, live_rename, .. } = self;
-        let mut outcomes = Runner { namespaces, writes, live_rename: *live_rename }.run(steps);
+        let Self { namespaces, writes, can, .. } = self;
+        let mut outcomes = Runner { namespaces, writes, can: *can }.run(steps);
         let of_firewall = |step: &&Step| step.key.kind().is_firewall();
         let transaction: Vec<Step> = steps.iter().filter(of_firewall).cloned().collect();
         if !transaction.is_empty() {
@@ -102,10 +106,10 @@ impl Backend for Linux {
     }
 }
 
-/// Whether the kernel renames devices that are up, as it does since 6.2; before, it refuses with EBUSY.
-fn renames_live() -> bool {
-    let Ok(system) = uname() else { return false };
-    let release = system.release().to_string_lossy().into_owned();
+/// What the running kernel can do. Before 6.2 it refuses to rename devices that are up, with EBUSY.
+fn abilities() -> Abilities {
+    let release = uname().map(|system| system.release().to_string_lossy().into_owned()).unwrap_or_default();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 2)
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    Abilities { live_rename: version >= (6, 2), ipv6: Path::new("/proc/sys/net/ipv6").exists() }
 }

@@ -307,13 +307,22 @@ struct Inside {
 
 impl Inside {
     /// Reads a namespace; none where there is no such.
-    fn read(namespaces: &Namespaces, scope: &Scope, netns: &Netns) -> Result<Option<Self>, ReadError> {
+    fn read(namespaces: &mut Namespaces, scope: &Scope, netns: &Netns) -> Result<Option<Self>, ReadError> {
         let opened = Handle::open(&netns::path(netns)).map_err(|e| read_error(&whose(netns), &e.into()))?;
         let Some(handle) = opened else { return Ok(None) };
-        let enter = || -> Result<_, Refusal> { Ok((Socket::open()?, read_sysctls(scope, netns)?)) };
-        // Into its own namespace a thread needs no rights to come.
-        let inside =
-            if netns.is_host() { enter() } else { namespaces.visit(&handle, enter).unwrap_or_else(|e| Err(e.into())) };
+        let inside = match namespaces.take_socket(netns, handle.id) {
+            // What has just been changed through it is read back through it.
+            Some(socket) if !scope.sysctls.contains_key(netns) => Ok((socket, Vec::new())),
+            _ => {
+                let enter = || -> Result<_, Refusal> { Ok((Socket::open()?, read_sysctls(scope, netns)?)) };
+                // Into its own namespace a thread needs no rights to come.
+                if netns.is_host() {
+                    enter()
+                } else {
+                    namespaces.visit(&handle, enter).unwrap_or_else(|errno| Err(errno.into()))
+                }
+            }
+        };
         let (mut socket, sysctls) = inside.map_err(|refusal| read_error(&whose(netns), &refusal))?;
         let links = link::dump(&mut socket).map_err(|e| dump_error("links", netns, e))?;
         let mut space = Space { netns: netns.clone(), links, addresses: Vec::new(), routes: Vec::new() };

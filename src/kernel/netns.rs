@@ -97,7 +97,7 @@ pub(super) struct Namespaces {
     home: Handle,
     host: Socket,
     // Each keeps its namespace alive, so they are given up when the work is done.
-    sockets: HashMap<Netns, Socket>,
+    sockets: HashMap<Netns, (Id, Socket)>,
     /// What is known of devices' indices, until links are renamed or removed.
     indices: HashMap<(Netns, InterfaceName), u32>,
     limit: usize,
@@ -167,10 +167,16 @@ impl Namespaces {
             return Ok(&mut self.host);
         }
         if !self.sockets.contains_key(netns) {
-            let socket = self.within(netns, Socket::open)??;
-            self.keep(netns, socket);
+            let handle = handle(netns)?;
+            let socket = self.visit(&handle, Socket::open)??;
+            self.keep(netns, handle.id, socket);
         }
-        self.sockets.get_mut(netns).ok_or_else(|| Refusal::new(libc::ENOENT, "no socket"))
+        self.sockets.get_mut(netns).map(|(_, socket)| socket).ok_or_else(|| Refusal::new(libc::ENOENT, "no socket"))
+    }
+
+    /// Hands over the socket in use in a namespace, if that is still the one of this name.
+    pub(super) fn take_socket(&mut self, netns: &Netns, id: Id) -> Option<Socket> {
+        self.sockets.remove(netns).filter(|(inside, _)| *inside == id).map(|(_, socket)| socket)
     }
 
     /// The number that the host gave to a namespace, as a veth's `IFLA_LINK_NETNSID` has it; `u32::MAX` where it gave
@@ -185,11 +191,11 @@ impl Namespaces {
         })
     }
 
-    fn keep(&mut self, netns: &Netns, socket: Socket) {
+    fn keep(&mut self, netns: &Netns, id: Id, socket: Socket) {
         if self.sockets.len() >= self.limit {
             self.sockets.clear();
         }
-        self.sockets.insert(netns.clone(), socket);
+        self.sockets.insert(netns.clone(), (id, socket));
     }
 
     /// A device's index.
@@ -220,8 +226,8 @@ impl Namespaces {
         let made = claim(&path, writes)?;
         let outcome = self.fill(&path, mark, lo_up, writes);
         match outcome {
-            Ok(socket) => {
-                self.keep(netns, socket);
+            Ok((id, socket)) => {
+                self.keep(netns, id, socket);
                 Ok(())
             }
             Err(refusal) => {
@@ -233,15 +239,16 @@ impl Namespaces {
         }
     }
 
-    fn fill(&self, path: &Path, mark: &Mark, lo_up: bool, writes: &mut Writes) -> Result<Socket, Refusal> {
+    fn fill(&self, path: &Path, mark: &Mark, lo_up: bool, writes: &mut Writes) -> Result<(Id, Socket), Refusal> {
         unshare(CloneFlags::CLONE_NEWNET)?;
         let _home = Visit(&self.home);
+        let id = id_of(&fs::metadata(OWN)?);
         let mut socket = Socket::open()?;
         let request = link::mark_lo(GROUP, mark, lo_up.then_some(true));
         socket.batch(vec![request], writes).into_iter().collect::<Result<(), _>>()?;
         counted(writes)?;
         mount(Some(OWN), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-        Ok(socket)
+        Ok((id, socket))
     }
 
     /// Removes a name; the namespace goes with its last process and last open file. What is gone already is no failure.

@@ -9,7 +9,7 @@ use nix::libc;
 
 use super::StepError;
 use super::fault::Writes;
-use super::netlink::change::{self, Change, End, Stage};
+use super::netlink::change::{self, Abilities, Change, End, Stage};
 use super::netlink::link::Mark;
 use super::netlink::route::NewRoute;
 use super::netlink::{address, link, route};
@@ -24,8 +24,8 @@ type Outcomes = Vec<Result<(), Refusal>>;
 pub(super) struct Runner<'a> {
     pub namespaces: &'a mut Namespaces,
     pub writes: &'a mut Writes,
-    /// Whether the kernel renames devices that are up.
-    pub live_rename: bool,
+    /// What the kernel can do.
+    pub can: Abilities,
 }
 
 /// One message of a step's.
@@ -175,7 +175,7 @@ impl Runner<'_> {
     }
 
     fn changes<'a>(&self, netns: &'a Netns, before: &End, after: &End) -> Vec<Operation<'a>> {
-        let changes = change::changes(before, after, self.live_rename);
+        let changes = change::changes(before, after, self.can);
         let operation = |change: Change| Operation {
             stage: change.stage,
             netns,
@@ -338,7 +338,10 @@ pub(super) fn explain(step: &Step, refusal: &Refusal) -> StepError {
 fn advice(step: &Step, refusal: &Refusal) -> Option<String> {
     let wanted = step.after.as_ref().map(|e| &e.object);
     match (refusal.errno, wanted) {
-        (libc::EPERM | libc::EACCES, _) => Some("changing networks needs root (CAP_NET_ADMIN)".into()),
+        // With words of its own the kernel refuses something else.
+        (libc::EPERM | libc::EACCES, _) if refusal.kernel.is_none() => {
+            Some("changing networks needs root (CAP_NET_ADMIN)".into())
+        }
         (libc::EOPNOTSUPP, Some(Object::Link(link))) if step.before.is_none() => {
             let kind = match &link.kind {
                 LinkKind::Bridge { .. } => "bridge",

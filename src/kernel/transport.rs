@@ -254,7 +254,7 @@ impl Socket {
         message.header.sequence_number = self.sequence;
         message.finalize();
         let start = out.len();
-        out.resize((start + message.buffer_len()).next_multiple_of(4), 0);
+        out.resize((start + message.header.length as usize).next_multiple_of(4), 0);
         message.serialize(&mut out[start..]);
     }
 

@@ -24,14 +24,16 @@ pub enum Phase {
     Pairs,
     /// Links get the rest of their attributes, and their names.
     Attributes,
-    /// Kernel parameters, those of devices among them, are set.
+    /// Kernel parameters of all devices are set: they overwrite those of single ones.
+    Switches,
+    /// All other kernel parameters are set.
     Parameters,
+    /// The firewall's additions and changes, in one transaction. Rules name devices, so none need be there yet.
+    Firewall,
     /// Bridges and hosts' ends come up.
     Raise,
     /// Addresses are added.
     Addresses,
-    /// The firewall's additions and changes, in one transaction.
-    Firewall,
     /// Forwarding is turned on.
     Forwarding,
     /// Containers' ends come up.
@@ -107,7 +109,13 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
         (Key::Route { .. }, Op::Replace) => emit(Phase::Routes, before.map(without_device), after),
         (Key::Route { .. }, _) => emit(Phase::Routes, before, after),
         (Key::Sysctl { netns, path }, op) => {
-            let phase = if opens(netns, path, after.as_ref()) { Phase::Forwarding } else { Phase::Parameters };
+            let phase = if opens(netns, path, after.as_ref()) {
+                Phase::Forwarding
+            } else if is_switch(path) {
+                Phase::Switches
+            } else {
+                Phase::Parameters
+            };
             emit(phase, before.filter(|_| op != Op::Replace), after);
         }
         (Key::Table | Key::Set { .. } | Key::Chain { .. } | Key::Element { .. }, Op::Delete) => {
@@ -119,9 +127,14 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
     }
 }
 
+/// Whether a parameter is that of no single device.
+fn is_switch(path: &str) -> bool {
+    !path.contains("/conf/") || path.contains("/conf/all/") || path.contains("/conf/default/")
+}
+
 /// Whether a parameter of the host lets packets through that only the firewall keeps in check.
 fn opens(netns: &Netns, path: &str, after: Option<&Entry>) -> bool {
-    let forwards = path == facts::IPV4_FORWARDING || path == facts::IPV6_FORWARDING;
+    let forwards = path == facts::IPV4_FORWARDING || path.ends_with("/forwarding");
     let on = || matches!(after.map(|e| &e.object), Some(Object::Sysctl(sysctl)) if sysctl.value != "0");
     netns.is_host() && (forwards || path.ends_with("/route_localnet") && on())
 }

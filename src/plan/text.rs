@@ -24,8 +24,9 @@ impl Plan {
         if !self.warnings.is_empty() {
             out.push('\n');
         }
-        for (owner, actions) in self.groups() {
-            let _ = match self.places.line(&owner) {
+        let groups = self.groups();
+        for (owner, actions) in &groups {
+            let _ = match self.places.line(owner) {
                 Some(line) => writeln!(out, "# {owner} ({line})"),
                 None => writeln!(out, "# {owner}"),
             };
@@ -34,7 +35,7 @@ impl Plan {
             }
             out.push('\n');
         }
-        self.tally(&mut out);
+        self.tally(&mut out, groups.iter().map(|(owner, _)| owner));
         out
     }
 
@@ -103,30 +104,54 @@ impl Plan {
         }
     }
 
-    fn tally(&self, out: &mut String) {
+    fn tally<'a>(&self, out: &mut String, owners: impl Iterator<Item = &'a Owner>) {
         let s = self.summary();
         let _ = writeln!(
             out,
             "Plan: {} to create, {} to change, {} to replace, {} to remove.",
             s.create, s.update, s.replace, s.delete
         );
-        let owners: Vec<String> = self.groups().into_iter().map(|(owner, _)| owner.to_string()).collect();
+        let owners: Vec<&str> = owners.map(Owner::as_str).collect();
         let _ = writeln!(out, "For: {}", owners.join(", "));
+    }
+}
+
+impl Action {
+    /// What is amiss while this is still to be done, in a line: `link nr-front: mtu is 1500 instead of 1400`.
+    pub fn shortfall(&self) -> String {
+        let key = &self.key;
+        match (&self.before, &self.after) {
+            (None, _) => format!("{key} is missing"),
+            (_, None) => format!("{key} is still there"),
+            (Some(Entry { object: Object::Chain(_), .. }), _) => format!("{key} has other rules than it should"),
+            (before, after) => {
+                let old: BTreeMap<String, String> = flat(before.as_ref()).into_iter().collect();
+                let differs = flat(after.as_ref()).into_iter().filter(|(path, value)| old.get(path) != Some(value));
+                let words: Vec<String> = differs
+                    .map(|(path, value)| {
+                        let found = old.get(&path).map_or("(none)", String::as_str);
+                        format!("{path} is {found} instead of {value}")
+                    })
+                    .collect();
+                if words.is_empty() {
+                    format!("{key} is not as it should be")
+                } else {
+                    format!("{key}: {}", words.join(", "))
+                }
+            }
+        }
     }
 }
 
 /// The attributes of a new object on its own line: values by name, and of switches the names of those that are on.
 fn summary(out: &mut String, attributes: &[(String, String)]) {
-    let words: Vec<String> = attributes
-        .iter()
-        .filter_map(|(path, value)| match value.as_str() {
-            "false" => None,
-            "true" => Some(path.clone()),
-            _ => Some(format!("{path} {value}")),
-        })
-        .collect();
-    if !words.is_empty() {
-        let _ = write!(out, ": {}", words.join(", "));
+    let mut separator = ": ";
+    for (path, value) in attributes.iter().filter(|(_, value)| value != "false") {
+        let _ = match value.as_str() {
+            "true" => write!(out, "{separator}{path}"),
+            value => write!(out, "{separator}{path} {value}"),
+        };
+        separator = ", ";
     }
 }
 

@@ -40,21 +40,21 @@ fn chain(chain: &Chain) -> Value {
 pub(super) fn flat(entry: Option<&Entry>) -> Vec<(String, String)> {
     let mut list = Vec::new();
     if let Some(entry) = entry {
-        flatten(&attributes(&entry.object), "", &mut list);
+        flatten(attributes(&entry.object), String::new(), &mut list);
     }
     list
 }
 
-fn flatten(value: &Value, path: &str, list: &mut Vec<(String, String)>) {
+fn flatten(value: Value, path: String, list: &mut Vec<(String, String)>) {
     match value {
         Value::Null => {}
         Value::Object(map) => {
             for (name, value) in map {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                flatten(value, &path, list);
+                let path = if path.is_empty() { name } else { format!("{path}.{name}") };
+                flatten(value, path, list);
             }
         }
-        Value::String(text) => list.push((path.to_owned(), text.clone())),
-        other => list.push((path.to_owned(), other.to_string())),
+        Value::String(text) => list.push((path, text)),
+        other => list.push((path, other.to_string())),
     }
 }

@@ -138,7 +138,7 @@ impl Run<'_> {
         let live = self.backend.live(self.scope).map_err(|e| failed(format!("reading back failed: {e}")))?;
         let Diff { actions, conflicts } = diff(self.desired, &live);
         let mut errors: Errors =
-            actions.iter().filter(|a| !pending || a.op != Op::Delete).map(|a| (a.key.clone(), mismatch(a))).collect();
+            actions.iter().filter(|a| !pending || a.op != Op::Delete).map(|a| (a.key.clone(), a.shortfall())).collect();
         errors.extend(conflicts.into_iter().map(|c| {
             let text = format!("read back: {} is not netrec's ({})", c.key, c.why);
             (c.key, text)
@@ -183,7 +183,7 @@ impl Run<'_> {
             if actions.is_empty() && conflicts.is_empty() && stale.is_empty() {
                 return Undo::Done;
             }
-            left.extend(actions.iter().map(mismatch));
+            left.extend(actions.iter().map(Action::shortfall));
             left.extend(conflicts.iter().map(|c| format!("{} is not netrec's ({})", c.key, c.why)));
             for (phase, steps) in phases(&actions) {
                 for chunk in chunks(phase, &steps) {
@@ -209,13 +209,4 @@ impl Run<'_> {
 fn chunks(phase: Phase, steps: &[Step]) -> impl Iterator<Item = &[Step]> {
     let whole = matches!(phase, Phase::Firewall | Phase::Unguard | Phase::Unlink | Phase::Remove);
     steps.chunks(if whole { steps.len().max(1) } else { CHUNK })
-}
-
-/// What was wanted and what was found.
-fn mismatch(action: &Action) -> String {
-    let show = |entry: Option<&crate::state::Entry>| match entry {
-        Some(entry) => serde_json::to_string(&entry.object).unwrap_or_default(),
-        None => "nothing".to_owned(),
-    };
-    format!("{}: wanted {}, found {}", action.key, show(action.after.as_ref()), show(action.before.as_ref()))
 }

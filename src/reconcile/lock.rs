@@ -66,6 +66,9 @@ impl Lock {
                     if start.elapsed() >= timeout {
                         let mut holder = String::new();
                         let _ = again.rewind().and_then(|()| again.read_to_string(&mut holder));
+                        if holder.is_empty() {
+                            holder = "its name is not known".into();
+                        }
                         return Err(LockError::Held { holder, waited: timeout });
                     }
                     file = again;

@@ -10,11 +10,11 @@ pub use apply::{ApplyError, Progress, Undo, apply};
 pub use input::{InputError, read_sources};
 pub use lock::{Lock, LockError};
 
-use crate::config::{Config, Invalid};
+use crate::config::{Config, ContainerNetns, Invalid};
 use crate::desired::{Desired, DesiredError, desired};
 use crate::kernel::{Backend, ReadError};
 use crate::plan::{Conflict, Diff, Plan, diff, moved_addresses};
-use crate::state::{Facts, Key, Scope, State, Warning, facts};
+use crate::state::{Facts, Key, Netns, Scope, State, Warning, facts};
 
 /// What is wanted, what there is, and the way from one to the other.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl From<DesiredError> for PrepareError {
 
 /// Reads the kernel and plans the way to what the file wants. `host` is the name that plans show, else the system's.
 pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -> Result<Prepared, PrepareError> {
-    let facts = backend.facts()?;
+    let facts = backend.facts(&identified(config))?;
     let Desired { state, warnings, chosen, places } = desired(config, &facts)?;
     let scope = Scope::of(&state);
     let live = backend.live(&scope)?;
@@ -67,9 +67,17 @@ pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -
     Ok(Prepared { desired: state, live, scope, plan })
 }
 
+/// The namespaces whose identity matters: once one is named by a path, any two may be the same.
+fn identified(config: &Config) -> Vec<Netns> {
+    if !config.containers.iter().any(|c| matches!(c.netns, ContainerNetns::Path(_))) {
+        return Vec::new();
+    }
+    config.containers.iter().map(|c| c.netns.netns().clone()).collect()
+}
+
 /// Reads the kernel and plans the removal of all that is netrec's.
 pub fn prepare_destroy(backend: &mut dyn Backend, host: Option<&str>) -> Result<Prepared, PrepareError> {
-    let facts = backend.facts()?;
+    let facts = backend.facts(&[])?;
     let (state, scope) = (State::new(), Scope::default());
     let live = backend.live(&scope)?;
     let mut actions = diff(&state, &live).actions;
@@ -88,8 +96,13 @@ pub fn prepare_destroy(backend: &mut dyn Backend, host: Option<&str>) -> Result<
             });
         }
     }
-    let plan =
-        Plan { host: host_name(&facts, host), actions, warnings, file: "an empty file".into(), ..Plan::default() };
+    let plan = Plan {
+        host: host_name(&facts, host),
+        actions,
+        warnings,
+        file: "a host without netrec".into(),
+        ..Plan::default()
+    };
     Ok(Prepared { desired: state, live, scope, plan })
 }
 

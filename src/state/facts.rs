@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use super::names::InterfaceName;
+use super::names::{InterfaceName, Netns};
 
 /// Facts about the host, read once before the desired state is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,12 @@ pub struct Facts {
     /// Devices whose IPv6 default route comes from router advertisements while `accept_ra` is 1, so that turning
     /// forwarding on would take it away.
     pub ra_uplinks: Vec<InterfaceName>,
+    /// The device and inode number of the host's network namespace.
+    pub host_namespace: (u64, u64),
+    /// The same of the namespaces that containers are to live in, as far as they were asked for: none where there is no
+    /// namespace, an error where it cannot be told.
+    #[serde(skip)]
+    pub namespaces: BTreeMap<Netns, Result<Option<(u64, u64)>, String>>,
 }
 
 impl Facts {

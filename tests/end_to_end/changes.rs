@@ -129,8 +129,11 @@ fn changes() -> Vec<Change> {
             delete address fd20::1/64 dev nr-front
             update link VE-WEB
             update link VE-AUTO
+            create sysctl net/ipv4/conf/br-shop/forwarding
             create sysctl net/ipv4/conf/br-shop/route_localnet
             create sysctl net/ipv6/conf/br-shop/accept_dad
+            create sysctl net/ipv6/conf/br-shop/accept_ra
+            create sysctl net/ipv6/conf/br-shop/forwarding
             update chain forward-to.front
             update chain nat-from.front
             create element forward-to { \"br-shop\" }
@@ -176,6 +179,7 @@ fn changes() -> Vec<Change> {
             // 127.0.0.1 leads any more.
             "create link VE-BACK
             create address 10.21.0.20/24 dev back0 in web
+            create sysctl net/ipv6/conf/back0/accept_ra in web
             update route default in web
             update sysctl net/ipv4/conf/nr-front/route_localnet
             update chain nat-to.front

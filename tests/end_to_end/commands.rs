@@ -31,6 +31,19 @@ fn every_ending_has_its_exit_status() {
             assert_eq!((output.status, output.stdout.as_str()), (3, ""), "{command}");
             assert!(output.stderr.starts_with("error: "), "{command}: {}", output.stderr);
         }
+        // For programs an error is a document too, and the only one.
+        for (command, args, status) in [
+            ("plan", &["plan", "--json"][..], 3),
+            ("show", &["show", "--json"], 3),
+            ("apply", &["apply", "--json"], 64),
+        ] {
+            let from = if status == 3 { &broken } else { &file };
+            let output = lab.host.netrec(&[&["-c", from.as_str()], args].concat());
+            let json: serde_json::Value = serde_json::from_str(&output.stdout).expect("one JSON document");
+            assert_eq!((output.status, &json["exit_status"]), (status, &status.into()), "{command}");
+            assert!(json["error"].as_str().is_some_and(|text| !text.is_empty()), "{command}");
+        }
+        assert_eq!(lab.host.try_run(["sh", "-c", &format!("{NETREC} -c {file} plan >/dev/full")]).status, 1);
         assert_eq!(
             ending(lab, &["-c", "/nowhere.toml", "plan"]),
             (3, "error: cannot read /nowhere.toml: No such file or directory (os error 2)".to_owned())

@@ -196,3 +196,45 @@ fn without_rights_one_sentence_says_so() {
         all_refused();
     });
 }
+
+/// Namespaces that a file takes from elsewhere have to be there, each for one container, and never the host's own.
+#[test]
+fn namespaces_of_others_are_told_apart() {
+    lab::in_lab(|lab| {
+        lab.host.sh("ip netns add foo; ln -s /run/netns/foo /run/foo; touch /run/plain");
+        let file = |a: &str, b: &str| {
+            format!(
+                "[networks.front]\nsubnet = \"10.20.0.0/24\"\n[containers.a]\nnetns = \"{a}\"\nnetworks = [\"front\"]\n\
+                 [containers.b]\nnetns = \"{b}\"\nnetworks = [\"front\"]\n"
+            )
+        };
+        for (a, b, wanted) in [
+            (
+                "/proc/self/ns/net",
+                "b",
+                "container `a` (FILE:3) is to live in /proc/self/ns/net, which is this host's own network namespace: name one of its own",
+            ),
+            (
+                "/run/netns/foo",
+                "/run/foo",
+                "container `b` (FILE:6) is to live in /run/foo, which is the namespace of container `a` too",
+            ),
+            (
+                "a",
+                "/run/nowhere",
+                "container `b` (FILE:6) is to live in /run/nowhere, where there is no network namespace: start what makes it first",
+            ),
+            (
+                "a",
+                "/run/plain",
+                "container `b` (FILE:6) is to live in /run/plain, where there is no network namespace: start what makes it first",
+            ),
+        ] {
+            let output = lab.host.try_netrec(&file(a, b), &["plan"]);
+            let path = lab.host.write("netrec.toml", &file(a, b));
+            assert_eq!((output.status, output.stdout.as_str()), (1, ""), "{a} {b}");
+            assert_eq!(output.stderr.trim_end(), format!("error: {}", wanted.replace("FILE", &path)));
+        }
+        lab.host.apply(&file("a", "/run/foo"));
+    });
+}

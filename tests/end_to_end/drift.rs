@@ -53,7 +53,9 @@ const DAMAGE: &[(&str, &str)] = &[
     (
         "ip link del nr-front",
         "create link nr-front\ncreate address 10.20.0.1/24 dev nr-front\ncreate address fd20::1/64 dev nr-front
-        create sysctl net/ipv4/conf/nr-front/route_localnet\ncreate sysctl net/ipv6/conf/nr-front/accept_dad
+        create sysctl net/ipv4/conf/nr-front/forwarding\ncreate sysctl net/ipv4/conf/nr-front/route_localnet
+        create sysctl net/ipv6/conf/nr-front/accept_dad\ncreate sysctl net/ipv6/conf/nr-front/accept_ra
+        create sysctl net/ipv6/conf/nr-front/forwarding
         update link VE-WEB\nupdate link VE-API",
     ),
     ("ip addr del 10.20.0.1/24 dev nr-front", "create address 10.20.0.1/24 dev nr-front"),
@@ -66,8 +68,18 @@ const DAMAGE: &[(&str, &str)] = &[
     ("ip -n web route add 10.7.0.0/16 via 10.20.0.1 proto 78", "delete route 10.7.0.0/16 in web"),
     ("ip route add 10.7.0.0/16 via 192.0.2.9 proto 78", "delete route 10.7.0.0/16"),
     ("sysctl -qw net.ipv4.conf.nr-front.route_localnet=0", "update sysctl net/ipv4/conf/nr-front/route_localnet"),
-    ("sysctl -qw net.ipv4.ip_forward=0", "update sysctl net/ipv4/ip_forward"),
-    ("sysctl -qw net.ipv6.conf.all.forwarding=0", "update sysctl net/ipv6/conf/all/forwarding"),
+    (
+        "sysctl -qw net.ipv4.ip_forward=0",
+        "update sysctl net/ipv4/conf/nr-back/forwarding\nupdate sysctl net/ipv4/conf/nr-front/forwarding
+        update sysctl net/ipv4/ip_forward",
+    ),
+    ("sysctl -qw net.ipv4.conf.nr-back.forwarding=0", "update sysctl net/ipv4/conf/nr-back/forwarding"),
+    ("sysctl -qw net.ipv6.conf.nr-back.accept_ra=2", "update sysctl net/ipv6/conf/nr-back/accept_ra"),
+    (
+        "sysctl -qw net.ipv6.conf.all.forwarding=0",
+        "update sysctl net/ipv6/conf/all/forwarding\nupdate sysctl net/ipv6/conf/nr-back/forwarding
+        update sysctl net/ipv6/conf/nr-front/forwarding",
+    ),
     ("ip netns exec web sysctl -qw net.ipv6.conf.eth0.accept_ra=1", "update sysctl net/ipv6/conf/eth0/accept_ra in web"),
     ("ip -n web link set lo down", "update netns web"),
     ("ip netns del web; while ip link show VE-WEB 2>/dev/null; do sleep 0.05; done", WEB_ANEW),

@@ -302,3 +302,33 @@ fn a_mapping_that_goes_ends_its_connections_and_no_others() {
         }
     });
 }
+
+/// A container that advertises itself as a router (RFC 4861, 4.2) is heard by nobody: neither the host nor its neighbours,
+/// on networks with IPv6 and without.
+#[test]
+fn no_container_becomes_the_router_of_others() {
+    lab::in_lab(|lab| {
+        for subnet in ["'10.20.0.0/24'", "'10.20.0.0/24', 'fd20::/64'"] {
+            let file = format!(
+                "[networks.front]\nsubnet = [{subnet}]\n[containers.web]\nnetworks = ['front']\n[containers.evil]\nnetworks = ['front']\n\
+                 [containers.open]\nnetworks = ['front']\n"
+            );
+            lab.host.set_sysctl("net/ipv6/conf/all/forwarding", "0");
+            lab.host.apply(&file);
+            let routes = || {
+                let of = |space: &lab::Space| space.run(["ip", "-6", "route", "show", "table", "all", "proto", "ra"]);
+                (of(&lab.host), of(&lab.container("web")))
+            };
+            // One listens all the same, so that the silence of the others means something.
+            let open = lab.container("open");
+            open.set_sysctl("net/ipv6/conf/eth0/accept_ra", "1");
+            open.run(["ip", "addr", "add", "fe80::1/64", "dev", "eth0", "nodad"]);
+            lab::until("the advertisement is heard", || {
+                lab.container("evil").advertise_router("eth0");
+                !open.run(["ip", "-6", "route", "show", "proto", "ra"]).is_empty()
+            });
+            assert_eq!(routes(), (String::new(), String::new()), "{subnet}");
+            lab.host.destroy(&file);
+        }
+    });
+}

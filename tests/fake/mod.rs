@@ -398,7 +398,7 @@ fn netns_of(key: &Key) -> &Netns {
 }
 
 impl Backend for Fake {
-    fn facts(&mut self) -> Result<Facts, ReadError> {
+    fn facts(&mut self, _: &[Netns]) -> Result<Facts, ReadError> {
         Ok(self.facts.clone())
     }
 

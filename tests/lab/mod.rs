@@ -37,6 +37,7 @@ mod expect;
 pub mod kernel;
 mod netrec;
 mod probe;
+mod router;
 mod sandbox;
 mod sctp;
 mod snapshot;

@@ -49,13 +49,13 @@ fn sysctls_are_written_and_read_inside_their_namespace() {
 fn facts_tell_the_uplink_and_what_is_not_netrecs() {
     lab(|| {
         let mut linux = Linux::open().unwrap();
-        assert_eq!(linux.facts().unwrap().uplink, None);
+        assert_eq!(linux.facts(&[]).unwrap().uplink, None);
         sh("ip link add eth9 mtu 1450 type veth peer name far && ip link set eth9 up && ip link set far up && \
             ip addr add 192.0.2.7/24 dev eth9 && ip -6 addr add 2001:db8::7/64 dev eth9 nodad && \
             ip route add default via 192.0.2.1 metric 100 && ip -6 route add default via fe80::1 dev eth9 proto ra && \
             ip route add 10.8.0.0/16 via 192.0.2.2 && echo 1 > /proc/sys/net/ipv6/conf/eth9/accept_ra");
         make(&mut linux, &small_shop());
-        let facts = linux.facts().unwrap();
+        let facts = linux.facts(&[]).unwrap();
         assert_eq!(facts.host, sh("uname -n").trim());
         let uplink = facts.uplink.unwrap();
         assert_eq!((uplink.name, uplink.mtu), (name("eth9"), 1450));
@@ -70,7 +70,7 @@ fn facts_tell_the_uplink_and_what_is_not_netrecs() {
         assert_eq!(facts.sysctls["net/ipv4/ip_forward"], "0");
         assert!(facts.sysctls.contains_key("net/ipv6/conf/all/forwarding"));
         sh("echo 2 > /proc/sys/net/ipv6/conf/eth9/accept_ra && ip route del default");
-        let facts = linux.facts().unwrap();
+        let facts = linux.facts(&[]).unwrap();
         assert_eq!((facts.ra_uplinks, facts.uplink.unwrap().name), (vec![], name("eth9")));
     });
 }
@@ -79,7 +79,7 @@ fn facts_tell_the_uplink_and_what_is_not_netrecs() {
 fn without_rights_reading_works_and_writing_says_what_is_missing() {
     if is_again() {
         let mut linux = Linux::open().unwrap();
-        linux.facts().unwrap();
+        linux.facts(&[]).unwrap();
         let error = linux.live(&Scope::default()).unwrap_err();
         let expected = ReadError::Permission { what: "namespace web".into(), reason: "Operation not permitted".into() };
         assert_eq!(error, expected);

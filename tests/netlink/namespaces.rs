@@ -90,7 +90,7 @@ fn a_netrec_in_a_container_leaves_its_devices_alone() {
         assert_eq!(eth0.standing, Standing::Foreign("made by netrec for another host".into()));
         assert!(live.iter().all(|(_, entry)| !entry.standing.is_ours()), "{live:?}");
         assert_eq!(inside.live(&Scope::default()).unwrap(), State::new());
-        let facts = inside.facts().unwrap();
+        let facts = inside.facts(&[]).unwrap();
         assert_eq!((facts.addresses.len(), facts.routes.len()), (2, 4));
         assert_eq!(facts.uplink.unwrap().name, name("eth0"));
     });

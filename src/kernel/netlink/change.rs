@@ -12,6 +12,9 @@ use super::super::transport::{Refusal, Request};
 use super::link::{Builder, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES, Mark, created_mtu, group_of, stp_state};
 use crate::state::{Device, InterfaceName, Link, LinkKind, Owner, Peer};
 
+/// Below this MTU in bytes a device has no IPv6 (`linux/ipv6.h`).
+const IPV6_MIN_MTU: u32 = 1280;
+
 /// One end of a link, in one namespace, as far as it can be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct End {
@@ -73,10 +76,11 @@ pub(crate) enum Stage {
     Rename,
     /// All that one message can change.
     Set,
-    /// Port settings; in one message with a new master they would be given to the old one.
+    /// Port settings, where they cannot be set along: in one message with a new master they would be given to the old
+    /// one.
     Port,
-    /// Whether there is a link-local address; in one message with "up" the kernel does that first, and the address is
-    /// there.
+    /// Whether there is a link-local address, where it cannot be set along: a device without IPv6 refuses the whole
+    /// message. In one message with "up" the kernel does that first, and the address is there.
     LinkLocal,
     /// Up.
     Up,
@@ -111,6 +115,11 @@ impl Change {
         Self { stage, name, message: message.build(), master: NewMaster::AsBefore, renames: false, accept: &[] }
     }
 
+    /// A change of one attribute.
+    fn with(stage: Stage, name: InterfaceName, attribute: LinkAttribute) -> Self {
+        Self::new(stage, name, Builder::default().append_extra_attribute(attribute))
+    }
+
     /// The message; `index` looks up a device of the namespace.
     pub(crate) fn request(
         &self,
@@ -132,12 +141,21 @@ impl Change {
     }
 }
 
-/// The messages that make one end of a link into another, in order. `live_rename`: whether the kernel renames devices
-/// that are up (since Linux 6.2); otherwise the device goes down for it, which costs it its IPv6 addresses and routes.
-pub(crate) fn changes(before: &End, after: &End, live_rename: bool) -> Vec<Change> {
+/// What the running kernel can do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Abilities {
+    /// Renames devices that are up (since Linux 6.2). Otherwise a device goes down for it, which costs it its IPv6
+    /// addresses and routes.
+    pub live_rename: bool,
+    /// Has IPv6.
+    pub ipv6: bool,
+}
+
+/// The messages that make one end of a link into another, in order.
+pub(crate) fn changes(before: &End, after: &End, can: Abilities) -> Vec<Change> {
     let mut list = Vec::new();
     let renames = before.name != after.name;
-    let interrupt = renames && !live_rename && before.device.up && after.device.up;
+    let interrupt = renames && !can.live_rename && before.device.up && after.device.up;
     if (before.device.up && !after.device.up) || interrupt {
         list.push(Change::new(Stage::Down, before.name, Builder::default().down()));
     }
@@ -145,26 +163,46 @@ pub(crate) fn changes(before: &End, after: &End, live_rename: bool) -> Vec<Chang
         let rename = Builder::default().name(after.name.as_str());
         list.push(Change { renames: true, ..Change::new(Stage::Rename, before.name, rename) });
     }
-    list.extend(settings(before, after));
+    let mut set = settings(before, after);
     // A port of another bridge starts with the defaults.
     if (before.hairpin && before.master == after.master) != after.hairpin && after.master.is_some() {
-        let message = Builder::default()
-            .set_port_kind(InfoPortKind::Bridge)
-            .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(after.hairpin)]));
-        list.push(Change::new(Stage::Port, after.name, message));
+        let data = InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(after.hairpin)]);
+        let info = vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(data)];
+        let together = before.master == after.master && before.stp == after.stp;
+        add(&mut list, &mut set, Change::with(Stage::Port, after.name, LinkAttribute::LinkInfo(info)), together);
     }
     if before.device.link_local != after.device.link_local {
         let mode = if after.device.link_local { In6AddrGenMode::Eui64 } else { In6AddrGenMode::None };
         let spec = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])];
-        let message = Builder::default().append_extra_attribute(LinkAttribute::AfSpecUnspec(spec));
-        // A device without IPv6 has no link-local address whatever its mode.
+        let change = Change::with(Stage::LinkLocal, after.name, LinkAttribute::AfSpecUnspec(spec));
+        // A device without IPv6 has no link-local address whatever its mode; such a message changes nothing at all.
         let accept: &[i32] = if after.device.link_local { &[] } else { &[libc::EAFNOSUPPORT] };
-        list.push(Change { accept, ..Change::new(Stage::LinkLocal, after.name, message) });
+        let together = can.ipv6 && before.device.mtu.min(after.device.mtu) >= IPV6_MIN_MTU;
+        add(&mut list, &mut set, Change { accept, ..change }, together);
     }
+    list.extend(set);
     if (!before.device.up && after.device.up) || interrupt {
         list.push(Change::new(Stage::Up, after.name, Builder::default().up()));
     }
+    list.sort_by_key(|change| change.stage);
     list
+}
+
+/// Adds a change that may go out `together` with the settings, which saves a message.
+fn add(list: &mut Vec<Change>, set: &mut Option<Change>, change: Change, together: bool) {
+    let Some(set) = set.as_mut().filter(|_| together) else { return list.push(change) };
+    let attributes = &mut set.message.attributes;
+    for attribute in change.message.attributes {
+        let there = attributes.iter_mut().find_map(|there| match there {
+            LinkAttribute::AfSpecUnspec(parts) => Some(parts),
+            _ => None,
+        });
+        match (there, attribute) {
+            // Of two the kernel reads one.
+            (Some(there), LinkAttribute::AfSpecUnspec(parts)) => there.extend(parts),
+            (_, attribute) => attributes.push(attribute),
+        }
+    }
 }
 
 /// `promote_secondaries`, as `IFLA_AF_SPEC` carries it: the parameter's number and its value.
@@ -177,7 +215,7 @@ fn promotion(on: bool) -> LinkAttribute {
     LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(inet)])
 }
 
-/// The message for all that fits into one.
+/// The message for all that always fits into one.
 fn settings(before: &End, after: &End) -> Option<Change> {
     let mut attributes = Vec::new();
     if before.alias != after.alias {
@@ -225,7 +263,7 @@ mod tests {
         let before = End { name, device, group: GROUP, alias: None, master: None, hairpin: false, stp: false };
         let after = End { name: new, ..before.clone() };
         let sequence = |live_rename| -> Vec<(Stage, InterfaceName)> {
-            changes(&before, &after, live_rename).iter().map(|c| (c.stage, c.name)).collect()
+            changes(&before, &after, Abilities { live_rename, ipv6: true }).iter().map(|c| (c.stage, c.name)).collect()
         };
         assert_eq!(sequence(true), [(Stage::Rename, name)]);
         assert_eq!(sequence(false), [(Stage::Down, name), (Stage::Rename, name), (Stage::Up, new)]);
