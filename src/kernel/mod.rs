@@ -10,6 +10,7 @@ mod netlink;
 mod netns;
 mod nfnetlink;
 pub mod nftables;
+pub mod probe;
 mod run;
 mod sysctl;
 mod transport;
