@@ -10,6 +10,7 @@ mod netlink;
 mod netns;
 mod nfnetlink;
 pub mod nftables;
+pub mod probe;
 mod run;
 pub mod sandbox;
 mod sysctl;

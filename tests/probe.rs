@@ -1,0 +1,250 @@
+//! netrec's own probes, between real namespaces: what is answered, by whom, and what comes of a question that is not.
+
+// Clippy does not take the helpers of tests for tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod lab;
+
+use std::net::{IpAddr, TcpListener};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lab::Machine;
+use netrec::kernel::probe::{Listener, Outcome, STRANGER, Space, Transport, connect, ping};
+use nix::libc;
+
+/// Long enough for a busy machine to answer, and for a lost SYN to be sent again.
+const LIMIT: Duration = Duration::from_secs(2);
+
+fn space(machine: &Machine) -> Space {
+    Space::open(Path::new(&format!("/proc/{}/ns/net", machine.holder()))).unwrap()
+}
+
+/// `tcp 192.0.2.1:80`, `ping 192.0.2.1`.
+fn ask(from: &Space, question: &str, limit: Duration) -> Outcome {
+    let (how, to) = question.split_once(' ').unwrap();
+    match how {
+        "ping" => ping(from, to.parse().unwrap(), limit),
+        "tcp" => connect(from, to.parse().unwrap(), Transport::Tcp, limit),
+        "udp" => connect(from, to.parse().unwrap(), Transport::Udp, limit),
+        "sctp" => connect(from, to.parse().unwrap(), Transport::Sctp, limit),
+        _ => panic!("{question}"),
+    }
+}
+
+/// Asks all questions at once; a line is `QUESTION -> OUTCOME`.
+fn expect(from: &Space, limit: Duration, table: &str) {
+    let lines: Vec<&str> = table.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let got: Vec<String> = thread::scope(|s| {
+        let question = |line: &str| line.split_once(" -> ").unwrap().0.trim().to_owned();
+        let asked: Vec<_> = lines
+            .iter()
+            .map(|line| s.spawn(move || format!("{0} -> {1}", question(line), ask(from, &question(line), limit))))
+            .collect();
+        asked.into_iter().map(|a| a.join().unwrap()).collect()
+    });
+    assert_eq!(lines.join("\n"), got.join("\n"));
+}
+
+#[test]
+fn answers_name_the_listener_and_the_source() {
+    lab::in_lab(|lab| {
+        let (host, world) = (space(&lab.host), space(&lab.world));
+        // A port that is listed twice is one.
+        let ports = [(Transport::Tcp, 80), (Transport::Udp, 53), (Transport::Udp, 53)];
+        let host_listens = Listener::open_all(&host, "the host", &ports).unwrap();
+        let _world = Listener::open_all(&world, "world", &ports).unwrap();
+        let table = "
+            tcp 192.0.2.1:80 -> answered by the host, asked from 192.0.2.9
+            udp 192.0.2.1:53 -> answered by the host, asked from 192.0.2.9
+            tcp [2001:db8::1]:80 -> answered by the host, asked from 2001:db8::9
+            udp [2001:db8::1]:53 -> answered by the host, asked from 2001:db8::9
+            tcp 192.0.2.2:80 -> answered by the host, asked from 192.0.2.9
+            udp 192.0.2.2:53 -> answered by the host, asked from 192.0.2.9
+            udp [2001:db8::2]:53 -> answered by the host, asked from 2001:db8::9
+            tcp 127.0.0.1:80 -> answered by world, asked from 127.0.0.1
+            udp [::1]:53 -> answered by world, asked from ::1
+            udp 192.0.2.9:53 -> answered by world, asked from 192.0.2.9
+            ping 192.0.2.1 -> answered by 192.0.2.1, asked from 192.0.2.9
+            ping 2001:db8::2 -> answered by 2001:db8::2, asked from 2001:db8::9
+            ping 127.0.0.1 -> answered by 127.0.0.1, asked from 127.0.0.1
+            ping ::1 -> answered by ::1, asked from ::1
+            ";
+        expect(&world, LIMIT, table);
+        // What is translated on the way is seen as translated.
+        lab.host.sh(
+            "nft 'table ip t { chain c { type nat hook output priority -100; ip daddr 198.51.100.1 dnat to 192.0.2.9; };
+                chain d { type nat hook postrouting priority 100; ip daddr 192.0.2.9 snat to 192.0.2.2; }; }'",
+        );
+        let translated = "
+            tcp 198.51.100.1:80 -> answered by world, asked from 192.0.2.2
+            udp 198.51.100.1:53 -> answered by world, asked from 192.0.2.2
+            ";
+        expect(&host, LIMIT, translated);
+        // With the listener its ports are gone, and can be had again at once.
+        drop(host_listens);
+        expect(&world, LIMIT, "tcp 192.0.2.1:80 -> refused\nudp 192.0.2.1:53 -> refused");
+        let _again = Listener::open(&host, "again", Transport::Tcp, 80).unwrap();
+        expect(&world, LIMIT, "tcp 192.0.2.1:80 -> answered by again, asked from 192.0.2.9");
+    });
+}
+
+#[test]
+fn udp_is_answered_from_a_link_local_address() {
+    lab::in_lab(|lab| {
+        let _listener = Listener::open(&space(&lab.host), "host", Transport::Udp, 53).unwrap();
+        let address = lab.host.sh("ip -6 -o addr show dev uplink scope link | sed -E 's|.*inet6 ([^/]*)/.*|\\1|'");
+        let index = lab.world.sh("cat /sys/class/net/w0/ifindex 2>/dev/null || ip -o link show w0 | cut -d: -f1");
+        let to = format!("[{}%{}]:53", address.trim(), index.trim());
+        let outcome = connect(&space(&lab.world), to.parse().unwrap(), Transport::Udp, LIMIT);
+        let Outcome::Answered { by, seen_from: IpAddr::V6(from) } = outcome else { panic!("{outcome}") };
+        assert!(by == "host" && from.is_unicast_link_local(), "{by} {from}");
+    });
+}
+
+#[test]
+fn what_is_not_answered_says_why() {
+    lab::in_lab(|lab| {
+        let (host, world) = (space(&lab.host), space(&lab.world));
+        let _listener = Listener::open_all(&host, "host", &[(Transport::Tcp, 80), (Transport::Udp, 53)]).unwrap();
+        expect(
+            &world,
+            LIMIT,
+            "
+            tcp 192.0.2.1:81 -> refused
+            udp 192.0.2.1:81 -> refused
+            tcp [2001:db8::1]:81 -> refused
+            udp [2001:db8::1]:81 -> refused
+            tcp 203.0.113.1:80 -> unreachable (Network is unreachable)
+            udp 203.0.113.1:53 -> unreachable (Network is unreachable)
+            ping 203.0.113.1 -> unreachable (Network is unreachable)
+            tcp [2001:db8:1::1]:80 -> unreachable (Network is unreachable)
+            ping 2001:db8:1::1 -> unreachable (Network is unreachable)
+            ",
+        );
+        // A router on the way says so.
+        lab.host.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.icmp_ratelimit=0");
+        lab.host.sh(
+            "nft 'table inet r { chain c { type filter hook forward priority 0; ip6 daddr fd08::/64 reject with icmpv6 type admin-prohibited;
+                meta nfproto ipv6 reject with icmpv6 type addr-unreachable; reject with icmp type host-unreachable; }; }'",
+        );
+        expect(
+            &world,
+            LIMIT,
+            "
+            tcp 10.9.0.1:80 -> unreachable (No route to host)
+            udp 10.9.0.1:53 -> unreachable (No route to host)
+            ping 10.9.0.1 -> unreachable (No route to host)
+            tcp [fd09::1]:80 -> unreachable (No route to host)
+            udp [fd09::1]:53 -> unreachable (No route to host)
+            ping fd09::1 -> unreachable (No route to host)
+            udp [fd08::1]:53 -> unreachable (Permission denied)
+            ",
+        );
+        // What is dropped takes the limit, all together.
+        lab.host.sh("nft 'table inet t { chain c { type filter hook input priority 0;
+                meta l4proto { tcp, udp, icmp } drop; icmpv6 type echo-request drop; }; }'");
+        let start = Instant::now();
+        let limit = Duration::from_millis(700);
+        expect(
+            &world,
+            limit,
+            "
+            tcp 192.0.2.1:80 -> no answer
+            udp 192.0.2.1:53 -> no answer
+            tcp [2001:db8::1]:80 -> no answer
+            udp [2001:db8::1]:53 -> no answer
+            ping 192.0.2.1 -> no answer
+            ping 2001:db8::1 -> no answer
+            ",
+        );
+        let took = start.elapsed();
+        assert!((limit..3 * limit).contains(&took), "{took:?}");
+        // And what the own firewall does not let out.
+        lab.world.sh("nft 'table inet t { chain c { type filter hook output priority 0; drop; }; }'");
+        expect(
+            &world,
+            limit,
+            "
+            tcp 192.0.2.1:80 -> no answer
+            udp 192.0.2.1:53 -> no answer
+            ping 192.0.2.1 -> no answer
+            ",
+        );
+    });
+}
+
+#[test]
+fn strangers_are_told_from_listeners() {
+    lab::in_lab(|lab| {
+        let world = space(&lab.world);
+        let taken = lab.host.enter(|| TcpListener::bind("0.0.0.0:80").unwrap());
+        let stranger = Outcome::Answered { by: STRANGER.into(), seen_from: "192.0.2.9".parse().unwrap() };
+        thread::scope(|s| {
+            s.spawn(|| drop(taken.accept().unwrap()));
+            assert_eq!(ask(&world, "tcp 192.0.2.1:80", LIMIT), stranger);
+        });
+        let echo = lab.host.enter(|| std::net::UdpSocket::bind("192.0.2.1:53").unwrap());
+        thread::scope(|s| {
+            s.spawn(|| {
+                let (len, from) = echo.recv_from(&mut [0; 64]).unwrap();
+                echo.send_to(&[b'x'; 64][..len], from).unwrap();
+            });
+            assert_eq!(ask(&world, "udp 192.0.2.1:53", LIMIT), stranger);
+        });
+        let refused = Listener::open(&space(&lab.host), "host", Transport::Tcp, 80).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EADDRINUSE));
+    });
+}
+
+#[test]
+fn sctp_is_asked_where_the_kernel_has_it() {
+    lab::in_lab(|lab| {
+        let (host, world) = (space(&lab.host), space(&lab.world));
+        let listener = Listener::open(&host, "host", Transport::Sctp, 36);
+        if Transport::Sctp.supported() {
+            let _listener = listener.unwrap();
+            let table = "
+                sctp 192.0.2.1:36 -> answered by host, asked from 192.0.2.9
+                sctp [2001:db8::1]:36 -> answered by host, asked from 2001:db8::9
+                sctp 192.0.2.1:37 -> refused
+                ";
+            expect(&world, LIMIT, table);
+        } else {
+            assert_eq!(listener.unwrap_err().raw_os_error(), Some(libc::EPROTONOSUPPORT));
+            expect(&world, LIMIT, "sctp 192.0.2.1:36 -> not tried (sctp: Protocol not supported)");
+        }
+    });
+}
+
+#[test]
+fn spaces_are_entered_by_one_thread_only() {
+    lab::in_lab(|lab| {
+        let links = || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        let here = links();
+        assert!(space(&lab.world).within(links).unwrap().contains("w0:"));
+        assert_eq!(Space::current().unwrap().within(links).unwrap(), here);
+        assert_eq!(links(), here);
+        for path in ["/run/netns/none", "/proc/self/status"] {
+            assert_eq!(Space::open(Path::new(path)).unwrap_err().to_string(), "there is no such namespace");
+        }
+    });
+}
+
+#[test]
+fn hundreds_of_ports_are_asked_at_once() {
+    lab::in_lab(|lab| {
+        let (host, world) = (space(&lab.host), space(&lab.world));
+        let start = Instant::now();
+        let ports: Vec<(Transport, u16)> =
+            [Transport::Tcp, Transport::Udp].into_iter().cycle().zip(1000..1200).collect();
+        let _listener = Listener::open_all(&host, "host", &ports).unwrap();
+        let line =
+            |(transport, port)| format!("{transport} 192.0.2.1:{port} -> answered by host, asked from 192.0.2.9");
+        let table = ports.iter().copied().map(line).collect::<Vec<_>>().join("\n");
+        expect(&world, LIMIT, &table);
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    });
+}
