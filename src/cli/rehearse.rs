@@ -7,8 +7,8 @@ use serde_json::json;
 use super::{Done, Error, Output};
 use crate::config;
 use crate::plan::{FORMAT_VERSION, Plan};
-use crate::reconcile::rehearse::rehearse;
 use crate::reconcile::read_sources;
+use crate::reconcile::rehearse::rehearse;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -17,7 +17,7 @@ pub(super) struct Args {
     files: Vec<PathBuf>,
     /// Print the result as one JSON document
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Leave the world up when all was tried, and say how to enter it
     #[arg(long)]
     keep: bool,

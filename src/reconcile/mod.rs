@@ -3,6 +3,7 @@
 mod apply;
 mod input;
 mod lock;
+pub mod rehearse;
 
 use std::fmt::Write;
 

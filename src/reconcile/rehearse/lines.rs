@@ -60,10 +60,11 @@ impl Reader<'_> {
         for line in &self.config.expect {
             let Some((port, protocol)) = line.port else { continue };
             match line.to {
-                Target::Address(_) => open(Seat::World, (protocol, port)),
                 // Where a mapping takes the port, nothing of the host may answer in its stead.
                 Target::Node(Node::Host) if self.mappings(port, protocol).next().is_some() => {}
+                Target::Address(ip) if ip.is_loopback() && self.mappings(port, protocol).next().is_some() => {}
                 Target::Node(node) => open(seat(node), (protocol, port)),
+                Target::Address(ip) => open(seat(self.whose(ip)), (protocol, port)),
             }
         }
         all
@@ -72,7 +73,7 @@ impl Reader<'_> {
     /// The tries of a line. It holds if all are answered, or for `-/>` if none is.
     pub(super) fn attempts(&self, line: &Expect) -> Vec<Attempt> {
         let mut list = match line.to {
-            Target::Address(ip) => vec![self.attempt(ip, line.port.map(|_| "world".to_owned()), line)],
+            Target::Address(ip) => vec![self.attempt(ip, self.answers_at(ip, line), line)],
             Target::Node(Node::World) => self.machine(self.world.outside, "world", line),
             Target::Node(Node::Container(index)) => self.container(index, line),
             Target::Node(Node::Host) => self.host(line),
@@ -81,6 +82,30 @@ impl Reader<'_> {
         list.retain(|attempt| self.has_family(line.from, attempt.to.is_ipv6()));
         list.dedup();
         list
+    }
+
+    /// Who has an address: a container, the host, or else the world.
+    fn whose(&self, ip: IpAddr) -> Node {
+        let has = |index: &usize| {
+            self.chosen.containers[*index].iter().flat_map(|a| &a.addresses).any(|address| address.ip.ip() == ip)
+        };
+        let gateway = || self.config.networks.iter().flat_map(|n| &n.subnets).any(|s| s.gateway == Some(ip));
+        match (0..self.config.containers.len()).find(has) {
+            Some(index) => Node::Container(index),
+            None if ip.is_loopback() || self.world.host.contains(&ip) || gateway() => Node::Host,
+            None => Node::World,
+        }
+    }
+
+    /// Who has to answer at an address that a line names.
+    fn answers_at(&self, ip: IpAddr, line: &Expect) -> Option<String> {
+        let (port, protocol) = line.port?;
+        let name = |index: usize| self.config.containers[index].name.to_string();
+        Some(match self.whose(ip) {
+            Node::Container(index) => name(index),
+            Node::Host => self.mappings(port, protocol).next().map_or("host".to_owned(), |(index, _)| name(index)),
+            Node::World => "world".to_owned(),
+        })
     }
 
     fn attempt(&self, to: IpAddr, by: Option<String>, line: &Expect) -> Attempt {

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use self::lines::{Attempt, Reader, Seat, seat};
 use self::world::{HOST, WORLD, World, stand_in};
-use super::{Prepared, PrepareError, apply, prepare, prepare_destroy};
+use super::{PrepareError, Prepared, apply, prepare, prepare_destroy};
 use crate::config::{Config, ContainerNetns, Expect, Protocol};
 use crate::desired::Chosen;
 use crate::kernel::probe::{Listener, Outcome, Space, Transport, connect, ping};
@@ -169,23 +169,34 @@ impl<'a> Rehearsal<'a> {
 
     fn run(&mut self, say: Say<'_>, stay: &mut dyn FnMut(&[String])) -> Result<(), RehearseError> {
         let start = Instant::now();
-        let applied = self.on_host(|kernel| carry_out(kernel, prepare(kernel, self.config, None)))?;
+        let applied = self.on_host(|kernel| {
+            let prepared = prepare(kernel, self.config, None);
+            carry_out(kernel, prepared)
+        })?;
         let plan = applied.0;
         say(&plan);
         if !self.step("apply", start, applied.1) {
             return Ok(());
         }
         let start = Instant::now();
-        let second = self.on_host(|kernel| prepare(kernel, self.config, None).map(|p| p.plan).map_err(|e| e.to_string()))?;
+        let second =
+            self.on_host(|kernel| prepare(kernel, self.config, None).map(|p| p.plan).map_err(|e| e.to_string()))?;
         let second = second.and_then(|plan| {
-            if plan.is_empty() { Ok("no changes".to_owned()) } else { Err(format!("there are changes:\n{}", plan.to_text())) }
+            if plan.is_empty() {
+                Ok("no changes".to_owned())
+            } else {
+                Err(format!("there are changes:\n{}", plan.to_text()))
+            }
         });
         self.step("plan again", start, second);
         self.lines()?;
         let names = [HOST, WORLD].map(|name| path(name).display().to_string());
         stay(&names);
         let start = Instant::now();
-        let destroyed = self.on_host(|kernel| carry_out(kernel, prepare_destroy(kernel, None)))?;
+        let destroyed = self.on_host(|kernel| {
+            let prepared = prepare_destroy(kernel, None);
+            carry_out(kernel, prepared)
+        })?;
         say(&destroyed.0);
         self.step("destroy", start, destroyed.1);
         let start = Instant::now();
@@ -208,18 +219,11 @@ impl<'a> Rehearsal<'a> {
     fn lines(&mut self) -> Result<(), RehearseError> {
         let reader = Reader { config: self.config, chosen: &self.chosen, world: &self.world };
         let mut listening = Vec::new();
-        let mut missing: Vec<Protocol> = Vec::new();
         for (seat, services) in reader.listeners() {
             let space = self.space(seat)?;
-            let mut ports: Vec<(Transport, u16)> = Vec::new();
-            for (protocol, port) in services {
-                // A kernel without a protocol lacks it for all.
-                if protocol == Protocol::Sctp && !Transport::Sctp.exists() {
-                    missing.push(protocol);
-                } else {
-                    ports.push((transport(protocol), port));
-                }
-            }
+            // What the kernel lacks is not tried.
+            let ports = services.into_iter().map(|(protocol, port)| (transport(protocol), port));
+            let ports: Vec<(Transport, u16)> = ports.filter(|(transport, _)| transport.supported()).collect();
             listening.push(Listener::open_all(&space, &self.name(seat), &ports).map_err(world_error)?);
         }
         let tries: Vec<(&Expect, Space, Vec<Attempt>)> = self

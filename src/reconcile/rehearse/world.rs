@@ -7,8 +7,8 @@ use ipnetwork::IpNetwork;
 
 use crate::config::{Config, ContainerNetns, PortAddress};
 use crate::state::{
-    Address, BridgePort, Device, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object, Owner, PROTOCOL, Peer,
-    RT_TABLE_MAIN, Route, State,
+    Address, BridgePort, Device, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object, Owner, PROTOCOL,
+    Peer, RT_TABLE_MAIN, Route, State,
 };
 
 /// No container can be called so: a name begins with a letter or a digit.
@@ -56,7 +56,8 @@ impl World {
             builder.address(WORLD, outside[i], net.prefix());
             builder.route(HOST, any(net.is_ipv6()), outside[i]);
         }
-        let mut reached_by_host: Vec<IpNetwork> = config.networks.iter().flat_map(|n| &n.subnets).map(|s| s.net).collect();
+        let mut reached_by_host: Vec<IpNetwork> =
+            config.networks.iter().flat_map(|n| &n.subnets).map(|s| s.net).collect();
         for port in config.containers.iter().flat_map(|c| &c.ports) {
             // A host address that a port names and this host would not have.
             if let PortAddress::One(ip) = port.address
@@ -94,9 +95,7 @@ fn free(config: &Config, candidates: &[&str]) -> Option<IpNetwork> {
     });
     let used: Vec<IpNetwork> = subnets.chain(ports).collect();
     candidates.iter().filter_map(|text| text.parse().ok()).find(|net: &IpNetwork| {
-        !used.iter().any(|u| {
-            u.is_ipv4() == net.is_ipv4() && (u.contains(net.network()) || net.contains(u.network()))
-        })
+        !used.iter().any(|u| u.is_ipv4() == net.is_ipv4() && (u.contains(net.network()) || net.contains(u.network())))
     })
 }
 
