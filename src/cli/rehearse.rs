@@ -27,7 +27,7 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
     let files = if command.files.is_empty() { &args.config } else { &command.files };
     let config = config::parse(read_sources(files)?)?;
     let mut say = |plan: &Plan| output.detail(&plan.to_text());
-    let mut stay = |namespaces: &[String]| {
+    let mut linger = |namespaces: &[String]| {
         if command.keep {
             let pid = std::process::id();
             output.note(&format_args!("the world stays up until this process ({pid}) ends; to enter it:"));
@@ -38,7 +38,7 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
             nix::unistd::pause();
         }
     };
-    let report = rehearse(&config, &mut say, &mut stay)?;
+    let report = rehearse(&config, &mut say, &mut linger)?;
     if command.json {
         output.json(&json!({ "format_version": FORMAT_VERSION, "ok": report.ok(), "rows": report.rows }));
     } else {

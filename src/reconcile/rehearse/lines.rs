@@ -60,8 +60,9 @@ impl Reader<'_> {
         for line in &self.config.expect {
             let Some((port, protocol)) = line.port else { continue };
             match line.to {
-                // Where a mapping takes the port, nothing of the host may answer in its stead.
-                Target::Node(Node::Host) if self.mappings(port, protocol).next().is_some() => {}
+                // `host:PORT` is a published port: nothing of the host may answer in its stead. A service of the host's own
+                // is asked for by an address.
+                Target::Node(Node::Host) => {}
                 Target::Address(ip) if ip.is_loopback() && self.mappings(port, protocol).next().is_some() => {}
                 Target::Node(node) => open(seat(node), (protocol, port)),
                 Target::Address(ip) => open(seat(self.whose(ip)), (protocol, port)),
@@ -141,7 +142,7 @@ impl Reader<'_> {
             .collect()
     }
 
-    /// The host: its own services by its own addresses, or what is published there.
+    /// The host: what is published there. A port that no mapping has is asked for all the same, and refused.
     fn host(&self, line: &Expect) -> Vec<Attempt> {
         let mappings: Vec<(usize, &Port)> =
             line.port.map(|(port, protocol)| self.mappings(port, protocol).collect()).unwrap_or_default();

@@ -106,6 +106,7 @@ pub enum RehearseError {
     World(String),
 }
 
+#[allow(clippy::needless_pass_by_value)] // for `map_err`
 fn world_error(error: impl ToString) -> RehearseError {
     RehearseError::World(error.to_string())
 }
@@ -113,16 +114,16 @@ fn world_error(error: impl ToString) -> RehearseError {
 /// What a rehearsal says on its way: each plan.
 pub type Say<'a> = &'a mut dyn FnMut(&Plan);
 
-/// Rehearses a file. Moves this process, which must have one thread, into a world of its own for good. `stay` is called
+/// Rehearses a file. Moves this process, which must have one thread, into a world of its own for good. `linger` is called
 /// with the paths of the namespaces when all lines were tried and before all is removed.
-pub fn rehearse(config: &Config, say: Say<'_>, stay: &mut dyn FnMut(&[String])) -> Result<Report, RehearseError> {
+pub fn rehearse(config: &Config, say: Say<'_>, linger: &mut dyn FnMut(&[String])) -> Result<Report, RehearseError> {
     sandbox::enter()?;
     let (config, stood_in) = world::with_stand_ins(config);
     let mut rehearsal = Rehearsal::new(&config)?;
     for what in stood_in {
         rehearsal.row(what, Verdict::Ok, Instant::now(), "stood in for".into());
     }
-    rehearsal.run(say, stay)?;
+    rehearsal.run(say, linger)?;
     Ok(rehearsal.report)
 }
 
@@ -167,7 +168,7 @@ impl<'a> Rehearsal<'a> {
         ok
     }
 
-    fn run(&mut self, say: Say<'_>, stay: &mut dyn FnMut(&[String])) -> Result<(), RehearseError> {
+    fn run(&mut self, say: Say<'_>, linger: &mut dyn FnMut(&[String])) -> Result<(), RehearseError> {
         let start = Instant::now();
         let applied = self.on_host(|kernel| {
             let prepared = prepare(kernel, self.config, None);
@@ -191,7 +192,7 @@ impl<'a> Rehearsal<'a> {
         self.step("plan again", start, second);
         self.lines()?;
         let names = [HOST, WORLD].map(|name| path(name).display().to_string());
-        stay(&names);
+        linger(&names);
         let start = Instant::now();
         let destroyed = self.on_host(|kernel| {
             let prepared = prepare_destroy(kernel, None);
