@@ -40,6 +40,7 @@ struct Space {
     path: PathBuf,
     lo: Messages,
     before_up: Messages,
+    sysctls: Vec<(PathBuf, String)>,
     up: Messages,
 }
 
@@ -134,8 +135,12 @@ impl Recipe {
                     let message = wire::change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL);
                     recipe.spaces[index[netns]].up.push(message);
                 }
-                (Key::Sysctl { path, .. }, Object::Sysctl(sysctl)) => {
-                    recipe.sysctls.push((Path::new("/proc/sys").join(&**path), sysctl.value.clone()));
+                (Key::Sysctl { netns, path }, Object::Sysctl(sysctl)) => {
+                    let list = match index.get(netns) {
+                        Some(space) => &mut recipe.spaces[*space].sysctls,
+                        None => &mut recipe.sysctls,
+                    };
+                    list.push((Path::new("/proc/sys").join(&**path), sysctl.value.clone()));
                 }
                 _ => recipe.firewall.push(Step::new(key.clone(), None, Some(entry.clone()))),
             }
@@ -174,12 +179,15 @@ impl Recipe {
         host.send(&self.before_up);
         for (space, socket) in self.spaces.iter().zip(&mut sockets) {
             socket.send(&space.before_up);
+            if !space.sysctls.is_empty() {
+                setns(File::open(&space.path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+                write(&space.sysctls);
+                setns(&home, CloneFlags::CLONE_NEWNET).unwrap();
+            }
         }
         host.send(&self.addresses);
         Firewall::open().unwrap().run(&self.firewall, &mut Writes::new()).unwrap();
-        for (path, value) in &self.sysctls {
-            fs::write(path, value).unwrap();
-        }
+        write(&self.sysctls);
         for (space, socket) in self.spaces.iter().zip(&mut sockets) {
             socket.send(&space.up);
         }
@@ -194,6 +202,12 @@ impl Recipe {
         let table = self.firewall.iter().find(|step| step.key == Key::Table).unwrap().clone();
         let gone = Step::new(Key::Table, table.after, None);
         Firewall::open().unwrap().run(&[gone], &mut Writes::new()).unwrap();
+    }
+}
+
+fn write(sysctls: &[(PathBuf, String)]) {
+    for (path, value) in sysctls {
+        fs::write(path, value).unwrap();
     }
 }
 
@@ -258,7 +272,9 @@ fn create(name: InterfaceName, link: &Link, bridges: &BTreeMap<InterfaceName, u3
 
 /// All that reads a state, ready to be sent.
 pub(crate) struct Reading {
-    spaces: Vec<PathBuf>,
+    /// Each with its parameters.
+    spaces: Vec<(PathBuf, Vec<PathBuf>)>,
+    sysctls: Vec<PathBuf>,
     links: Vec<u8>,
     addresses: Vec<u8>,
     routes: Vec<u8>,
@@ -270,10 +286,17 @@ impl Reading {
     pub(crate) fn of(desired: &State) -> Self {
         // NFT_MSG_GETSET, _GETCHAIN, _GETRULE, and _GETSETELEM of each set.
         let mut firewall: Messages = [10, 4, 7].map(|kind| wire::nftables_dump(kind, &[(1, TABLE)])).into();
-        let mut spaces = Vec::new();
+        let (mut spaces, mut index, mut sysctls) = (Vec::new(), BTreeMap::new(), Vec::new());
         for (key, _) in desired {
             match key {
-                Key::Netns { netns } => spaces.push(Path::new(RUN_NETNS).join(netns.label().unwrap())),
+                Key::Netns { netns } => {
+                    index.insert(netns, spaces.len());
+                    spaces.push((Path::new(RUN_NETNS).join(netns.label().unwrap()), Vec::new()));
+                }
+                Key::Sysctl { netns, path } => {
+                    let list = index.get(netns).map_or(&mut sysctls, |space| &mut spaces[*space].1);
+                    list.push(Path::new("/proc/sys").join(&**path));
+                }
                 Key::Set { name } => firewall.push(wire::nftables_dump(13, &[(1, TABLE), (2, name)])),
                 _ => {}
             }
@@ -286,6 +309,7 @@ impl Reading {
         host_routes.header.protocol = RouteProtocol::from(PROTOCOL);
         Self {
             spaces,
+            sysctls,
             links: wire::dump(RouteNetlinkMessage::GetLink(links)),
             addresses: wire::dump(RouteNetlinkMessage::GetAddress(AddressMessage::default())),
             routes: wire::dump(RouteNetlinkMessage::GetRoute(routes)),
@@ -300,10 +324,12 @@ impl Reading {
         for message in [&self.links, &self.addresses, &self.host_routes] {
             host.dump(message);
         }
-        for space in &self.spaces {
+        read(&self.sysctls);
+        for (space, sysctls) in &self.spaces {
             let file = File::open(space).unwrap();
             setns(file.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
             let mut socket = Socket::open();
+            read(sysctls);
             setns(&home, CloneFlags::CLONE_NEWNET).unwrap();
             for message in [&self.links, &self.addresses, &self.routes] {
                 socket.dump(message);
@@ -313,5 +339,11 @@ impl Reading {
         for message in &self.firewall {
             netfilter.dump(message);
         }
+    }
+}
+
+fn read(sysctls: &[PathBuf]) {
+    for path in sysctls {
+        fs::read(path).unwrap();
     }
 }

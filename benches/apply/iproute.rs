@@ -1,6 +1,7 @@
 //! The same state by `ip -batch` and `nft -f`, as a competent administrator would script it: one process for all of the
 //! host, one for each container.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -20,7 +21,7 @@ impl Script {
     pub(crate) fn write(desired: &State) -> Self {
         let inode = fs::metadata("/proc/self/ns/net").unwrap().ino();
         let (mut names, mut host, mut sysctls) = (String::new(), String::new(), String::new());
-        let mut inside: std::collections::BTreeMap<&Netns, String> = std::collections::BTreeMap::new();
+        let (mut inside, mut inside_sysctls): (BTreeMap<&Netns, String>, BTreeMap<&Netns, String>) = Default::default();
         for (key, entry) in desired {
             let mark = format!("netrec {}", entry.owner().unwrap());
             match (key, &entry.object) {
@@ -69,18 +70,23 @@ impl Script {
                     let line = format!("route add {to} via {} proto {PROTOCOL}\n", route.via.unwrap());
                     *inside.entry(netns).or_default() += &line;
                 }
-                (Key::Sysctl { path, .. }, Object::Sysctl(sysctl)) => {
-                    let _ = writeln!(sysctls, "{path} = {}", sysctl.value);
+                (Key::Sysctl { netns, path }, Object::Sysctl(sysctl)) => {
+                    let text = if netns.is_host() { &mut sysctls } else { inside_sysctls.entry(netns).or_default() };
+                    let _ = writeln!(text, "echo {} > /proc/sys/{path}", sysctl.value);
                 }
                 _ => {}
             }
         }
-        fs::create_dir_all(format!("{FOLDER}/inside")).unwrap();
+        for folder in ["inside", "batches"] {
+            fs::create_dir_all(format!("{FOLDER}/{folder}")).unwrap();
+        }
         for (file, text) in [("names", names), ("host", host), ("sysctls", sysctls)] {
             fs::write(format!("{FOLDER}/{file}"), text).unwrap();
         }
         for (netns, text) in inside {
-            fs::write(format!("{FOLDER}/inside/{netns}"), text).unwrap();
+            fs::write(format!("{FOLDER}/batches/{netns}"), text).unwrap();
+            let sysctls = inside_sysctls.remove(netns).unwrap_or_default();
+            fs::write(format!("{FOLDER}/inside/{netns}"), format!("ip -batch batches/{netns}\n{sysctls}")).unwrap();
         }
         run(Command::new("sh").args(["-ec", &format!("nft list table inet netrec > {FOLDER}/firewall")]));
         Self
@@ -93,8 +99,8 @@ impl Script {
             "ip -batch names
              ip -batch host
              nft -f firewall
-             sysctl -qp sysctls
-             for file in inside/*; do ip -n ${file##*/} -batch $file; done",
+             . ./sysctls
+             for file in inside/*; do nsenter --net=/run/netns/${file##*/} sh -e $file; done",
         ]));
     }
 }

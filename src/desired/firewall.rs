@@ -121,7 +121,7 @@ impl Build<'_> {
         if self.config.networks.is_empty() {
             return;
         }
-        self.want(Key::Table, Object::Table(Table {}), &Owner::netrec());
+        self.want(Key::Table, Object::Table(Table::default()), &Owner::netrec());
         let localnet = self.ports();
         self.networks(&localnet);
         self.base_chains(!localnet.is_empty());

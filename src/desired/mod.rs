@@ -16,7 +16,7 @@ pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork};
 pub use show::filled_in;
 
 use crate::config::{Config, Container, ContainerNetns, Invalid, Network, Overlap};
-use crate::state::{Facts, Key, Netns, Object, Owner, Places, State, Sysctl, Warning, facts};
+use crate::state::{Facts, Key, Netns, Object, Owner, State, Sysctl, Warning, facts};
 
 /// What the kernel is to hold, and what is to be said about it.
 #[derive(Clone, Debug, Default)]
@@ -27,8 +27,6 @@ pub struct Desired {
     pub warnings: Vec<Warning>,
     /// Keys of addresses that netrec chose.
     pub chosen: BTreeSet<Key>,
-    /// Where owners stand in the file.
-    pub places: Places,
 }
 
 /// There is no desired state of this file on this host.
@@ -46,7 +44,6 @@ pub enum DesiredError {
 pub fn desired(config: &Config, facts: &Facts) -> Result<Desired, DesiredError> {
     let chosen = Chosen::new(config)?;
     let mut build = Build { config, facts, chosen: &chosen, out: Desired::default(), refusals: Vec::new() };
-    build.out.places = config.places().into_iter().collect();
     build.namespaces();
     build.overlaps();
     build.forwarding();

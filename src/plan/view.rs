@@ -55,6 +55,10 @@ fn flatten(value: Value, path: String, list: &mut Vec<(String, String)>) {
             }
         }
         Value::String(text) => list.push((path, text)),
+        Value::Array(items) => {
+            let texts = items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned));
+            list.push((path, texts.collect::<Vec<_>>().join(", ")));
+        }
         other => list.push((path, other.to_string())),
     }
 }

@@ -15,7 +15,7 @@ use crate::config::{Config, ContainerNetns, Invalid};
 use crate::desired::{Desired, DesiredError, desired};
 use crate::kernel::{Backend, ReadError};
 use crate::plan::{Conflict, Diff, Plan, diff, moved_addresses};
-use crate::state::{Facts, Key, Netns, Scope, State, Warning, facts};
+use crate::state::{Facts, Key, Netns, Places, Scope, State, Warning, facts};
 
 /// What is wanted, what there is, and the way from one to the other.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl From<DesiredError> for PrepareError {
 /// Reads the kernel and plans the way to what the file wants. `host` is the name that plans show, else the system's.
 pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -> Result<Prepared, PrepareError> {
     let facts = backend.facts(&identified(config))?;
-    let Desired { state, warnings, chosen, places } = desired(config, &facts)?;
+    let Desired { state, warnings, chosen } = desired(config, &facts)?;
     let scope = Scope::of(&state);
     let live = backend.live(&scope)?;
     let Diff { actions, conflicts } = diff(&state, &live);
@@ -64,6 +64,8 @@ pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -
         return Err(PrepareError::Host(in_the_way(&conflicts, config)));
     }
     let warnings = warnings.into_iter().chain(moved_addresses(&actions, &chosen)).collect();
+    // Only what is to be done has a place to be shown.
+    let places = if actions.is_empty() { Places::default() } else { config.places().into_iter().collect() };
     let plan = Plan { host: host_name(&facts, host), actions, warnings, places, file: config.sources.names() };
     Ok(Prepared { desired: state, live, scope, plan })
 }
@@ -113,7 +115,7 @@ fn host_name(facts: &Facts, given: Option<&str>) -> String {
 
 /// The sentence about foreign objects in the way, and the ways out.
 fn in_the_way(conflicts: &[Conflict], config: &Config) -> String {
-    let places: crate::state::Places = config.places().into_iter().collect();
+    let places: Places = config.places().into_iter().collect();
     let mut text = String::new();
     for conflict in conflicts {
         if !text.is_empty() {

@@ -25,9 +25,17 @@ fn join(f: &mut fmt::Formatter<'_>, items: &[impl fmt::Display], separator: &str
     Ok(())
 }
 
-/// The table itself. It has no attributes but its mark (the table's comment).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Table {}
+/// The table itself: its mark (the table's comment), and what netrec never wants of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Table {
+    /// Whether its chains are switched off (flag `dormant`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dormant: bool,
+    /// What is in it beside chains, sets and elements, by nft's words and sorted: `counter hits`, `flowtable fast`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub foreign: Vec<String>,
+}
 
 /// What a set's key or a map's value consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -107,6 +107,16 @@ const DAMAGE: &[(&str, &str)] = &[
         update chain input",
     ),
     ("nft add set inet netrec mine '{ type ipv4_addr; }'", "delete set mine"),
+    ("nft add table inet netrec '{ flags dormant; }'", "update table inet netrec"),
+    ("nft add counter inet netrec foo", "update table inet netrec"),
+    (
+        // What the table made anew cannot have is gone before its turn to go.
+        "nft add counter inet netrec foo
+        nft add set inet netrec bar '{ type ipv4_addr; flags interval,timeout; }'
+        nft add chain inet netrec evil '{ type filter hook forward priority 5; policy drop; }'
+        nft add rule inet netrec evil ip saddr @bar accept",
+        "update table inet netrec\ndelete set bar\ndelete chain evil",
+    ),
 ];
 
 /// What makes the container `web` anew, when its devices went with its namespace.
@@ -171,6 +181,19 @@ fn every_damage_is_shown_and_mended() {
             })
             .collect();
         assert_same("damages that went wrong", &[""; 0], &wrong);
+    });
+}
+
+#[test]
+fn the_plan_says_what_is_wrong_with_the_table() {
+    lab::in_lab(|lab| {
+        lab.host.apply(SHOP);
+        lab.host.sh("nft add table inet netrec '{ flags dormant; }'
+            nft add counter inet netrec foo; nft add quota inet netrec bar '{ 1 mbytes }'");
+        let plan = lab.host.try_netrec(SHOP, &["plan"]).stdout;
+        let shown =
+            "~   table inet netrec\n      dormant: true -> (none)\n      foreign: counter foo, quota bar -> (none)\n\n";
+        assert!(plan.contains(shown), "{plan}");
     });
 }
 

@@ -12,6 +12,7 @@
 
 mod data;
 mod insn;
+mod losses;
 mod read;
 mod rule;
 mod ruleset;
@@ -28,6 +29,7 @@ use super::nfnetlink::wire::Fault;
 use super::{ReadError, StepError};
 use crate::state::firewall::TABLE;
 use crate::state::{Entry, Key, Step};
+use losses::Losses;
 use ruleset::Listener;
 use write::{Batch, Work, replaces};
 
@@ -100,12 +102,24 @@ impl Firewall {
     /// as a write; when one of them is to fail, nothing is sent.
     ///
     /// What the kernel cannot change in place (a set's types, a base chain's hook, a mark of a table, chain or set) has
-    /// the whole table made anew, still in one transaction. Foreign rules in a chain that is written are left out.
+    /// the whole table made anew, still in one transaction. Foreign objects that cannot be written whole are then left
+    /// out and foreign rules in netrec's chains too. To delete what is no longer there is a success.
     ///
     /// # Errors
     /// With the number `ERESTART` when anybody changed the ruleset since the last [`read`](Self::read) or own success;
     /// with the kernel's number when it refuses a part, which the message names; with 0 when a step makes no sense.
     pub fn run(&mut self, steps: &[Step], writes: &mut Writes) -> Result<(), StepError> {
+        match self.attempt(steps, writes) {
+            // Perhaps from a deletion: a table made anew lacks what could not be written.
+            Err(error) if error.errno == libc::ENOENT => match self.left_to_do(steps)? {
+                Some(steps) => self.attempt(&steps, writes),
+                None => Err(error),
+            },
+            outcome => outcome,
+        }
+    }
+
+    fn attempt(&mut self, steps: &[Step], writes: &mut Writes) -> Result<(), StepError> {
         let all;
         let work = if steps.iter().any(replaces) {
             all = self.after(steps)?;
@@ -164,21 +178,42 @@ impl Firewall {
         StepError { errno: libc::ERESTART, message }
     }
 
-    /// The table as it is with these steps applied.
+    /// The steps without deletions of what is not there; none where there are no such.
+    fn left_to_do(&mut self, steps: &[Step]) -> Result<Option<Vec<Step>>, StepError> {
+        let live = self.unchanged()?;
+        let left: Vec<Step> =
+            steps.iter().filter(|step| step.after.is_some() || live.contains_key(&step.key)).cloned().collect();
+        Ok(Some(left).filter(|left| left.len() < steps.len()))
+    }
+
+    /// The table as it is with these steps applied. What is there stays where its successor cannot be written whole.
     fn after(&mut self, steps: &[Step]) -> Result<BTreeMap<Key, Entry>, StepError> {
+        let mut all = self.unchanged()?;
+        let mut replaced = BTreeMap::new();
+        for step in steps {
+            match &step.after {
+                Some(after) => {
+                    if let Some(old) = all.insert(step.key.clone(), after.clone()) {
+                        replaced.insert(&step.key, old);
+                    }
+                }
+                None => drop(all.remove(&step.key)),
+            }
+        }
+        let losses = Losses::of(&all.iter().collect::<Vec<_>>());
+        replaced.retain(|key, _| losses.has(key));
+        all.extend(replaced.into_iter().map(|(key, old)| (key.clone(), old)));
+        Ok(all)
+    }
+
+    /// The table as it was when it was read.
+    fn unchanged(&mut self) -> Result<BTreeMap<Key, Entry>, StepError> {
         let (generation, entries) =
             self.read_at().map_err(|error| StepError { errno: 0, message: error.to_string() })?;
         if generation != self.generation {
             return Err(self.overtaken());
         }
-        let mut all: BTreeMap<Key, Entry> = entries.into_iter().collect();
-        for step in steps {
-            match &step.after {
-                Some(after) => all.insert(step.key.clone(), after.clone()),
-                None => all.remove(&step.key),
-            };
-        }
-        Ok(all)
+        Ok(entries.into_iter().collect())
     }
 }
 

@@ -6,8 +6,8 @@
 //! - a rule's foreign instructions are an [`Expr::Unknown`];
 //! - a set's foreign features, types and elements are a [`DataType::Other`] in its key;
 //! - an element that has more than key, value and mark holds an empty list of values;
-//! - a table or a chain that has more to it (a table that is dormant or holds counters or flow tables; a chain of
-//!   another type or hook) has no mark.
+//! - what else there is in the table, such as counters and flow tables, is named by the table;
+//! - a chain of another type or hook has no mark.
 
 use std::sync::Arc;
 
@@ -41,6 +41,8 @@ const GETFLOWTABLE: u16 = 23;
 /// The table's name in all messages but the table's own: `NFTA_CHAIN_TABLE`, `NFTA_SET_TABLE` and so on.
 const TABLE_NAME: u16 = 1;
 
+/// `NFT_TABLE_F_DORMANT`: the table's chains are not called.
+pub(super) const DORMANT: u32 = 1;
 /// The data type number of verdicts (`NFT_DATA_VERDICT`).
 pub(super) const VERDICT: u32 = 0xffff_ff00;
 /// `NFT_SET_ANONYMOUS`.
@@ -96,8 +98,7 @@ struct Found {
 #[derive(Debug)]
 struct FoundTable {
     owner: Option<Owner>,
-    /// Whether there is more to it than its name: a flag, a named counter or the like, a flow table.
-    more: bool,
+    table: Table,
 }
 
 #[derive(Debug)]
@@ -137,7 +138,8 @@ impl Found {
             CHAIN => self.chain(&all),
             RULE => self.rule(&all),
             ELEMENTS => self.element_list(&all),
-            OBJECT | FLOWTABLE => self.table.as_mut().map(|table| table.more = true),
+            OBJECT => self.foreign(object_type(all.u32(3)), &all), // NFTA_OBJ_TYPE
+            FLOWTABLE => self.foreign("flowtable", &all),
             _ => None,
         };
     }
@@ -146,7 +148,18 @@ impl Found {
         // NFTA_TABLE_NAME, _FLAGS, _USERDATA.
         all.get(1)?;
         let owner = all.value(6).and_then(|userdata| data::owner(userdata, COMMENT));
-        self.table = Some(FoundTable { owner, more: all.u32(2).unwrap_or(0) != 0 });
+        let flags = all.u32(2).unwrap_or(0);
+        let others = flags & !DORMANT;
+        let foreign = if others == 0 { Vec::new() } else { vec![format!("flags {others:#x}")] };
+        self.table = Some(FoundTable { owner, table: Table { dormant: flags & DORMANT != 0, foreign } });
+        Some(())
+    }
+
+    /// An object of a sort that netrec does not make.
+    fn foreign(&mut self, sort: &str, all: &Slots<'_>) -> Option<()> {
+        // NFTA_OBJ_NAME, NFTA_FLOWTABLE_NAME.
+        let name = all.text(2)?;
+        self.table.as_mut()?.table.foreign.push(format!("{sort} {name}"));
         Some(())
     }
 
@@ -247,9 +260,10 @@ impl Found {
     }
 
     fn entries(self) -> Vec<(Key, Entry)> {
-        let Some(table) = self.table else { return Vec::new() };
+        let Some(FoundTable { owner, mut table }) = self.table else { return Vec::new() };
+        table.foreign.sort_unstable(); // the kernel lists the youngest first, or in no order
         let mut entries = Vec::with_capacity(1 + self.sets.len() + self.chains.len() + self.elements.len());
-        entries.push((Key::Table, entry(Object::Table(Table {}), table.owner.filter(|_| !table.more))));
+        entries.push((Key::Table, entry(Object::Table(table), owner)));
         for FoundSet { name, mut set, owner, foreign, more, .. } in self.sets {
             if foreign {
                 set.key.push(DataType::Other(1));
@@ -263,6 +277,23 @@ impl Found {
         }
         entries.extend(self.elements);
         entries
+    }
+}
+
+/// nft's word for a sort of object (`NFT_OBJECT_COUNTER` and so on).
+fn object_type(number: Option<u32>) -> &'static str {
+    match number {
+        Some(1) => "counter",
+        Some(2) => "quota",
+        Some(3) => "ct helper",
+        Some(4) => "limit",
+        Some(5) => "connlimit",
+        Some(6) => "tunnel",
+        Some(7) => "ct timeout",
+        Some(8) => "secmark",
+        Some(9) => "ct expectation",
+        Some(10) => "synproxy",
+        _ => "object",
     }
 }
 
@@ -362,15 +393,29 @@ mod tests {
         assert_eq!([Kind::Table, Kind::Set, Kind::Chain, Kind::Element].map(count), [1, 13, 10, 16]);
         let foreign: Vec<String> =
             entries.iter().filter(|(_, entry)| entry.owners.is_empty()).map(|(key, _)| key.to_string()).collect();
-        let expected = [
-            "table inet netrec",
-            "set ranges",
-            "set marks",
-            "chain theirs",
-            "chain route",
-            "element hosts4 { 10.0.0.2 }",
-        ];
+        let expected = ["set ranges", "set marks", "chain theirs", "chain route", "element hosts4 { 10.0.0.2 }"];
         assert_eq!(foreign, expected);
+    }
+
+    #[test]
+    fn the_table_names_what_netrec_does_not_make() {
+        let mut w = Writer::default();
+        w.message(nft(0), 0, 1, (1, 0), |w| {
+            w.put_str(1, TABLE);
+            w.put_u32(2, DORMANT | 2);
+        });
+        for (kind, name, sort) in [(NEWOBJ, "b", 8), (NEWFLOWTABLE, "a", 0), (NEWOBJ, "c", 99)] {
+            w.message(nft(kind), 0, 1, (1, 0), |w| {
+                w.put_str(TABLE_NAME, TABLE);
+                w.put_str(2, name);
+                w.put_u32(3, sort);
+            });
+        }
+        let mut found = Found::default();
+        collect(&mut found, w.bytes());
+        let foreign = ["flags 0x2", "flowtable a", "object c", "secmark b"].map(str::to_owned).to_vec();
+        let table = Object::Table(Table { dormant: true, foreign });
+        assert_eq!(found.entries(), [(Key::Table, entry(table, None))]);
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::fmt;
 
 use super::data::{self, COMMENT, Unfit};
 use super::insn::{put_value, put_verdict};
-use super::read::{SET_MAP, VERDICT};
+use super::losses::Losses;
+use super::read::{DORMANT, SET_MAP, VERDICT};
 use super::rule::compile;
 use super::ruleset::{self, INET, nft};
 use crate::kernel::nfnetlink::wire::{APPEND, CREATE, Writer};
 use crate::state::firewall::{
-    BaseChain, Chain, ChainKind, Concat, Element, ElementData, Expr, Hook, Policy, Rule, Set, SetData, TABLE,
+    BaseChain, Chain, ChainKind, Concat, Element, ElementData, Hook, Policy, Rule, Set, SetData, TABLE, Table,
 };
 use crate::state::{Entry, Key, Object, Owner, Step};
 
@@ -49,7 +50,7 @@ pub(super) type Refused<'a> = (Part<'a>, Unfit);
 #[derive(Debug, Default)]
 pub(super) struct Work<'a> {
     table_gone: Option<&'a Key>,
-    table: Option<(&'a Key, Option<&'a Owner>)>,
+    table: Option<(&'a Key, &'a Table, Option<&'a Owner>)>,
     sets: Vec<(&'a Key, &'a Set, Option<&'a Owner>)>,
     /// With `true` it is there already, and only its policy may be new.
     chains: Vec<(&'a Key, &'a Chain, Option<&'a Owner>, bool)>,
@@ -59,18 +60,17 @@ pub(super) struct Work<'a> {
     chains_gone: Vec<&'a Key>,
     elements: Vec<(&'static str, &'a Key, &'a Element, Option<&'a Owner>)>,
     rules: Vec<(&'static str, &'a Key, &'a [Rule])>,
-    /// Sets that netrec cannot make, and so somebody else's. Only an undo or a rebuild comes across one.
-    left_out: BTreeSet<Option<&'a str>>,
+    losses: Losses<'a>,
 }
 
 /// Whether a step changes what the kernel cannot change in place: a mark of a table, chain or set, a set's types, a
-/// base chain's type, hook or priority. A mark that differs in a list index only stays as it is.
+/// base chain's type, hook or priority; or what others put into the table, or its flag. A mark that differs in a list index only stays as it is.
 pub(super) fn replaces(step: &Step) -> bool {
     let (Some(before), Some(after)) = (&step.before, &step.after) else { return false };
     let marks_differ = before.owner().map(Owner::stem) != after.owner().map(Owner::stem);
     let hook = |chain: &Chain| chain.base.map(|base| (base.kind, base.hook, base.priority));
     match (&before.object, &after.object) {
-        (Object::Table(_), Object::Table(_)) => marks_differ,
+        (Object::Table(old), Object::Table(new)) => marks_differ || old != new,
         (Object::Set(old), Object::Set(new)) => marks_differ || old != new,
         (Object::Chain(old), Object::Chain(new)) => marks_differ || hook(old) != hook(new),
         _ => false,
@@ -80,7 +80,8 @@ pub(super) fn replaces(step: &Step) -> bool {
 impl<'a> Work<'a> {
     /// What the steps do, none of which [`replaces`].
     pub(super) fn steps(steps: &'a [Step]) -> Self {
-        let mut work = Self::default();
+        let afters: Vec<_> = steps.iter().filter_map(|step| Some((&step.key, step.after.as_ref()?))).collect();
+        let mut work = Self { losses: Losses::of(&afters), ..Self::default() };
         for step in steps {
             match (&step.before, &step.after) {
                 (None, Some(after)) => work.create(&step.key, after),
@@ -94,9 +95,10 @@ impl<'a> Work<'a> {
         work
     }
 
-    /// The whole table anew. Elements of sets that are not to be are left out, as are sets that netrec cannot make.
+    /// The whole table anew, without what cannot be written whole. Elements of sets that are not to be are left out too.
     pub(super) fn rebuild(all: &'a BTreeMap<Key, Entry>) -> Self {
-        let mut work = Self { table_gone: Some(&Key::Table), ..Self::default() };
+        let losses = Losses::of(&all.iter().collect::<Vec<_>>());
+        let mut work = Self { table_gone: Some(&Key::Table), losses, ..Self::default() };
         if !all.contains_key(&Key::Table) {
             return work;
         }
@@ -109,11 +111,13 @@ impl<'a> Work<'a> {
     }
 
     fn create(&mut self, key: &'a Key, after: &'a Entry) {
+        if self.losses.has(key) {
+            return;
+        }
         let owner = after.owner();
         match &after.object {
-            Object::Table(_) => self.table = Some((key, owner)),
-            Object::Set(set) if writable(set) => self.sets.push((key, set, owner)),
-            Object::Set(_) => drop(self.left_out.insert(set_of(key))),
+            Object::Table(table) => self.table = Some((key, table, owner)),
+            Object::Set(set) => self.sets.push((key, set, owner)),
             Object::Chain(chain) => {
                 self.chains.push((key, chain, owner, false));
                 self.rules.push(("create", key, &chain.rules));
@@ -138,9 +142,12 @@ impl<'a> Work<'a> {
     }
 
     fn update(&mut self, key: &'a Key, before: &'a Entry, after: &'a Entry) {
+        if self.losses.has(key) {
+            return; // better what is there than a part of what was
+        }
         match (&before.object, &after.object) {
             (Object::Chain(old), Object::Chain(new)) => {
-                if old.base != new.base {
+                if old.base != new.base || !self.losses.whole(new) {
                     self.chains.push((key, new, None, true));
                 }
                 if old.rules != new.rules {
@@ -167,14 +174,15 @@ impl<'a> Work<'a> {
                 self = Self::default(); // all the rest goes with it
             }
         }
-        if let Some((key, owner)) = self.table {
-            batch.table(key, owner)?;
+        if let Some((key, table, owner)) = self.table {
+            batch.table(key, table, owner)?;
         }
         for (id, (key, set, owner)) in (1..).zip(self.sets) {
             batch.set(id, key, set, owner)?;
         }
         for (key, chain, owner, there) in self.chains {
-            batch.chain(key, chain, owner, there)?;
+            let base = chain.base.map(|base| self.losses.base(chain, base));
+            batch.chain(key, base, owner, there)?;
         }
         for (verb, key) in self.flushed {
             batch.message(verb, key, DELRULE, 0, |w| put_names(w, 2, key)); // NFTA_RULE_CHAIN
@@ -192,7 +200,7 @@ impl<'a> Work<'a> {
             elements.map(|(verb, key, element, owner)| (verb, key, Some(element), owner)).collect(),
         )?;
         for (verb, key, rules) in self.rules {
-            for rule in rules.iter().filter(|rule| !foreign(rule, &self.left_out)) {
+            for rule in rules.iter().filter(|rule| self.losses.keeps(rule)) {
                 batch.rule(verb, key, rule)?;
             }
         }
@@ -210,26 +218,6 @@ fn set_of(key: &Key) -> Option<&str> {
         Key::Element { set, .. } => Some(set),
         _ => None,
     }
-}
-
-fn writable(set: &Set) -> bool {
-    data::layout(data::key_alone(&set.key)).is_ok()
-        && match &set.data {
-            Some(SetData::Values(types)) => data::layout(types).is_ok(),
-            _ => true,
-        }
-}
-
-/// Whether a rule is somebody else's: one that netrec cannot write, or that uses a set that netrec cannot make. As only
-/// an undo or a rebuild comes across one, and can but leave it out, this is no error.
-fn foreign(rule: &Rule, left_out: &BTreeSet<Option<&str>>) -> bool {
-    rule.0.iter().any(|expr| match expr {
-        Expr::Unknown(_) => true,
-        Expr::InSet { set: name, .. } | Expr::Vmap { map: name, .. } | Expr::DnatMap { map: name, .. } => {
-            left_out.contains(&Some(&**name))
-        }
-        _ => false,
-    })
 }
 
 /// The table's name and that of a set or chain.
@@ -300,11 +288,14 @@ impl<'a> Batch<'a> {
         self.w.message(nft(kind), flags, self.sequence, (INET, 0), |w| fill(w, parts));
     }
 
-    fn table(&mut self, key: &'a Key, owner: Option<&Owner>) -> Result<(), Refused<'a>> {
+    fn table(&mut self, key: &'a Key, table: &Table, owner: Option<&Owner>) -> Result<(), Refused<'a>> {
         let mut mark = Vec::new();
         data::put_mark(&mut mark, COMMENT, owner).map_err(|why| (Part { verb: "create", key }, why))?;
         self.message("create", key, NEWTABLE, CREATE, |w| {
             w.put_str(1, TABLE); // NFTA_TABLE_NAME
+            if table.dormant {
+                w.put_u32(2, DORMANT); // NFTA_TABLE_FLAGS
+            }
             put_userdata(w, 6, &mark);
         });
         Ok(())
@@ -335,13 +326,19 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    fn chain(&mut self, key: &'a Key, chain: &Chain, owner: Option<&Owner>, there: bool) -> Result<(), Refused<'a>> {
+    fn chain(
+        &mut self,
+        key: &'a Key,
+        base: Option<BaseChain>,
+        owner: Option<&Owner>,
+        there: bool,
+    ) -> Result<(), Refused<'a>> {
         let (verb, flags) = if there { ("update", 0) } else { ("create", CREATE) };
         let mut mark = Vec::new();
         data::put_mark(&mut mark, COMMENT, owner).map_err(|why| (Part { verb, key }, why))?;
         self.message(verb, key, NEWCHAIN, flags, |w| {
             put_names(w, 3, key); // NFTA_CHAIN_NAME
-            if let Some(base) = chain.base {
+            if let Some(base) = base {
                 if !there {
                     put_hook(w, base);
                 }
@@ -414,8 +411,6 @@ fn put_content(
     put_values(w, scratch, 1, key)?; // NFTA_SET_ELEM_KEY
     match data {
         None => {}
-        // Read from an element that had more to it than can be written.
-        Some(ElementData::Values(Concat(values))) if values.is_empty() => {}
         Some(ElementData::Verdict(verdict)) => put_verdict(w, 2, verdict), // NFTA_SET_ELEM_DATA
         Some(ElementData::Values(values)) => put_values(w, scratch, 2, values)?,
     }
