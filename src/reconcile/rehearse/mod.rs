@@ -6,6 +6,7 @@ mod lines;
 mod world;
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use self::world::{HOST, WORLD, World, stand_in};
 use super::{PrepareError, Prepared, apply, prepare, prepare_destroy};
 use crate::config::{Config, ContainerNetns, Expect, Protocol};
 use crate::desired::Chosen;
+use crate::kernel::nftables::{Flow, Trace};
 use crate::kernel::probe::{Listener, Outcome, Space, Transport, connect, ping};
 use crate::kernel::{Backend, Linux, sandbox};
 use crate::plan::{Plan, diff};
@@ -233,16 +235,50 @@ impl<'a> Rehearsal<'a> {
             .iter()
             .map(|line| Ok((line, self.space(seat(line.from))?, reader.attempts(line))))
             .collect::<Result<_, RehearseError>>()?;
-        let rows: Vec<Row> = thread::scope(|scope| {
+        let mut tried: Vec<Tried> = thread::scope(|scope| {
             let running: Vec<_> = tries
                 .iter()
                 .map(|(line, space, attempts)| scope.spawn(move || try_line(line, space, attempts)))
                 .collect();
             running.into_iter().filter_map(|thread| thread.join().ok()).collect()
         });
+        self.trace(&mut tried, &tries);
         drop(listening);
-        self.report.rows.extend(rows);
+        self.report.rows.extend(tried.into_iter().map(|tried| tried.row));
         Ok(())
+    }
+
+    /// Sends once more what was not answered, and asks the host's firewall what became of it.
+    fn trace(&self, tried: &mut [Tried], tries: &[(&Expect, Space, Vec<Attempt>)]) {
+        let mut unanswered: Vec<(usize, IpAddr)> = Vec::new();
+        let mut flows = Vec::new();
+        for (index, tried) in tried.iter().enumerate() {
+            for to in &tried.silent {
+                let port = tries[index].0.port.map(|(port, protocol)| (transport(protocol), port));
+                unanswered.push((index, *to));
+                flows.push(Flow { from: None, to: *to, port });
+            }
+        }
+        if flows.is_empty() {
+            return;
+        }
+        // A kernel that cannot tell leaves the line without it.
+        let Ok(mut trace) = Trace::open(&self.host, &flows) else { return };
+        thread::scope(|scope| {
+            for (index, to) in &unanswered {
+                let (line, space, _) = &tries[*index];
+                scope.spawn(move || ask(line, space, *to, SILENCE_LIMIT));
+            }
+        });
+        for (flow, (index, to)) in unanswered.iter().enumerate() {
+            let why = match trace.verdict(flow) {
+                Some(dropped) => dropped.to_string(),
+                None if trace.seen(flow) => "no rule of the host dropped it: no route, or nobody there".to_owned(),
+                None => "it never came to the host".to_owned(),
+            };
+            let note = &mut tried[*index].row.note;
+            let _ = write!(note, "\nto {to}: {why}");
+        }
     }
 
     fn name(&self, seat: Seat) -> String {
@@ -299,26 +335,37 @@ fn carry_out(kernel: &mut Linux, prepared: Result<Prepared, PrepareError>) -> (P
     }
 }
 
+/// A line that was tried.
+struct Tried {
+    row: Row,
+    /// The addresses from which an answer had to come and did not.
+    silent: Vec<IpAddr>,
+}
+
+/// Asks once.
+fn ask(line: &Expect, space: &Space, to: IpAddr, limit: Duration) -> Outcome {
+    match line.port {
+        Some((port, protocol)) => connect(space, (to, port).into(), transport(protocol), limit),
+        None => ping(space, to, limit),
+    }
+}
+
 /// Tries one line: all its addresses at once.
-fn try_line(line: &Expect, space: &Space, attempts: &[Attempt]) -> Row {
+fn try_line(line: &Expect, space: &Space, attempts: &[Attempt]) -> Tried {
     let start = Instant::now();
     let limit = if line.reach { ANSWER_LIMIT } else { SILENCE_LIMIT };
     let outcomes: Vec<(&Attempt, Outcome)> = thread::scope(|scope| {
         let running: Vec<_> = attempts
             .iter()
-            .map(|attempt| {
-                let ask = move || match line.port {
-                    Some((port, protocol)) => connect(space, (attempt.to, port).into(), transport(protocol), limit),
-                    None => ping(space, attempt.to, limit),
-                };
-                (attempt, scope.spawn(ask))
-            })
+            .map(|attempt| (attempt, scope.spawn(move || ask(line, space, attempt.to, limit))))
             .collect();
         running.into_iter().filter_map(|(attempt, thread)| Some((attempt, thread.join().ok()?))).collect()
     });
     let (verdict, note) = judge(line, &outcomes);
     let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Row { what: line.text.clone(), verdict, ms, note }
+    let unanswered = |outcome: &Outcome| line.reach && matches!(outcome, Outcome::Silent | Outcome::Unreachable(_));
+    let silent = outcomes.iter().filter(|(_, outcome)| unanswered(outcome)).map(|(attempt, _)| attempt.to).collect();
+    Tried { row: Row { what: line.text.clone(), verdict, ms, note }, silent }
 }
 
 /// Whether a line holds, and if not, what speaks against it.
