@@ -156,3 +156,51 @@ fn nothing_of_the_machine_is_touched() {
     assert_eq!(failures(&rehearse(RIGHT, &[])), [""; 0]);
     assert_eq!(look(), before);
 }
+
+/// What goes from the desired state, and lines that must fail for it.
+#[cfg(feature = "fault-injection")]
+const BROKEN: &[(&str, &[&str])] = &[
+    ("element port4-any { tcp . 8080 }", &["world -> host:8080", "cache -> host:8080", "web -> host:8080"]),
+    ("element port6-any { udp . 5353 }", &["world -> host:5353/udp"]),
+    ("element port4 { 127.0.0.1 . tcp . 9000 }", &["host -> host:9000"]),
+    ("chain forward-to.front 2", &["world -> host:8080", "world -> host:5353/udp"]),
+    ("chain forward-to.front 3", &["world -/> web:81", "world -/> web"]),
+    ("chain forward-to.back 3", &["cache -/> db:5432"]),
+    ("route default in web", &["world -> host:8080", "world -> host:5353/udp"]),
+    ("route default in db", &["db -> world:443"]),
+    ("element forward-to { \"nr-back\" }", &["cache -/> db:5432"]),
+    ("chain prerouting 1", &["world -> host:8080", "world -> host:5353/udp"]),
+    ("chain output 1", &["host -> host:9000"]),
+    ("address 10.21.0.10/24 dev eth0 in db", &["web -> db:5432", "web -> db"]),
+    ("chain nat-to.front 1", &["host -> host:9000"]),
+    ("chain postrouting 2", &["db -> world:443"]),
+];
+
+#[cfg(feature = "fault-injection")]
+#[test]
+fn a_broken_desired_state_is_noticed() {
+    let mut wrong = Vec::new();
+    for (gone, lines) in BROKEN {
+        let found = failures(&rehearse(RIGHT, &[("NETREC_MUTATE", gone)]));
+        if lines.iter().any(|line| !found.iter().any(|f| f == line)) && !found.iter().any(|f| f == "apply") {
+            wrong.push(format!("without {gone}: {found:?}, not {lines:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn fifty_containers_and_a_hundred_lines_take_no_longer_than_a_few() {
+    let mut file = String::from("expect = [\n");
+    for c in 0..50 {
+        file += &format!("\"world -> host:{}\", \"world -/> c{c}:81\",\n", 8000 + c);
+    }
+    file += "]\n[networks.n]\nsubnet = \"10.40.0.0/24\"\n";
+    for c in 0..50 {
+        file += &format!("[containers.c{c}]\nnetworks = [\"n\"]\nports = [\"{}:80\"]\n", 8000 + c);
+    }
+    let start = Instant::now();
+    assert_eq!(failures(&rehearse(&file, &[])), [""; 0]);
+    // Ten seconds on an idle machine; the limit here only tells a line after the other (fifty silences) from all at once.
+    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+}

@@ -235,25 +235,25 @@ impl<'a> Rehearsal<'a> {
             .iter()
             .map(|line| Ok((line, self.space(seat(line.from))?, reader.attempts(line))))
             .collect::<Result<_, RehearseError>>()?;
-        let mut tried: Vec<Tried> = thread::scope(|scope| {
+        let mut results: Vec<Tried> = thread::scope(|scope| {
             let running: Vec<_> = tries
                 .iter()
                 .map(|(line, space, attempts)| scope.spawn(move || try_line(line, space, attempts)))
                 .collect();
             running.into_iter().filter_map(|thread| thread.join().ok()).collect()
         });
-        self.trace(&mut tried, &tries);
+        self.trace(&mut results, &tries);
         drop(listening);
-        self.report.rows.extend(tried.into_iter().map(|tried| tried.row));
+        self.report.rows.extend(results.into_iter().map(|result| result.row));
         Ok(())
     }
 
     /// Sends once more what was not answered, and asks the host's firewall what became of it.
-    fn trace(&self, tried: &mut [Tried], tries: &[(&Expect, Space, Vec<Attempt>)]) {
+    fn trace(&self, results: &mut [Tried], tries: &[(&Expect, Space, Vec<Attempt>)]) {
         let mut unanswered: Vec<(usize, IpAddr)> = Vec::new();
         let mut flows = Vec::new();
-        for (index, tried) in tried.iter().enumerate() {
-            for to in &tried.silent {
+        for (index, result) in results.iter().enumerate() {
+            for to in &result.silent {
                 let port = tries[index].0.port.map(|(port, protocol)| (transport(protocol), port));
                 unanswered.push((index, *to));
                 flows.push(Flow { from: None, to: *to, port });
@@ -273,10 +273,10 @@ impl<'a> Rehearsal<'a> {
         for (flow, (index, to)) in unanswered.iter().enumerate() {
             let why = match trace.verdict(flow) {
                 Some(dropped) => dropped.to_string(),
-                None if trace.seen(flow) => "no rule of the host dropped it: no route, or nobody there".to_owned(),
+                None if trace.seen(flow) => "the host saw it, and what became of it there cannot be told".to_owned(),
                 None => "it never came to the host".to_owned(),
             };
-            let note = &mut tried[*index].row.note;
+            let note = &mut results[*index].row.note;
             let _ = write!(note, "\nto {to}: {why}");
         }
     }
