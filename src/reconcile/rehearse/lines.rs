@@ -110,9 +110,16 @@ impl Reader<'_> {
     }
 
     fn attempt(&self, to: IpAddr, by: Option<String>, line: &Expect) -> Attempt {
-        let outside = self.world.outside[usize::from(to.is_ipv6())];
-        let keeps_source = line.from == Node::World && line.port.is_some();
-        Attempt { to, by, seen_from: keeps_source.then_some(outside) }
+        let family = usize::from(to.is_ipv6());
+        let seen_from = match (line.from, by.as_deref()) {
+            (_, None) => None,
+            // The world's source address always reaches the container.
+            (Node::World, Some(_)) => Some(self.world.outside[family]),
+            // A container's is the host's when it leaves the host.
+            (Node::Container(_), Some("world")) => Some(self.world.host[family]),
+            _ => None,
+        };
+        Attempt { to, by, seen_from }
     }
 
     fn machine(&self, addresses: [IpAddr; 2], name: &str, line: &Expect) -> Vec<Attempt> {
