@@ -133,7 +133,14 @@ impl Builder {
     }
 
     fn device(mac: u8, link_local: bool) -> Device {
-        Device { mac: Mac([2, 0, 0, 0, 0xff, mac]), mtu: MTU, up: true, link_local, promote_secondaries: true }
+        Device {
+            mac: Mac([2, 0, 0, 0, 0xff, mac]),
+            mtu: MTU,
+            up: true,
+            link_local,
+            promote_secondaries: true,
+            no_arp: false,
+        }
     }
 
     fn bridge(&mut self) {
@@ -166,7 +173,7 @@ impl Builder {
     fn address(&mut self, machine: &str, ip: IpAddr, prefix: u8) {
         let Ok(ip) = IpNetwork::new(ip, prefix) else { return };
         let key = Key::Address { netns: Netns::new(machine), link: Self::name("uplink"), ip };
-        self.want(key, Object::Address(Address { permanent: true }));
+        self.want(key, Object::Address(Address { permanent: true, no_prefix_route: false }));
     }
 
     fn route(&mut self, machine: &str, to: IpNetwork, via: IpAddr) {
