@@ -31,7 +31,10 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_INET6_CONF: u16 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+/// The number of `accept_ra` among IPv6's parameters of a device (`linux/ipv6.h`).
+const DEVCONF_ACCEPT_RA: usize = 3;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 /// IPv4's part of `IFLA_AF_SPEC`: the parameters of a device (`linux/if_link.h`).
@@ -56,6 +59,8 @@ pub(crate) struct RawLink {
     pub device: Device,
     pub loopback: bool,
     pub kind: RawKind,
+    /// Its parameter `accept_ra`; none without IPv6.
+    pub accept_ra: Option<i32>,
     /// The index of the bridge it is a port of.
     pub master: Option<u32>,
     /// Whether frames may leave by the port they came by; only of a bridge's port.
@@ -164,6 +169,7 @@ fn parse(body: &[u8]) -> Option<RawLink> {
         },
         loopback: flags & IFF_LOOPBACK != 0,
         kind: RawKind::Other("device".to_owned()),
+        accept_ra: None,
         master: None,
         hairpin: None,
         peer: None,
@@ -183,6 +189,7 @@ fn parse(body: &[u8]) -> Option<RawLink> {
             IFLA_AF_SPEC => {
                 link.device.link_local = has_link_local(value);
                 link.device.promote_secondaries = promotes_secondaries(value);
+                link.accept_ra = accept_ra(value);
             }
             _ => {}
         }
@@ -227,6 +234,12 @@ fn has_link_local(af_spec: &[u8]) -> bool {
         .and_then(|inet6| Attributes::new(inet6).value(IFLA_INET6_ADDR_GEN_MODE))
         .and_then(|mode| mode.first())
         .is_some_and(|mode| *mode != IN6_ADDR_GEN_MODE_NONE)
+}
+
+/// Of `IFLA_AF_SPEC`: the kernel lists all of IPv6's parameters too, from number 0.
+fn accept_ra(af_spec: &[u8]) -> Option<i32> {
+    let all = Attributes::new(Attributes::new(af_spec).value(AF_INET6)?).value(IFLA_INET6_CONF)?;
+    u32_at(all, 4 * DEVCONF_ACCEPT_RA).map(u32::cast_signed)
 }
 
 /// The number of `promote_secondaries` among IPv4's parameters of a device (`linux/ip.h`).
