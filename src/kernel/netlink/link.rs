@@ -186,11 +186,7 @@ fn parse(body: &[u8]) -> Option<RawLink> {
             IFLA_LINK => link.peer = u32_at(value, 0),
             IFLA_LINK_NETNSID => link.peer_nsid = u32_at(value, 0),
             IFLA_LINKINFO => parse_info(&mut link, value),
-            IFLA_AF_SPEC => {
-                link.device.link_local = has_link_local(value);
-                link.device.promote_secondaries = promotes_secondaries(value);
-                link.accept_ra = accept_ra(value);
-            }
+            IFLA_AF_SPEC => parse_families(&mut link, value),
             _ => {}
         }
     }
@@ -226,33 +222,30 @@ fn parse_info(link: &mut RawLink, info: &[u8]) {
     }
 }
 
-/// Of `IFLA_AF_SPEC`: any mode but none makes a link-local address. Where IPv6 is absent or off (no part of its own, or
-/// an MTU below 1280) there is none either.
-fn has_link_local(af_spec: &[u8]) -> bool {
-    Attributes::new(af_spec)
-        .value(AF_INET6)
-        .and_then(|inet6| Attributes::new(inet6).value(IFLA_INET6_ADDR_GEN_MODE))
-        .and_then(|mode| mode.first())
-        .is_some_and(|mode| *mode != IN6_ADDR_GEN_MODE_NONE)
-}
-
-/// Of `IFLA_AF_SPEC`: the kernel lists all of IPv6's parameters too, from number 0.
-fn accept_ra(af_spec: &[u8]) -> Option<i32> {
-    let all = Attributes::new(Attributes::new(af_spec).value(AF_INET6)?).value(IFLA_INET6_CONF)?;
-    u32_at(all, 4 * DEVCONF_ACCEPT_RA).map(u32::cast_signed)
-}
-
 /// The number of `promote_secondaries` among IPv4's parameters of a device (`linux/ip.h`).
 pub(crate) const IPV4_DEVCONF_PROMOTE_SECONDARIES: u16 = 20;
 
-/// Of `IFLA_AF_SPEC`: the kernel lists all parameters, 32 bits each, from number 1.
-fn promotes_secondaries(af_spec: &[u8]) -> bool {
-    let at = 4 * (usize::from(IPV4_DEVCONF_PROMOTE_SECONDARIES) - 1);
-    Attributes::new(af_spec)
-        .value(AF_INET)
-        .and_then(|inet| Attributes::new(inet).value(IFLA_INET_CONF))
-        .and_then(|parameters| parameters.get(at..at + 4))
-        .is_some_and(|value| value != [0; 4])
+/// What `IFLA_AF_SPEC` says of each family. The kernel lists all parameters, 32 bits each: IPv4's from number 1, IPv6's
+/// from number 0. Any mode but none makes a link-local address; where IPv6 is absent or off (no part of its own, or an
+/// MTU below 1280) there is none either.
+fn parse_families(link: &mut RawLink, families: &[u8]) {
+    for (family, attributes) in Attributes::new(families) {
+        for (kind, value) in Attributes::new(attributes) {
+            match (family, kind) {
+                (AF_INET, IFLA_INET_CONF) => {
+                    let at = 4 * (usize::from(IPV4_DEVCONF_PROMOTE_SECONDARIES) - 1);
+                    link.device.promote_secondaries = u32_at(value, at).unwrap_or(0) != 0;
+                }
+                (AF_INET6, IFLA_INET6_CONF) => {
+                    link.accept_ra = u32_at(value, 4 * DEVCONF_ACCEPT_RA).map(u32::cast_signed);
+                }
+                (AF_INET6, IFLA_INET6_ADDR_GEN_MODE) => {
+                    link.device.link_local = value.first().is_some_and(|mode| *mode != IN6_ADDR_GEN_MODE_NONE);
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// The message that makes a link with all that can be said in one: down, without alias and port settings, which the
