@@ -25,7 +25,7 @@ unit:
 
 examples:
 	$(CARGO) build --locked
-	for file in examples/*.toml; do target/debug/netrec -c $$file validate || exit 1; done
+	for file in examples/*.toml; do target/debug/netrec rehearse $$file || exit 1; done
 
 # Figures of time, by hand and as root; see docs/performance.md.
 bench:

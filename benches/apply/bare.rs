@@ -272,8 +272,8 @@ fn create(name: InterfaceName, link: &Link, bridges: &BTreeMap<InterfaceName, u3
 
 /// All that reads a state, ready to be sent.
 pub(crate) struct Reading {
-    /// Each with its parameters.
-    spaces: Vec<(PathBuf, Vec<PathBuf>)>,
+    spaces: Vec<PathBuf>,
+    /// The host's; those of containers' devices come with the devices.
     sysctls: Vec<PathBuf>,
     links: Vec<u8>,
     addresses: Vec<u8>,
@@ -286,17 +286,11 @@ impl Reading {
     pub(crate) fn of(desired: &State) -> Self {
         // NFT_MSG_GETSET, _GETCHAIN, _GETRULE, and _GETSETELEM of each set.
         let mut firewall: Messages = [10, 4, 7].map(|kind| wire::nftables_dump(kind, &[(1, TABLE)])).into();
-        let (mut spaces, mut index, mut sysctls) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let (mut spaces, mut sysctls) = (Vec::new(), Vec::new());
         for (key, _) in desired {
             match key {
-                Key::Netns { netns } => {
-                    index.insert(netns, spaces.len());
-                    spaces.push((Path::new(RUN_NETNS).join(netns.label().unwrap()), Vec::new()));
-                }
-                Key::Sysctl { netns, path } => {
-                    let list = index.get(netns).map_or(&mut sysctls, |space| &mut spaces[*space].1);
-                    list.push(Path::new("/proc/sys").join(&**path));
-                }
+                Key::Netns { netns } => spaces.push(Path::new(RUN_NETNS).join(netns.label().unwrap())),
+                Key::Sysctl { netns, path } if netns.is_host() => sysctls.push(Path::new("/proc/sys").join(&**path)),
                 Key::Set { name } => firewall.push(wire::nftables_dump(13, &[(1, TABLE), (2, name)])),
                 _ => {}
             }
@@ -324,12 +318,13 @@ impl Reading {
         for message in [&self.links, &self.addresses, &self.host_routes] {
             host.dump(message);
         }
-        read(&self.sysctls);
-        for (space, sysctls) in &self.spaces {
+        for path in &self.sysctls {
+            fs::read(path).unwrap();
+        }
+        for space in &self.spaces {
             let file = File::open(space).unwrap();
             setns(file.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
             let mut socket = Socket::open();
-            read(sysctls);
             setns(&home, CloneFlags::CLONE_NEWNET).unwrap();
             for message in [&self.links, &self.addresses, &self.routes] {
                 socket.dump(message);
@@ -339,11 +334,5 @@ impl Reading {
         for message in &self.firewall {
             netfilter.dump(message);
         }
-    }
-}
-
-fn read(sysctls: &[PathBuf]) {
-    for path in sysctls {
-        fs::read(path).unwrap();
     }
 }

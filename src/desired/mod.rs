@@ -81,21 +81,24 @@ impl Build<'_> {
         let mut taken: HashMap<(u64, u64), &Container> = HashMap::new();
         for container in &self.config.containers {
             let netns = container.netns.netns();
-            let line = self.config.sources.line(&container.place);
-            let whose = format!("container `{}` ({line}) is to live in {netns}", container.name);
+            // Made only where it is needed: to count lines takes the whole text each time.
+            let whose = || {
+                let line = self.config.sources.line(&container.place);
+                format!("container `{}` ({line}) is to live in {netns}", container.name)
+            };
             let is_path = matches!(container.netns, ContainerNetns::Path(_));
             let refusal = match self.facts.namespaces.get(netns) {
                 Some(Ok(Some(id))) if *id == self.facts.host_namespace => {
-                    format!("{whose}, which is this host's own network namespace: name one of its own")
+                    format!("{}, which is this host's own network namespace: name one of its own", whose())
                 }
                 Some(Ok(Some(id))) => match taken.insert(*id, container) {
-                    Some(other) => format!("{whose}, which is the namespace of container `{}` too", other.name),
+                    Some(other) => format!("{}, which is the namespace of container `{}` too", whose(), other.name),
                     None => continue,
                 },
                 Some(Ok(None)) if is_path => {
-                    format!("{whose}, where there is no network namespace: start what makes it first")
+                    format!("{}, where there is no network namespace: start what makes it first", whose())
                 }
-                Some(Err(error)) if is_path => format!("{whose}, which cannot be opened: {error}"),
+                Some(Err(error)) if is_path => format!("{}, which cannot be opened: {error}", whose()),
                 _ => continue,
             };
             self.refusals.push(refusal);

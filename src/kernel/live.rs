@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
@@ -331,21 +332,22 @@ impl Inside {
     fn read(namespaces: &mut Namespaces, scope: &Scope, netns: &Netns) -> Result<Option<Self>, ReadError> {
         let opened = Handle::open(&netns::path(netns)).map_err(|e| read_error(&whose(netns), &e.into()))?;
         let Some(handle) = opened else { return Ok(None) };
-        let inside = match namespaces.take_socket(netns, handle.id) {
-            // What has just been changed through it is read back through it.
-            Some(socket) if !scope.sysctls.contains_key(netns) => Ok((socket, Vec::new())),
-            _ => {
-                let enter = || -> Result<_, Refusal> { Ok((Socket::open()?, read_sysctls(scope, netns)?)) };
-                // Into its own namespace a thread needs no rights to come.
-                if netns.is_host() {
-                    enter()
-                } else {
-                    namespaces.visit(&handle, enter).unwrap_or_else(|errno| Err(errno.into()))
-                }
-            }
+        // What has just been changed through a socket is read back through it.
+        let mut socket = match namespaces.take_socket(netns, handle.id) {
+            Some(socket) => socket,
+            None => inside(namespaces, netns, &handle, || Ok(Socket::open()?))?,
         };
-        let (mut socket, sysctls) = inside.map_err(|refusal| read_error(&whose(netns), &refusal))?;
         let links = link::dump(&mut socket).map_err(|e| dump_error("links", netns, e))?;
+        let (mut sysctls, mut others) = (Vec::new(), Vec::new());
+        for path in scope.sysctls.get(netns).into_iter().flatten() {
+            match if netns.is_host() { None } else { told(&links, path) } {
+                Some(value) => sysctls.push(parameter(netns, path, value)),
+                None => others.push(path),
+            }
+        }
+        if !others.is_empty() {
+            sysctls.extend(inside(namespaces, netns, &handle, || read_sysctls(netns, &others))?);
+        }
         let mut space = Space { netns: netns.clone(), links, addresses: Vec::new(), routes: Vec::new() };
         let host = Some(namespaces.host_id().1);
         let ours = space.links.iter().any(|l| l.loopback && namespace_mark(l).is_some_and(|mark| mark.inode == host));
@@ -378,16 +380,37 @@ fn namespace_mark(lo: &RawLink) -> Option<&Mark> {
     lo.mark.as_ref().filter(|_| lo.group == GROUP)
 }
 
-fn read_sysctls(scope: &Scope, netns: &Netns) -> Result<Vec<(Key, Entry)>, Refusal> {
+/// Does something inside of a namespace. Into its own a thread needs no rights to come.
+fn inside<T>(
+    namespaces: &Namespaces,
+    netns: &Netns,
+    handle: &Handle,
+    work: impl FnOnce() -> Result<T, Refusal>,
+) -> Result<T, ReadError> {
+    let done = if netns.is_host() { work() } else { namespaces.visit(handle, work).unwrap_or_else(|e| Err(e.into())) };
+    done.map_err(|refusal| read_error(&whose(netns), &refusal))
+}
+
+/// The value of a parameter that the listing of devices tells along. To open its file, under a thousand namespaces a
+/// thousand times, takes as long as all the rest.
+fn told(links: &[RawLink], path: &str) -> Option<String> {
+    let device = path.strip_prefix("net/ipv6/conf/")?.strip_suffix("/accept_ra")?;
+    let link = links.iter().find(|link| link.name.as_str() == device)?;
+    link.accept_ra.map(|value| value.to_string())
+}
+
+fn read_sysctls(netns: &Netns, paths: &[&Arc<str>]) -> Result<Vec<(Key, Entry)>, Refusal> {
     let mut found = Vec::new();
-    for path in scope.sysctls.get(netns).into_iter().flatten() {
-        if let Some(value) = sysctl::read(path)? {
-            let key = Key::Sysctl { netns: netns.clone(), path: path.clone() };
-            let object = Object::Sysctl(Sysctl { value });
-            found.push((key, Entry { object, owners: Vec::new(), standing: Standing::Ours }));
-        }
+    for path in paths {
+        found.extend(sysctl::read(path)?.map(|value| parameter(netns, path, value)));
     }
     Ok(found)
+}
+
+fn parameter(netns: &Netns, path: &Arc<str>, value: String) -> (Key, Entry) {
+    let key = Key::Sysctl { netns: netns.clone(), path: path.clone() };
+    let object = Object::Sysctl(Sysctl { value });
+    (key, Entry { object, owners: Vec::new(), standing: Standing::Ours })
 }
 
 /// Where the other end of a veth is, if it is in another namespace: the number that this one gave to that, and the index

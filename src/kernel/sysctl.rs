@@ -1,7 +1,7 @@
 //! Kernel parameters under `/proc/sys`, of the namespace that the thread is in.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::fault::Writes;
@@ -30,21 +30,37 @@ pub(super) fn read(path: &str) -> io::Result<Option<String>> {
 /// that a read-only `/proc/sys` does no harm.
 pub(super) fn write(path: &str, wanted: &str, writes: &mut Writes) -> Result<(), Refusal> {
     let wanted = normalised(wanted);
-    let found = read(path)?;
+    // Opened once: among the parameters of a thousand namespaces the kernel finds a path by going through all of them,
+    // as they have one name and one folder.
+    let opened = OpenOptions::new().read(true).write(true).open(file(path));
+    let found = match &opened {
+        Ok(file) => Some(value(file)?),
+        Err(_) => read(path)?,
+    };
     if found.as_deref() == Some(&wanted) {
         return Ok(());
     }
     writes.admit().map_err(Refusal::plain)?;
-    let written = OpenOptions::new().write(true).open(file(path)).and_then(|mut f| f.write_all(wanted.as_bytes()));
-    written.map_err(|error| {
+    let written = opened.and_then(|mut file| {
+        file.rewind()?;
+        file.write_all(wanted.as_bytes())?;
+        value(&file)
+    });
+    let now = written.map_err(|error| {
         let found = found.unwrap_or_else(|| "nothing".into());
         Refusal::new(error.raw_os_error().unwrap_or(0), format!("/proc/sys/{path}: wanted {wanted}, found {found}"))
     })?;
-    match read(path)? {
-        Some(now) if now == wanted => Ok(()),
-        now => {
-            let now = now.unwrap_or_else(|| "nothing".into());
-            Err(Refusal::new(0, format!("/proc/sys/{path}: wrote {wanted}, then found {now}")))
-        }
+    if now == wanted {
+        Ok(())
+    } else {
+        Err(Refusal::new(0, format!("/proc/sys/{path}: wrote {wanted}, then found {now}")))
     }
+}
+
+/// The value in an open file.
+fn value(mut file: &File) -> io::Result<String> {
+    let mut text = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut text)?;
+    Ok(normalised(&text))
 }

@@ -61,8 +61,7 @@ pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -
     let Desired { state, warnings, chosen } = desired(config, &facts)?;
     #[cfg(feature = "fault-injection")]
     let state = mutate::mutated(state);
-    let scope = Scope::of(&state);
-    let live = backend.live(&scope)?;
+    let (live, scope) = read(backend, &state)?;
     let Diff { actions, conflicts } = diff(&state, &live);
     if !conflicts.is_empty() {
         return Err(PrepareError::Host(in_the_way(&conflicts, config)));
@@ -82,11 +81,23 @@ fn identified(config: &Config) -> Vec<Netns> {
     config.containers.iter().map(|c| c.netns.netns().clone()).collect()
 }
 
+/// Reads what there is, as far as it matters to what is wanted or would have to be brought back.
+fn read(backend: &mut dyn Backend, desired: &State) -> Result<(State, Scope), ReadError> {
+    let scope = Scope::of(desired);
+    let live = backend.live(&scope)?;
+    let going = Scope::of_going(&live, desired);
+    if going.is_empty() {
+        return Ok((live, scope));
+    }
+    let scope = scope.and(going);
+    Ok((backend.live(&scope)?, scope))
+}
+
 /// Reads the kernel and plans the removal of all that is netrec's.
 pub fn prepare_destroy(backend: &mut dyn Backend, host: Option<&str>) -> Result<Prepared, PrepareError> {
     let facts = backend.facts(&[])?;
-    let (state, scope) = (State::new(), Scope::default());
-    let live = backend.live(&scope)?;
+    let state = State::new();
+    let (live, scope) = read(backend, &state)?;
     let mut actions = diff(&state, &live).actions;
     for action in &mut actions {
         action.reason = Some("destroy".into());

@@ -242,7 +242,42 @@ pub struct Scope {
     pub ends: BTreeSet<(Netns, InterfaceName)>,
 }
 
+/// The parameters that netrec sets for a bridge, below `net/FAMILY/conf/DEVICE`.
+const BRIDGE_PARAMETERS: [&str; 5] =
+    ["ipv4/forwarding", "ipv4/route_localnet", "ipv6/accept_dad", "ipv6/accept_ra", "ipv6/forwarding"];
+/// Those for a container's end.
+const END_PARAMETERS: [&str; 1] = ["ipv6/accept_ra"];
+
 impl Scope {
+    /// The parameters of live links of netrec's that a desired state has no place for: they go with their links, and only
+    /// who knows them can bring them back.
+    pub fn of_going(live: &State, desired: &State) -> Self {
+        let mut scope = Self::default();
+        let mut parameters = |netns: &Netns, device: &InterfaceName, names: &[&str]| {
+            for (family, name) in names.iter().filter_map(|name| name.split_once('/')) {
+                let path = format!("net/{family}/conf/{device}/{name}").into();
+                scope.sysctls.entry(netns.clone()).or_default().insert(path);
+            }
+        };
+        for (key, entry) in live.iter().filter(|(key, entry)| entry.standing.is_ours() && desired.get(key).is_none()) {
+            match (key, &entry.object) {
+                (Key::Link { .. }, Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => {
+                    parameters(&peer.netns, &peer.name, &END_PARAMETERS);
+                }
+                (Key::Link { netns, name }, Object::Link(_)) => parameters(netns, name, &BRIDGE_PARAMETERS),
+                _ => {}
+            }
+        }
+        let inside = scope.sysctls.keys().filter(|netns| !netns.is_host());
+        scope.namespaces = inside.cloned().collect();
+        scope
+    }
+
+    /// Whether it looks at nothing.
+    pub fn is_empty(&self) -> bool {
+        self.namespaces.is_empty() && self.sysctls.is_empty() && self.ends.is_empty()
+    }
+
     /// With what another scope looks at too.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {

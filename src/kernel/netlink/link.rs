@@ -31,13 +31,19 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
+<<<<<<< HEAD
 const IFLA_BRPORT_LEARNING: u16 = 8;
 const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
 const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
 const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_BRPORT_LOCKED: u16 = 39;
+=======
+const IFLA_INET6_CONF: u16 = 2;
+>>>>>>> bench
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+/// The number of `accept_ra` among IPv6's parameters of a device (`linux/ipv6.h`).
+const DEVCONF_ACCEPT_RA: usize = 3;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 /// IPv4's part of `IFLA_AF_SPEC`: the parameters of a device (`linux/if_link.h`).
@@ -63,6 +69,8 @@ pub(crate) struct RawLink {
     pub device: Device,
     pub loopback: bool,
     pub kind: RawKind,
+    /// Its parameter `accept_ra`; none without IPv6.
+    pub accept_ra: Option<i32>,
     /// The index of the bridge it is a port of.
     pub master: Option<u32>,
     /// Its settings as a bridge's port.
@@ -172,6 +180,7 @@ fn parse(body: &[u8]) -> Option<RawLink> {
         },
         loopback: flags & IFF_LOOPBACK != 0,
         kind: RawKind::Other("device".to_owned()),
+        accept_ra: None,
         master: None,
         port: None,
         peer: None,
@@ -188,10 +197,7 @@ fn parse(body: &[u8]) -> Option<RawLink> {
             IFLA_LINK => link.peer = u32_at(value, 0),
             IFLA_LINK_NETNSID => link.peer_nsid = u32_at(value, 0),
             IFLA_LINKINFO => parse_info(&mut link, value),
-            IFLA_AF_SPEC => {
-                link.device.link_local = has_link_local(value);
-                link.device.promote_secondaries = promotes_secondaries(value);
-            }
+            IFLA_AF_SPEC => parse_families(&mut link, value),
             _ => {}
         }
     }
@@ -226,6 +232,7 @@ fn parse_info(link: &mut RawLink, info: &[u8]) {
     }
 }
 
+<<<<<<< HEAD
 /// A port's switches, a byte each. One that the kernel does not know is as it is by default.
 fn parse_port(data: &[u8]) -> BridgePort {
     let mut port = BridgePort::default();
@@ -255,17 +262,32 @@ fn has_link_local(af_spec: &[u8]) -> bool {
         .is_some_and(|mode| *mode != IN6_ADDR_GEN_MODE_NONE)
 }
 
+=======
+>>>>>>> bench
 /// The number of `promote_secondaries` among IPv4's parameters of a device (`linux/ip.h`).
 pub(crate) const IPV4_DEVCONF_PROMOTE_SECONDARIES: u16 = 20;
 
-/// Of `IFLA_AF_SPEC`: the kernel lists all parameters, 32 bits each, from number 1.
-fn promotes_secondaries(af_spec: &[u8]) -> bool {
-    let at = 4 * (usize::from(IPV4_DEVCONF_PROMOTE_SECONDARIES) - 1);
-    Attributes::new(af_spec)
-        .value(AF_INET)
-        .and_then(|inet| Attributes::new(inet).value(IFLA_INET_CONF))
-        .and_then(|parameters| parameters.get(at..at + 4))
-        .is_some_and(|value| value != [0; 4])
+/// What `IFLA_AF_SPEC` says of each family. The kernel lists all parameters, 32 bits each: IPv4's from number 1, IPv6's
+/// from number 0. Any mode but none makes a link-local address; where IPv6 is absent or off (no part of its own, or an
+/// MTU below 1280) there is none either.
+fn parse_families(link: &mut RawLink, families: &[u8]) {
+    for (family, attributes) in Attributes::new(families) {
+        for (kind, value) in Attributes::new(attributes) {
+            match (family, kind) {
+                (AF_INET, IFLA_INET_CONF) => {
+                    let at = 4 * (usize::from(IPV4_DEVCONF_PROMOTE_SECONDARIES) - 1);
+                    link.device.promote_secondaries = u32_at(value, at).unwrap_or(0) != 0;
+                }
+                (AF_INET6, IFLA_INET6_CONF) => {
+                    link.accept_ra = u32_at(value, 4 * DEVCONF_ACCEPT_RA).map(u32::cast_signed);
+                }
+                (AF_INET6, IFLA_INET6_ADDR_GEN_MODE) => {
+                    link.device.link_local = value.first().is_some_and(|mode| *mode != IN6_ADDR_GEN_MODE_NONE);
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// The message that makes a link with all that can be said in one: down, without alias and port settings, which the
