@@ -31,16 +31,13 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
-<<<<<<< HEAD
 const IFLA_BRPORT_LEARNING: u16 = 8;
 const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
 const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
 const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_BRPORT_LOCKED: u16 = 39;
-=======
 const IFLA_INET6_CONF: u16 = 2;
->>>>>>> bench
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 /// The number of `accept_ra` among IPv6's parameters of a device (`linux/ipv6.h`).
 const DEVCONF_ACCEPT_RA: usize = 3;
@@ -232,7 +229,6 @@ fn parse_info(link: &mut RawLink, info: &[u8]) {
     }
 }
 
-<<<<<<< HEAD
 /// A port's switches, a byte each. One that the kernel does not know is as it is by default.
 fn parse_port(data: &[u8]) -> BridgePort {
     let mut port = BridgePort::default();
@@ -252,18 +248,6 @@ fn parse_port(data: &[u8]) -> BridgePort {
     port
 }
 
-/// Of `IFLA_AF_SPEC`: any mode but none makes a link-local address. Where IPv6 is absent or off (no part of its own, or
-/// an MTU below 1280) there is none either.
-fn has_link_local(af_spec: &[u8]) -> bool {
-    Attributes::new(af_spec)
-        .value(AF_INET6)
-        .and_then(|inet6| Attributes::new(inet6).value(IFLA_INET6_ADDR_GEN_MODE))
-        .and_then(|mode| mode.first())
-        .is_some_and(|mode| *mode != IN6_ADDR_GEN_MODE_NONE)
-}
-
-=======
->>>>>>> bench
 /// The number of `promote_secondaries` among IPv4's parameters of a device (`linux/ip.h`).
 pub(crate) const IPV4_DEVCONF_PROMOTE_SECONDARIES: u16 = 20;
 
