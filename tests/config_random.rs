@@ -39,6 +39,7 @@ fn collect(folder: &Path, texts: &mut Vec<Vec<u8>>) {
 }
 
 const GOOD: &str = r#"
+expect = ["world -> host:8080", "web -> [fd20::5]:80/udp", "web -/> 10.9.0.1", "host->web"]
 [settings]
 lock_timeout = "5s"
 [networks.front]
@@ -56,7 +57,7 @@ netns = "/run/netns/é"
 "#;
 
 /// Pieces that mean something to the parser or to the painter.
-const PIECES: [&str; 24] = [
+const PIECES: [&str; 27] = [
     "\"",
     "'''",
     "\"\"\"",
@@ -81,6 +82,9 @@ const PIECES: [&str; 24] = [
     ":",
     "99999999999999999999",
     "[[x]]\n",
+    "->",
+    "-/>",
+    "/",
 ];
 
 fn mutate(random: &mut Random, texts: &[Vec<u8>]) -> String {

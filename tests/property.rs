@@ -118,12 +118,14 @@ fn drift(host: &mut Fake, random: &mut Random) {
         let Some(entry) = host.state.get(&key).cloned() else { continue };
         let mut changed = entry.clone();
         match &mut changed.object {
-            Object::Link(Link { device, kind, master, port, .. }) => match random.below(6) {
+            Object::Link(Link { device, kind, master, port, .. }) => match random.below(8) {
                 0 => device.mtu += 1,
                 1 => (*master, *port) = (None, None),
                 2 => changed.owners.clear(),
                 3 => device.up = false,
-                4 => {
+                4 => device.no_arp = true,
+                5 => port.iter_mut().for_each(|port| (port.isolated, port.no_flood) = (true, true)),
+                6 => {
                     if let LinkKind::Veth { peer } = kind {
                         peer.device.link_local = !peer.device.link_local;
                     }
@@ -142,6 +144,7 @@ fn drift(host: &mut Fake, random: &mut Random) {
                 }
             }
             Object::Netns(netns) => netns.lo_up = false,
+            Object::Address(address) if random.one_in(2) => address.no_prefix_route = true,
             Object::Sysctl(sysctl) => sysctl.value = "7".into(),
             _ => {
                 host.remove_by_hand(&key);

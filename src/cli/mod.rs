@@ -4,6 +4,7 @@ mod apply;
 mod destroy;
 mod output;
 mod plan;
+mod rehearse;
 mod show;
 mod validate;
 
@@ -17,6 +18,7 @@ use self::output::Output;
 use crate::config::{self, Config, Invalid};
 use crate::kernel::Linux;
 use crate::plan::FORMAT_VERSION;
+use crate::reconcile::rehearse::RehearseError;
 use crate::reconcile::{ApplyError, InputError, Lock, LockError, PrepareError, Undo, read_sources};
 
 /// Networks for containers, from a file: plans the difference between the file and the kernel, and applies it.
@@ -64,6 +66,8 @@ enum Command {
     Apply(apply::Args),
     /// Remove all that netrec made
     Destroy(destroy::Args),
+    /// Try the file in a throwaway world: apply it, try its `expect` lines with real packets, remove it; needs no root
+    Rehearse(rehearse::Args),
     /// Show the file with every default and chosen value filled in
     Show(show::Args),
 }
@@ -77,6 +81,8 @@ enum Done {
     Changes,
     /// The person at the terminal said no.
     Declined,
+    /// A rehearsal found what is wrong.
+    Failed,
 }
 
 /// Why a command ended with an error.
@@ -92,6 +98,8 @@ enum Error {
     Prepare(#[from] PrepareError),
     #[error(transparent)]
     Lock(#[from] LockError),
+    #[error(transparent)]
+    Rehearse(#[from] RehearseError),
     #[error(transparent)]
     Apply(#[from] ApplyError),
     /// The same, when standard output has said so already.
@@ -115,7 +123,12 @@ fn status(error: &Error) -> u8 {
         Error::Reported(error) if matches!(error.undo, Undo::Done) => 4,
         Error::Lock(LockError::Held { .. }) => 5,
         Error::Usage(_) => 64,
-        Error::Prepare(_) | Error::Lock(_) | Error::Apply(_) | Error::Reported(_) | Error::Other(_) => 1,
+        Error::Prepare(_)
+        | Error::Rehearse(_)
+        | Error::Lock(_)
+        | Error::Apply(_)
+        | Error::Reported(_)
+        | Error::Other(_) => 1,
     }
 }
 
@@ -134,10 +147,12 @@ pub fn main() -> ExitCode {
         Command::Plan(command) => plan::run(&args, command, &output),
         Command::Apply(command) => apply::run(&args, command, &output),
         Command::Destroy(command) => destroy::run(&args, command, &output),
+        Command::Rehearse(command) => rehearse::run(&args, command, &output),
         Command::Show(command) => show::run(&args, command, &output),
     };
     // Work that is done is done; a command that is all words has failed when they are lost.
-    let only_words = matches!(args.command, Command::Validate(_) | Command::Plan(_) | Command::Show(_));
+    let only_words =
+        matches!(args.command, Command::Validate(_) | Command::Plan(_) | Command::Rehearse(_) | Command::Show(_));
     let result = match output.lost() {
         Some(kind) if only_words => {
             result.and(Err(Error::Other(anyhow::anyhow!("the result could not be written: {kind}"))))
@@ -146,7 +161,7 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(Done::Ok) => ExitCode::SUCCESS,
-        Ok(Done::Declined) => ExitCode::from(1),
+        Ok(Done::Declined | Done::Failed) => ExitCode::from(1),
         Ok(Done::Changes) => ExitCode::from(2),
         Err(error) => {
             let status = status(&error);
@@ -168,6 +183,7 @@ impl Command {
             Self::Plan(args) => args.json,
             Self::Apply(args) => args.json,
             Self::Destroy(args) => args.json,
+            Self::Rehearse(args) => args.json,
             Self::Show(args) => args.json,
         }
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::file::{Networks, owner};
 use super::networks::interface_name;
-use super::reader::{Fault, Item, Placed, Problems, list, named, parsed, tick};
+use super::reader::{Fault, Item, Placed, Problems, known_ones, named, parsed, tick};
 use super::report::Problem;
 use super::types::{Attachment, Container, ContainerNetns, Place};
 use super::{ports, sysctl, values};
@@ -198,19 +198,9 @@ fn resolve(name: &str, place: &Place, networks: &Networks, problems: &mut Proble
     }
     let problem = Problem::new(place.clone(), format!("unknown network {}", tick(name)));
     let known = networks.drafts.iter().map(|n| n.name.as_str());
-    let problem = match problems.suggest(name, known) {
+    let problem = match problems.suggest(name, known.clone()) {
         Some(meant) => problem.with_label(format!("did you mean `{meant}`?")),
-        None if networks.by_name.is_empty() => problem.with_help("no networks are defined"),
-        None if networks.drafts.len() > 6 => problem.with_help("define it in a table under `networks`"),
-        None => {
-            let names: Vec<_> = networks.drafts.iter().map(|n| n.name.as_str()).collect();
-            let help = match names.as_slice() {
-                [] => "no other network is defined".to_owned(),
-                [one] => format!("the only network is `{one}`"),
-                names => format!("the networks are {}", list(names)),
-            };
-            problem.with_help(help)
-        }
+        None => problem.with_help(known_ones("network", known, networks.by_name.is_empty())),
     };
     problems.push(problem);
     None

@@ -5,19 +5,22 @@ use std::time::Duration;
 
 use super::reader::{Document, Item, Problems, Table, named, parsed, tick};
 use super::report::{Problem, Sources};
-use super::types::{Container, Network, Overlap, Place, Settings};
-use super::{checks, containers, networks, syntax, values};
+use super::types::{Container, Expect, Network, Overlap, Place, Settings};
+use super::{checks, containers, expect, networks, syntax, values};
 use crate::state::{ObjectName, Owner};
 
-/// The sections there are, and those there will be.
+/// The sections there are.
 const SECTIONS: [&str; 3] = ["settings", "networks", "containers"];
-const SECTIONS_LATER: [&str; 3] = ["expect", "hosts", "cluster"];
+/// The keys of a file: the sections, and what stands before them; and those there will be.
+const KEYS: [&str; 4] = ["expect", "settings", "networks", "containers"];
+const KEYS_LATER: [&str; 2] = ["hosts", "cluster"];
 
 /// A configuration without its texts.
 pub(super) struct Parts {
     pub(super) settings: Settings,
     pub(super) networks: Vec<Network>,
     pub(super) containers: Vec<Container>,
+    pub(super) expect: Vec<Expect>,
     pub(super) sections: Vec<(Owner, Place)>,
 }
 
@@ -30,19 +33,21 @@ pub(super) fn read(sources: &Sources) -> Result<Parts, Vec<Problem>> {
         return Err(problems.into_vec());
     }
     for document in &documents {
-        document.table().check_keys("a file", &SECTIONS, &SECTIONS_LATER, &mut problems);
+        document.table().check_keys("a file", &KEYS, &KEYS_LATER, &mut problems);
     }
     let settings = settings(&documents, &mut problems);
     let networks = networks(&documents, &mut problems);
     let containers = containers(&documents, &networks, &mut problems);
-    checks::all(&networks.drafts, &containers, &mut problems);
+    let expect = expect::read(&documents, &networks, &containers, &mut problems);
+    checks::all(&networks.drafts, &containers.drafts, &mut problems);
     if !problems.is_empty() {
         return Err(problems.into_vec());
     }
     Ok(Parts {
         settings,
         networks: networks.drafts.into_iter().map(networks::Draft::finish).collect(),
-        containers: containers.into_iter().map(containers::Draft::finish).collect(),
+        containers: containers.drafts.into_iter().map(containers::Draft::finish).collect(),
+        expect,
         sections: sections(&documents),
     })
 }
@@ -114,12 +119,21 @@ fn networks(documents: &[Document], problems: &mut Problems) -> Networks {
     networks
 }
 
-fn containers(documents: &[Document], networks: &Networks, problems: &mut Problems) -> Vec<containers::Draft> {
-    let mut drafts = Vec::new();
+/// The containers of all sources.
+pub(super) struct Containers {
+    pub(super) drafts: Vec<containers::Draft>,
+    /// By name: the index of its draft; none where it cannot be read, which is reported already.
+    pub(super) by_name: HashMap<String, Option<usize>>,
+}
+
+fn containers(documents: &[Document], networks: &Networks, problems: &mut Problems) -> Containers {
+    let mut containers = Containers { drafts: Vec::new(), by_name: HashMap::new() };
     each_named(documents, "containers", problems, |name, item, problems| {
-        drafts.extend(name.and_then(|name| containers::read(name, &item, networks, problems)));
+        let read = name.and_then(|name| containers::read(name, &item, networks, problems));
+        containers.by_name.insert(item.key().to_owned(), read.is_some().then_some(containers.drafts.len()));
+        containers.drafts.extend(read);
     });
-    drafts
+    containers
 }
 
 /// Calls `read` for each entry of a section, in the order of the sources; an entry that two sources have is an error.

@@ -1,12 +1,14 @@
 //! TOML text to a checked [`Config`]: types, defaults, places, and every message about the file. No I/O.
 //!
 //! Three passes, each of which reports all it finds: syntax (`syntax`), then keys, types and single values (`file`,
-//! `networks`, `containers`, `ports`, `sysctl`), then what only the whole shows (`checks`). A file with syntax errors
+//! `networks`, `containers`, `ports`, `sysctl`), then what only the whole shows (`checks`, `expect`). A file with syntax errors
 //! stops after the first, since what is left of it would only bring errors that are none.
 
 mod checks;
 mod containers;
+mod expect;
 mod file;
+mod line;
 mod networks;
 mod ports;
 mod reader;
@@ -21,8 +23,8 @@ mod values;
 
 pub use report::{Invalid, Problem, Source, Sources};
 pub use types::{
-    Attachment, Config, Container, ContainerNetns, Network, Overlap, Place, Port, PortAddress, Protocol, Settings,
-    Subnet,
+    Attachment, Config, Container, ContainerNetns, Expect, Network, Node, Overlap, Place, Port, PortAddress, Protocol,
+    Settings, Subnet, Target,
 };
 
 /// Parses and checks the texts of one configuration.
@@ -31,8 +33,8 @@ pub use types::{
 /// All that is wrong with them, at once.
 pub fn parse(sources: Sources) -> Result<Config, Invalid> {
     match file::read(&sources) {
-        Ok(file::Parts { settings, networks, containers, sections }) => {
-            Ok(Config { sources, settings, networks, containers, sections })
+        Ok(file::Parts { settings, networks, containers, expect, sections }) => {
+            Ok(Config { sources, settings, networks, containers, expect, sections })
         }
         Err(problems) => Err(Invalid::new(sources, problems)),
     }

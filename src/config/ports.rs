@@ -79,7 +79,7 @@ pub(super) fn parse(text: &str) -> Result<Mapping, Fault> {
         if range.is_empty() {
             return Err(Fault::new(format!("{} names no {whose} port", tick(text))).help(FORM));
         }
-        number(text_of(&range)).map_err(|fault| fault.part(range))
+        side(text_of(&range)).map_err(|fault| fault.part(range))
     };
     Ok(Mapping { address, host: port(host, "host")?, container: port(container, "container")?, protocol })
 }
@@ -135,15 +135,24 @@ fn split(text: &str) -> Result<Split, Fault> {
     Ok(Split { address: Some(0..first), host: first + 1..last, container })
 }
 
-/// Parses a port number.
-fn number(text: &str) -> Result<u16, Fault> {
-    let is_number = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+/// Whether a text has digits and nothing else.
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Parses one side of a mapping.
+fn side(text: &str) -> Result<u16, Fault> {
     if let Some((first, last)) = text.split_once('-')
         && is_number(first)
         && is_number(last)
     {
         return Err(Fault::new(format!("port range {} is not supported yet", tick(text))));
     }
+    number(text)
+}
+
+/// Parses a port number.
+pub(super) fn number(text: &str) -> Result<u16, Fault> {
     if !is_number(text) {
         return Err(Fault::new(format!("{} is not a port number", tick(text))).label("a number from 1 to 65535"));
     }
@@ -154,7 +163,8 @@ fn number(text: &str) -> Result<u16, Fault> {
     }
 }
 
-fn protocol(text: &str) -> Result<Protocol, Fault> {
+/// Parses the name of a protocol.
+pub(super) fn protocol(text: &str) -> Result<Protocol, Fault> {
     let known = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
     if let Some(protocol) = known.iter().find(|p| p.as_str() == text) {
         return Ok(*protocol);
@@ -228,7 +238,7 @@ fn read_number(key: &str, port: &Item, table: Table, meant: &[&str], problems: &
         return None;
     };
     if let Some(text) = item.as_str() {
-        return parsed(number(text), &item, problems);
+        return parsed(side(text), &item, problems);
     }
     let value = item.integer("a port number from 1 to 65535", 1..=65535, problems)?;
     u16::try_from(value).ok()

@@ -131,6 +131,11 @@ impl<'a> Table<'a> {
                 continue;
             }
             let problem = Problem::new(item.key_place(), format!("unknown key {}", tick(key)));
+            // What stands after a table's header belongs to the table, which is easily forgotten.
+            if key == "expect" {
+                problems.push(problem.with_help("`expect` stands at the top of the file, before its first table"));
+                continue;
+            }
             let problem = match problems.suggest(key, known.iter().chain(later).copied()) {
                 Some(name) => {
                     meant.push(name);
@@ -377,5 +382,19 @@ pub(super) fn list<T: fmt::Display>(items: &[T]) -> String {
             let first: Vec<_> = first.iter().map(|i| format!("`{i}`")).collect();
             format!("{} and `{last}`", first.join(", "))
         }
+    }
+}
+
+/// Which ones there are, for somebody who named another; `what` is a word such as `network`. `none` if the file has not
+/// even one that cannot be read.
+pub(super) fn known_ones<'n>(what: &str, names: impl Iterator<Item = &'n str>, none: bool) -> String {
+    const LISTED: usize = 6;
+    let names: Vec<_> = names.take(LISTED + 1).collect();
+    match names.as_slice() {
+        [] if none => format!("no {what}s are defined"),
+        [] => format!("no other {what} is defined"),
+        [one] => format!("the only {what} is `{one}`"),
+        names if names.len() > LISTED => format!("define it in a table under `{what}s`"),
+        names => format!("the {what}s are {}", list(names)),
     }
 }

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::ports::Mapping;
-use super::{Config, ContainerNetns, Invalid, Overlap, PortAddress, Protocol, Source, Sources, ports};
+use super::{Config, ContainerNetns, Invalid, Node, Overlap, PortAddress, Protocol, Source, Sources, Target, ports};
 use crate::state::{Netns, Owner};
 
 fn sources(texts: &[&str]) -> Sources {
@@ -47,6 +47,9 @@ fn meaning(config: &Config) -> String {
         for p in &c.ports {
             text += &format!("  {} {:?} {} {} {}\n", p.owner, p.address, p.host, p.container, p.protocol.as_str());
         }
+    }
+    for e in &config.expect {
+        text += &format!("expect {:?} {:?} {:?} {}\n", e.from, e.to, e.port, e.reach);
     }
     text
 }
@@ -258,6 +261,82 @@ fn ports_that_do_not_clash() {
     );
 }
 
+const EXPECT: &str = r#"expect = [
+    "world -> host:8080",
+    "web  ->\tdb:5432/tcp ",
+    "db-/>world:443/udp",
+    "world -/> web",
+    "host -> 127.0.0.1:9000/sctp",
+    'host -> host:8080',
+    "web -> fd20::5",
+    "web -> [fd20::5]:080",
+    "web -/> 169.254.169.254:80",
+    "alone -/> web",
+    "alone -/> 10.20.0.5:1",
+]
+"#;
+
+#[test]
+fn lines_of_expect() {
+    let config = parse(&format!("{EXPECT}{SHOP}[containers.alone]\n"));
+    let (web, db, alone) = (Node::Container(0), Node::Container(1), Node::Container(2));
+    let address = |text: &str| Target::Address(text.parse().unwrap());
+    let lines: Vec<_> = config.expect.iter().map(|e| (e.text.as_str(), e.from, e.to, e.port, e.reach)).collect();
+    assert_eq!(
+        lines,
+        [
+            ("world -> host:8080", Node::World, Target::Node(Node::Host), Some((8080, Protocol::Tcp)), true),
+            ("web -> db:5432/tcp", web, Target::Node(db), Some((5432, Protocol::Tcp)), true),
+            ("db -/> world:443/udp", db, Target::Node(Node::World), Some((443, Protocol::Udp)), false),
+            ("world -/> web", Node::World, Target::Node(web), None, false),
+            ("host -> 127.0.0.1:9000/sctp", Node::Host, address("127.0.0.1"), Some((9000, Protocol::Sctp)), true),
+            ("host -> host:8080", Node::Host, Target::Node(Node::Host), Some((8080, Protocol::Tcp)), true),
+            ("web -> fd20::5", web, address("fd20::5"), None, true),
+            ("web -> [fd20::5]:080", web, address("fd20::5"), Some((80, Protocol::Tcp)), true),
+            ("web -/> 169.254.169.254:80", web, address("169.254.169.254"), Some((80, Protocol::Tcp)), false),
+            ("alone -/> web", alone, Target::Node(web), None, false),
+            ("alone -/> 10.20.0.5:1", alone, address("10.20.0.5"), Some((1, Protocol::Tcp)), false),
+        ]
+    );
+    assert_eq!(config.sources.line(&config.expect[2].place), "0.toml:4");
+}
+
+#[test]
+fn expect_is_one_line_or_a_list_and_may_stand_in_several_files() {
+    let texts = |config: &Config| config.expect.iter().map(|e| e.text.clone()).collect::<Vec<_>>();
+    let joined = super::parse(sources(&[
+        "expect = \"web -> db\"",
+        SHOP,
+        "expect = []",
+        "expect = [\"db -> web\", \"web -> world\"]",
+    ]));
+    let joined = joined.unwrap();
+    assert_eq!(texts(&joined), ["web -> db", "db -> web", "web -> world"]);
+    let together = parse(&format!("expect = [\"web->db\", \"db -> web\", \"web -> world\"]\n{SHOP}"));
+    assert_eq!(meaning(&joined), meaning(&together));
+    // What is shown of a line means the same.
+    let shown = parse(&format!("expect = {:?}\n{SHOP}", texts(&joined)));
+    assert_eq!(meaning(&shown), meaning(&joined));
+}
+
+#[test]
+fn words_of_expect_name_containers_where_nobody_uses_them_otherwise() {
+    let config = parse(
+        "expect = [\"w- -> world-2:80\", \"10.0.0.1 -> w-\"]\nnetworks.a.subnet = \"10.1.0.0/24\"\n\
+         containers.\"host.a\" = {}\ncontainers.host = {}\ncontainers.world = {}\n\
+         containers.w-.networks = [\"a\"]\ncontainers.world-2.networks = [\"a\"]\n\
+         containers.\"10.0.0.1\".networks = [\"a\"]\n",
+    );
+    let ends: Vec<_> = config.expect.iter().map(|e| (e.from, e.to)).collect();
+    assert_eq!(
+        ends,
+        [
+            (Node::Container(3), Target::Node(Node::Container(4))),
+            (Node::Container(5), Target::Node(Node::Container(3))),
+        ]
+    );
+}
+
 #[test]
 fn sysctl_names_in_every_spelling() {
     let config = parse(
@@ -292,9 +371,11 @@ fn a_bridge_may_have_another_networks_name_that_is_not_used() {
     );
 }
 
-/// Ten thousand containers with two ports each, on ten networks.
+/// Ten thousand containers with two ports each, on ten networks, and a line of `expect` for each.
 fn large() -> String {
-    let mut text = String::new();
+    let mut text = "expect = [\n".to_owned();
+    text.extend((0..10_000).map(|c| format!("\"world -> c{c}:80\",\n")));
+    text += "]\n";
     for n in 0..10 {
         text += &format!("[networks.n{n}]\nsubnet = \"10.{n}.0.0/16\"\n");
     }
@@ -338,7 +419,11 @@ fn hostile_files_end() {
     let long_text = format!("networks.a.subnet = \"{}\"", "é".repeat(1_000_000));
     let sysctls = format!("containers.a.sysctl.{} = 1", ["net"; 70].join("."));
     let number = format!("networks.a.mtu = {}", "9".repeat(1_000_000));
-    for text in [deep_table, wide_line, keys, duplicates, unknown, arrays, tables, long_key, long_text, number] {
+    let arrows = format!("expect = \"{}\"", "->".repeat(500_000));
+    let nobody = format!("expect = [{}]", "\"x -> y\", ".repeat(50_000));
+    let again = format!("expect = [{}]", "\"host -> world\", ".repeat(50_000));
+    let texts = [deep_table, wide_line, keys, duplicates, unknown, arrays, tables, long_key, long_text, number];
+    for text in texts.into_iter().chain([arrows, nobody, again]) {
         let message = super::parse(sources(&[&text])).map(|_| ()).unwrap_err().to_string();
         assert!(message.len() < 200_000, "{} bytes", message.len());
     }

@@ -31,6 +31,8 @@ pub struct Config {
     pub networks: Vec<Network>,
     /// `[containers.*]`, in file order.
     pub containers: Vec<Container>,
+    /// `expect`: what must be reached and what must not, in file order.
+    pub expect: Vec<Expect>,
     /// The sections the file has (`settings`, `networks`, `containers`), each where it first stands.
     pub sections: Vec<(Owner, Place)>,
 }
@@ -227,4 +229,41 @@ impl Protocol {
             Self::Sctp => "sctp",
         }
     }
+}
+
+/// A line of `expect`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expect {
+    /// Its string.
+    pub place: Place,
+    /// The line as it is written, but with exactly one space on each side of the arrow and none elsewhere.
+    pub text: String,
+    /// Who asks.
+    pub from: Node,
+    /// Who is asked.
+    pub to: Target,
+    /// The port (1 to 65535) and protocol to try; a ping (ICMP or ICMPv6 echo) where there is none.
+    pub port: Option<(u16, Protocol)>,
+    /// Whether it must answer (`->`) or must not (`-/>`).
+    pub reach: bool,
+}
+
+/// One of those that `expect` speaks of by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Node {
+    /// A container: index into [`Config::containers`].
+    Container(usize),
+    /// The host of the file.
+    Host,
+    /// The world: a machine outside of the hosts.
+    World,
+}
+
+/// Whom a line of `expect` leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// Somebody, by any address that serves.
+    Node(Node),
+    /// Whoever answers at this address. A loopback one is the host's own, since only the host has lines to one.
+    Address(IpAddr),
 }

@@ -27,6 +27,7 @@ impl Build<'_> {
                 up: true,
                 link_local: network.has_family(true),
                 promote_secondaries: true,
+                no_arp: false,
             },
             master: None,
             port: None,
@@ -52,7 +53,7 @@ impl Build<'_> {
         for subnet in &network.subnets {
             let Some(ip) = subnet.gateway.and_then(|g| IpNetwork::new(g, subnet.net.prefix()).ok()) else { continue };
             let key = Key::Address { netns: Netns::HOST, link: names.bridge, ip };
-            self.want(key, Object::Address(Address { permanent: true }), &network.owner);
+            self.want(key, Object::Address(Address { permanent: true, no_prefix_route: false }), &network.owner);
         }
     }
 }

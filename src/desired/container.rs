@@ -87,14 +87,28 @@ impl<'a> Build<'a> {
         let peer = Peer {
             netns: netns.clone(),
             name: attachment.interface,
-            device: Device { mac: chosen.mac, mtu, up: true, link_local: ipv6, promote_secondaries: true },
+            device: Device {
+                mac: chosen.mac,
+                mtu,
+                up: true,
+                link_local: ipv6,
+                promote_secondaries: true,
+                no_arp: false,
+            },
         };
         let link = Link {
             kind: LinkKind::Veth { peer },
             // A port's own link-local address would only make noise on the bridge.
-            device: Device { mac: chosen.host_mac, mtu, up: true, link_local: false, promote_secondaries: true },
+            device: Device {
+                mac: chosen.host_mac,
+                mtu,
+                up: true,
+                link_local: false,
+                promote_secondaries: true,
+                no_arp: false,
+            },
             master: Some(self.chosen.networks[attachment.network].bridge),
-            port: Some(BridgePort { hairpin: self.needs_hairpin(member, index) }),
+            port: Some(BridgePort { hairpin: self.needs_hairpin(member, index), ..BridgePort::default() }),
             leaving: false,
         };
         self.want(Key::Link { netns: Netns::HOST, name: chosen.host_end }, Object::Link(link), &attachment.owner);
@@ -103,7 +117,7 @@ impl<'a> Build<'a> {
             if address.automatic {
                 self.out.chosen.insert(key.clone());
             }
-            self.want(key, Object::Address(Address { permanent: true }), &attachment.owner);
+            self.want(key, Object::Address(Address { permanent: true, no_prefix_route: false }), &attachment.owner);
         }
         if self.facts.has_ipv6() {
             // Else any container of the network could make itself the IPv6 router of the others, on a network without

@@ -23,6 +23,7 @@ pub fn filled_in(config: &Config, chosen: &Chosen, facts: &Facts) -> Value {
         .map(|(c, chosen)| (c.name.to_string(), container(config, c, chosen)))
         .collect();
     json!({
+        "expect": config.expect.iter().map(|line| &line.text).collect::<Vec<_>>(),
         "settings": {
             "forwarding": settings.forwarding,
             "overlap": match settings.overlap { Overlap::Refuse => "refuse", Overlap::Warn => "warn" },

@@ -17,7 +17,7 @@ use super::sysctl;
 use crate::state::facts::{
     BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING, Uplink,
 };
-use crate::state::{Facts, InterfaceName, Netns};
+use crate::state::{Facts, InterfaceName, Netns, RT_TABLE_MAIN};
 
 /// The device and inode number of a container's namespace.
 fn identity(netns: &Netns) -> Result<Option<(u64, u64)>, String> {
@@ -29,8 +29,8 @@ fn identity(netns: &Netns) -> Result<Option<(u64, u64)>, String> {
 pub(super) fn read(namespaces: &mut Namespaces, containers: &[Netns]) -> Result<Facts, ReadError> {
     let inode = namespaces.host_id().1;
     let socket = namespaces.host();
-    let addresses = address::dump(socket, None).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
-    let routes = route::dump_main(socket).map_err(|e| dump_error("routes", &Netns::HOST, e))?;
+    let addresses = address::dump(socket).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
+    let routes = route::dump_deciding(socket).map_err(|e| dump_error("routes", &Netns::HOST, e))?;
     let mentioned = addresses.iter().map(|a| a.index).chain(routes.iter().filter_map(|r| r.index)).collect();
     let links = links(namespaces, &mentioned)?;
     let system = uname().map_err(|e| read_error("the host's name", &e.into()))?;
@@ -66,10 +66,14 @@ fn links(namespaces: &mut Namespaces, indices: &BTreeSet<u32>) -> Result<Links, 
 
 /// The device of the default route with the lowest metric, IPv4's before IPv6's.
 fn uplink(routes: &[RawRoute], links: &Links) -> Option<Uplink> {
-    let defaults = routes.iter().filter(|r| r.to.prefix() == 0);
-    let best = defaults.min_by_key(|r| (r.to.is_ipv6(), r.metric))?;
+    let best = defaults(routes).min_by_key(|r| (r.to.is_ipv6(), r.metric))?;
     let link = links.get(&best.index?)?;
     Some(Uplink { name: link.name, mtu: link.device.mtu })
+}
+
+/// The default routes of the main table.
+fn defaults(routes: &[RawRoute]) -> impl Iterator<Item = &RawRoute> {
+    routes.iter().filter(|r| r.to.prefix() == 0 && r.table == RT_TABLE_MAIN && !r.refuses)
 }
 
 fn is_local(ip: &IpNetwork) -> bool {
@@ -97,7 +101,8 @@ fn host_routes(routes: &[RawRoute], links: &Links, inode: u64) -> Vec<HostRoute>
         .filter(|r| r.to.prefix() > 0 && !is_local(&r.to) && !r.to.ip().is_multicast())
         .map(|r| (r, r.index.and_then(|index| links.get(&index))))
         .filter(|(r, link)| !r.is_ours(*link, inode) && !link.is_some_and(|l| l.standing(inode).is_ours()))
-        .map(|(r, link)| HostRoute { to: r.to, dev: link.map(|l| l.name) })
+        // One of IPv6's that refuses is by `lo`, which says nothing.
+        .map(|(r, link)| HostRoute { to: r.to, dev: link.filter(|_| !r.refuses).map(|l| l.name) })
         .collect();
     found.sort_by_key(|r| (r.to, r.dev));
     found.dedup();
@@ -117,9 +122,9 @@ fn sysctls() -> Result<BTreeMap<Arc<str>, String>, ReadError> {
 /// The devices that would lose their IPv6 default route with forwarding turned on: it came from a router advertisement,
 /// and they listen to these only while they are no routers (`accept_ra` 1; 2 would be always).
 fn ra_uplinks(routes: &[RawRoute], links: &Links) -> Result<Vec<InterfaceName>, ReadError> {
-    let from_ra = |r: &&RawRoute| r.to.is_ipv6() && r.to.prefix() == 0 && r.protocol == RTPROT_RA;
+    let from_ra = |r: &&RawRoute| r.to.is_ipv6() && r.protocol == RTPROT_RA;
     let mut found = BTreeSet::new();
-    for link in routes.iter().filter(from_ra).filter_map(|r| links.get(&r.index?)) {
+    for link in defaults(routes).filter(from_ra).filter_map(|r| links.get(&r.index?)) {
         let path = format!("net/ipv6/conf/{}/accept_ra", link.name);
         if sysctl::read(&path).map_err(|e| read_error(&path, &e.into()))?.as_deref() == Some("1") {
             found.insert(link.name);

@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
+
 use super::ReadError;
 use super::netlink::address::{self, RawAddress};
 use super::netlink::link::{self, ANOTHER_HOST, Mark, RawKind, RawLink};
@@ -12,8 +14,8 @@ use super::netns::{self, Handle, Id, Namespaces};
 use super::sysctl;
 use super::transport::{DumpError, Refusal, Socket};
 use crate::state::{
-    Address, BridgePort, Device, Entry, GROUP, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns,
-    NetnsObject, Object, PROTOCOL, Peer, RT_TABLE_MAIN, Route, Scope, Standing, State, Sysctl,
+    Address, Device, Entry, GROUP, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object,
+    PROTOCOL, Peer, RT_TABLE_MAIN, Route, Scope, Standing, State, Sysctl,
 };
 
 /// What was found in one namespace.
@@ -33,8 +35,14 @@ type FarEnd = (Peer, Option<Mark>);
 
 /// Reads all that carries netrec's mark, and what the scope asks for.
 pub(super) fn read(namespaces: &mut Namespaces, scope: &Scope) -> Result<State, ReadError> {
-    let mut reader =
-        Reader { inode: namespaces.host_id().1, namespaces, scope, entries: Vec::new(), spaces: Vec::new() };
+    let mut reader = Reader {
+        inode: namespaces.host_id().1,
+        namespaces,
+        scope,
+        entries: Vec::new(),
+        spaces: Vec::new(),
+        unread: None,
+    };
     let host = reader.read_namespaces()?;
     reader.add_links(&host)?;
     let spaces = std::mem::take(&mut reader.spaces);
@@ -58,6 +66,9 @@ struct Reader<'a> {
     /// What was found, little out of order; of two with one key the last counts.
     entries: Vec<(Key, Entry)>,
     spaces: Vec<Space>,
+    /// Why the first of the namespaces that nobody asked for and that could not be read could not. It is no matter unless
+    /// something is missing that may be in it.
+    unread: Option<ReadError>,
 }
 
 impl Reader<'_> {
@@ -71,7 +82,14 @@ impl Reader<'_> {
         self.entries.extend(sysctls);
         let mut seen: HashMap<Id, Netns> = HashMap::from([(id, Netns::HOST)]);
         for netns in self.scope.namespaces.iter().chain(others) {
-            let Some(Inside { id, space, sysctls }) = Inside::read(self.namespaces, self.scope, netns)? else {
+            let read = match Inside::read(self.namespaces, self.scope, netns) {
+                Err(error) if !self.scope.namespaces.contains(netns) => {
+                    self.unread.get_or_insert(error);
+                    continue;
+                }
+                read => read?,
+            };
+            let Some(Inside { id, space, sysctls }) = read else {
                 if netns::left_by_crash(netns) {
                     let object = Object::Netns(NetnsObject { lo_up: false, unbound: true });
                     self.add(Key::Netns { netns: netns.clone() }, object, None, Standing::Ours);
@@ -130,10 +148,10 @@ impl Reader<'_> {
             ours.any(|l| far_end_key(l).is_some() && !found.contains_key(&l.index))
         };
         if lost(&far_ends) {
-            let unread = self.read_other_namespaces();
+            self.read_other_namespaces();
             far_ends = self.far_ends(host)?;
             // It may be in the one that could not be read.
-            if let Some(error) = unread.filter(|_| lost(&far_ends)) {
+            if let Some(error) = self.unread.take_if(|_| lost(&far_ends)) {
                 return Err(error);
             }
         }
@@ -166,7 +184,7 @@ impl Reader<'_> {
                 kind,
                 device: raw.device.clone(),
                 master: raw.master.and_then(|index| names.get(&index)).map(|l| l.name),
-                port: raw.hairpin.map(|hairpin| BridgePort { hairpin }),
+                port: raw.port,
                 leaving: raw.group == GROUP_LEAVING,
             };
             let key = Key::Link { netns: Netns::HOST, name: raw.name };
@@ -224,9 +242,8 @@ impl Reader<'_> {
     }
 
     /// Looks for lost ends in the namespaces of other mounts and of processes, such as that of a container whose name was
-    /// removed. Yields why the first of those that could not be read could not.
-    fn read_other_namespaces(&mut self) -> Option<ReadError> {
-        let mut unread = None;
+    /// removed.
+    fn read_other_namespaces(&mut self) {
         let mut seen: HashSet<Id> = HashSet::from([self.namespaces.host_id()]);
         for space in &self.spaces {
             let handle = Handle::open(&netns::path(&space.netns)).ok().flatten();
@@ -236,11 +253,10 @@ impl Reader<'_> {
             if seen.insert(id) {
                 match self.read_other_namespace(&path) {
                     Ok(space) => self.spaces.extend(space),
-                    Err(error) => drop(unread.get_or_insert(error)),
+                    Err(error) => drop(self.unread.get_or_insert(error)),
                 }
             }
         }
-        unread
     }
 
     /// Reads one of those; none where the process has ended by now.
@@ -257,6 +273,9 @@ impl Reader<'_> {
         let netns = &space.netns;
         let links: HashMap<u32, &RawLink> =
             space.links.iter().filter(|l| l.is_marked()).map(|l| (l.index, l)).collect();
+        let connected = space.routes.iter().filter(|route| route.is_connected());
+        let connected: HashSet<(Option<u32>, IpNetwork)> = connected.map(|route| (route.index, route.to)).collect();
+        let has_route = |raw: &RawAddress| connected.contains(&(Some(raw.index), subnet(raw.ip)));
         for raw in space.addresses.iter().filter(|a| !a.kernel_made) {
             let Some(link) = links.get(&raw.index) else { continue };
             let standing = link.standing(self.inode);
@@ -264,7 +283,9 @@ impl Reader<'_> {
                 continue;
             }
             let key = Key::Address { netns: netns.clone(), link: link.name, ip: raw.ip };
-            self.add(key, Object::Address(Address { permanent: raw.permanent }), link.mark.as_ref(), standing);
+            let routed = link.device.up && !raw.secondary && !is_single(raw.ip);
+            let address = Address { permanent: raw.permanent, no_prefix_route: routed && !has_route(raw) };
+            self.add(key, Object::Address(address), link.mark.as_ref(), standing);
         }
     }
 
@@ -331,13 +352,27 @@ impl Inside {
         let host = Some(namespaces.host_id().1);
         let ours = space.links.iter().any(|l| l.loopback && namespace_mark(l).is_some_and(|mark| mark.inode == host));
         if ours || netns.is_host() || scope.namespaces.contains(netns) {
-            space.addresses = address::dump(&mut socket, None).map_err(|e| dump_error("addresses", netns, e))?;
+            space.addresses = address::dump(&mut socket).map_err(|e| dump_error("addresses", netns, e))?;
             // Those of others are in the way in containers only.
             let protocol = netns.is_host().then_some(PROTOCOL);
             space.routes = route::dump(&mut socket, protocol).map_err(|e| dump_error("routes", netns, e))?;
+            if netns.is_host() {
+                let connected = route::dump_connected(&mut socket).map_err(|e| dump_error("routes", netns, e))?;
+                space.routes.extend(connected);
+            }
         }
         Ok(Some(Self { id: handle.id, space, sysctls }))
     }
+}
+
+/// The subnet that an address is in.
+fn subnet(ip: IpNetwork) -> IpNetwork {
+    IpNetwork::new(ip.network(), ip.prefix()).unwrap_or(ip)
+}
+
+/// Whether an address has no subnet, so that no route comes with it.
+fn is_single(ip: IpNetwork) -> bool {
+    ip.prefix() == if ip.is_ipv4() { 32 } else { 128 }
 }
 
 /// The mark of a namespace, on its `lo`.
@@ -398,7 +433,8 @@ fn far_end_of(netns: &Netns, link: &RawLink) -> FarEnd {
 
 /// An end that is in none of the namespaces that can be seen.
 fn unknown_peer() -> Peer {
-    let device = Device { mac: Mac([0; 6]), mtu: 0, up: false, link_local: false, promote_secondaries: false };
+    let device =
+        Device { mac: Mac([0; 6]), mtu: 0, up: false, link_local: false, promote_secondaries: false, no_arp: false };
     Peer { netns: Netns::new("?"), name: InterfaceName::UNKNOWN, device }
 }
 

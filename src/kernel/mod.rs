@@ -10,7 +10,9 @@ mod netlink;
 mod netns;
 mod nfnetlink;
 pub mod nftables;
+pub mod probe;
 mod run;
+pub mod sandbox;
 mod sysctl;
 mod transport;
 

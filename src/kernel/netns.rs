@@ -47,6 +47,7 @@ pub(super) fn path(netns: &Netns) -> PathBuf {
 }
 
 /// A namespace that is held open.
+#[derive(Debug)]
 pub(super) struct Handle {
     file: File,
     pub id: Id,
@@ -69,6 +70,16 @@ impl Handle {
         let id = id_of(&file.metadata()?);
         Ok(Some(Self { file, id }))
     }
+
+    /// Opens the namespace of the calling thread.
+    pub(super) fn own() -> io::Result<Option<Self>> {
+        Self::open(Path::new(OWN))
+    }
+
+    /// Moves the calling thread into it for good: for a thread that ends there.
+    pub(super) fn enter(&self) -> Result<(), Errno> {
+        setns(&self.file, CloneFlags::CLONE_NEWNET)
+    }
 }
 
 fn handle(netns: &Netns) -> Result<Handle, Refusal> {
@@ -86,7 +97,7 @@ struct Visit<'a>(&'a Handle);
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
         // A thread left in a container would go on to write the host's networks there.
-        if setns(&self.0.file, CloneFlags::CLONE_NEWNET).is_err() {
+        if self.0.enter().is_err() {
             std::process::abort();
         }
     }
@@ -107,7 +118,7 @@ pub(super) struct Namespaces {
 impl Namespaces {
     /// Opens the namespace that the thread is in.
     pub(super) fn open() -> Result<Self, Refusal> {
-        let home = Handle::open(Path::new(OWN))?.ok_or_else(|| Refusal::new(libc::ENOENT, "/proc is not mounted"))?;
+        let home = Handle::own()?.ok_or_else(|| Refusal::new(libc::ENOENT, "/proc is not mounted"))?;
         Ok(Self {
             home,
             host: Socket::open()?,
@@ -143,7 +154,7 @@ impl Namespaces {
     /// Runs something inside a namespace, on this thread. A netlink socket stays where it was made, and `/proc/sys/net`
     /// shows the thread's namespace.
     pub(super) fn visit<T>(&self, handle: &Handle, work: impl FnOnce() -> T) -> Result<T, Errno> {
-        setns(&handle.file, CloneFlags::CLONE_NEWNET)?;
+        handle.enter()?;
         let _home = Visit(&self.home);
         Ok(work())
     }
@@ -396,7 +407,7 @@ fn mounted_namespace(line: &str) -> Option<PathBuf> {
 }
 
 /// Raises the number of open files to what the system allows, and says how many that is.
-fn raise_descriptor_limit() -> usize {
+pub(super) fn raise_descriptor_limit() -> usize {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
     let reached = if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
     usize::try_from(reached).unwrap_or(usize::MAX)

@@ -16,7 +16,7 @@ use super::netlink::{address, link, route};
 use super::netns::Namespaces;
 use super::sysctl;
 use super::transport::{BATCH, Refusal, Request};
-use crate::state::{Entry, GROUP, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, PROTOCOL, Step};
+use crate::state::{Address, Entry, GROUP, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, PROTOCOL, Step};
 
 type Outcomes = Vec<Result<(), Refusal>>;
 
@@ -132,7 +132,7 @@ impl Runner<'_> {
                 Some(after) => self.link_operations(netns, *name, step, after),
                 None => Ok(Vec::new()),
             },
-            Key::Address { netns, link, ip } => Ok(vec![address_operation(netns, *link, *ip, step)]),
+            Key::Address { netns, link, ip } => address_operations(netns, *link, *ip, step),
             Key::Route { netns, .. } => route_operation(netns, step).map(|o| vec![o]),
             _ => Ok(Vec::new()),
         }
@@ -285,17 +285,43 @@ fn create_operation<'a>(netns: &'a Netns, name: InterfaceName, wanted: &'a Link)
     }
 }
 
-fn address_operation<'a>(netns: &'a Netns, link: InterfaceName, ip: IpNetwork, step: &'a Step) -> Operation<'a> {
-    let (create, delete) = (step.before.is_none(), step.after.is_none());
-    Operation {
+fn address_operations<'a>(
+    netns: &'a Netns,
+    link: InterfaceName,
+    ip: IpNetwork,
+    step: &'a Step,
+) -> Result<Vec<Operation<'a>>, Refusal> {
+    let operation = |accept, request: Box<dyn Fn(u32) -> Request + 'a>| Operation {
         stage: Stage::Rest,
         netns,
-        accept: if delete { GONE } else { &[] },
-        build: Box::new(move |namespaces| {
-            let index = namespaces.index(netns, link)?;
-            let request = if delete { address::delete(index, ip) } else { address::add(index, ip, !create) };
-            Ok((request, None))
-        }),
+        accept,
+        build: Box::new(move |namespaces| Ok((request(namespaces.index(netns, link)?), None))),
+    };
+    let (before, after) = (address_of(step.before.as_ref())?, address_of(step.after.as_ref())?);
+    let Some(after) = after else {
+        return Ok(vec![operation(GONE, Box::new(move |index| address::delete(index, ip)))]);
+    };
+    let replace = before.is_some();
+    let mut list = vec![operation(&[], Box::new(move |index| address::add(index, ip, after, replace)))];
+    match before {
+        // Of an IPv4 address that is there already the kernel leaves the route as it is.
+        Some(before) if ip.is_ipv4() && before.no_prefix_route != after.no_prefix_route => {
+            list.push(if after.no_prefix_route {
+                operation(GONE, Box::new(move |index| route::delete(&route::connected(index, ip))))
+            } else {
+                operation(&[libc::EEXIST], Box::new(move |index| route::restore_connected(index, ip)))
+            });
+        }
+        _ => {}
+    }
+    Ok(list)
+}
+
+fn address_of(entry: Option<&Entry>) -> Result<Option<&Address>, Refusal> {
+    match entry.map(|e| &e.object) {
+        None => Ok(None),
+        Some(Object::Address(address)) => Ok(Some(address)),
+        Some(_) => Err(mismatch()),
     }
 }
 
@@ -362,7 +388,14 @@ mod tests {
 
     #[test]
     fn a_missing_driver_is_named() {
-        let device = Device { mac: Mac([2; 6]), mtu: 1500, up: false, link_local: true, promote_secondaries: true };
+        let device = Device {
+            mac: Mac([2; 6]),
+            mtu: 1500,
+            up: false,
+            link_local: true,
+            promote_secondaries: true,
+            no_arp: false,
+        };
         let kind = LinkKind::Bridge { stp: false };
         let object = Object::Link(Link { kind, device, master: None, port: None, leaving: false });
         let key = Key::Link { netns: Netns::HOST, name: "nr-front".parse().unwrap() };

@@ -3,6 +3,8 @@
 //! of a torn one, both of which would read as "nothing there".
 
 use std::io;
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -26,7 +28,10 @@ const RECEIVE: usize = 64 * 1024;
 /// The receive buffer asked for; the kernel uses it up only as far as needed.
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// How often a dump is tried that the kernel says was torn by changes.
-const DUMP_TRIES: usize = 16;
+const DUMP_TRIES: u32 = 16;
+/// How much longer each pause between tries is than the one before, the first being none: 0.42 s in all, within which a
+/// burst of changes, such as a container's start, is over.
+const DUMP_PAUSE: Duration = Duration::from_millis(4);
 
 /// `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -191,7 +196,10 @@ impl Socket {
         mut parse: impl FnMut(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, DumpError> {
         let mut buffer = Vec::with_capacity(RECEIVE);
-        for _ in 0..DUMP_TRIES {
+        for failed in 0..DUMP_TRIES {
+            if failed > 1 {
+                thread::sleep(pause(failed));
+            }
             let mut out = Vec::new();
             self.append(&mut out, message.clone(), NLM_F_REQUEST | NLM_F_DUMP);
             self.send(&out)?;
@@ -274,6 +282,11 @@ impl Socket {
     }
 }
 
+/// How long to wait before the next try of a dump that was torn so many times; not at all after the first.
+fn pause(failed: u32) -> Duration {
+    DUMP_PAUSE * failed.saturating_sub(1)
+}
+
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -341,6 +354,12 @@ mod tests {
     use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 
     use super::*;
+
+    #[test]
+    fn a_dump_that_stays_torn_is_given_up_within_half_a_second() {
+        let pauses: Vec<u128> = (0..DUMP_TRIES).map(|failed| pause(failed).as_millis()).collect();
+        assert_eq!((&pauses[..4], pauses.iter().sum::<u128>()), (&[0, 0, 4, 8][..], 420));
+    }
 
     // Reads only, in whatever namespace the tests run in.
 

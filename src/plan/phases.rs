@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::{Action, Op};
-use crate::state::{BridgePort, Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Step, facts};
+use crate::state::{BridgePort, Device, Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Step, facts};
 
 /// The phases, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,15 +154,20 @@ fn create_link(after: Option<Entry>, emit: &mut impl FnMut(Phase, Option<Entry>,
     bare.owners.clear();
     let mut phase = Phase::Bridges;
     if let Object::Link(link) = &mut bare.object {
-        (link.device.link_local, link.device.promote_secondaries) = (true, false);
+        link.device = as_created(&link.device);
         link.port = link.port.map(|_| BridgePort::default());
         if let LinkKind::Veth { peer } = &mut link.kind {
-            (peer.device.link_local, peer.device.promote_secondaries) = (true, false);
+            peer.device = as_created(&peer.device);
             phase = Phase::Pairs;
         }
     }
     emit(phase, None, Some(bare.clone()));
     raise_link(Some(bare), Some(after), emit);
+}
+
+/// A device with what the kernel gives to a new one.
+fn as_created(device: &Device) -> Device {
+    Device { link_local: true, promote_secondaries: false, no_arp: false, ..device.clone() }
 }
 
 /// A link that is there gets its attributes, then its host's end comes up, and last its peer.

@@ -3,6 +3,9 @@
 mod apply;
 mod input;
 mod lock;
+#[cfg(feature = "fault-injection")]
+mod mutate;
+pub mod rehearse;
 
 use std::fmt::Write;
 
@@ -56,6 +59,8 @@ impl From<DesiredError> for PrepareError {
 pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -> Result<Prepared, PrepareError> {
     let facts = backend.facts(&identified(config))?;
     let Desired { state, warnings, chosen } = desired(config, &facts)?;
+    #[cfg(feature = "fault-injection")]
+    let state = mutate::mutated(state);
     let scope = Scope::of(&state);
     let live = backend.live(&scope)?;
     let Diff { actions, conflicts } = diff(&state, &live);

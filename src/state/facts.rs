@@ -18,8 +18,8 @@ pub struct Facts {
     pub uplink: Option<Uplink>,
     /// Addresses of the host, those on netrec's links left out, loopback and link-local ones too.
     pub addresses: Vec<HostAddress>,
-    /// Unicast routes of the host's main table that are neither netrec's nor by netrec's links. Default routes and IPv6
-    /// link-local and multicast routes are left out.
+    /// Routes of all the host's tables but the local one that are neither netrec's nor by netrec's links: unicast ones, and
+    /// those that refuse (blackhole, unreachable, prohibit). Default routes and link-local and multicast ones are left out.
     pub routes: Vec<HostRoute>,
     /// The host's kernel parameters that somebody may decide on, by path below `/proc/sys`, as far as they exist:
     /// `net/ipv4/ip_forward`, `net/ipv6/conf/all/forwarding`, `net/bridge/bridge-nf-call-iptables`,

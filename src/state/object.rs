@@ -279,6 +279,9 @@ pub struct Device {
     /// Whether the other IPv4 addresses of a subnet outlive its first (`promote_secondaries`), so that one can take the
     /// place of another without a moment with none.
     pub promote_secondaries: bool,
+    /// Whether it asks for no neighbours and answers nobody who asks for it (`IFF_NOARP`).
+    #[serde(default)]
+    pub no_arp: bool,
 }
 
 /// The kinds of devices.
@@ -314,11 +317,29 @@ pub struct Peer {
     pub device: Device,
 }
 
-/// Settings of a bridge's port.
+/// Settings of a bridge's port. The kernel gives a new port those of [`Default`]: all of them off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BridgePort {
     /// Send frames back out of the port they came by (`IFLA_BRPORT_MODE`).
     pub hairpin: bool,
+    /// Pass frames to and from the ports that are not isolated only (`IFLA_BRPORT_ISOLATED`).
+    #[serde(default)]
+    pub isolated: bool,
+    /// Take only frames whose sender is known to be behind the port (`IFLA_BRPORT_LOCKED`).
+    #[serde(default)]
+    pub locked: bool,
+    /// Do not remember who is behind the port (`IFLA_BRPORT_LEARNING` off).
+    #[serde(default)]
+    pub no_learning: bool,
+    /// Do not send frames out whose receiver is unknown (`IFLA_BRPORT_UNICAST_FLOOD` off).
+    #[serde(default)]
+    pub no_flood: bool,
+    /// Do not send multicasts out that nobody asked for (`IFLA_BRPORT_MCAST_FLOOD` off).
+    #[serde(default)]
+    pub no_mcast_flood: bool,
+    /// Do not send broadcasts out (`IFLA_BRPORT_BCAST_FLOOD` off).
+    #[serde(default)]
+    pub no_bcast_flood: bool,
 }
 
 /// An address on a device.
@@ -326,6 +347,11 @@ pub struct BridgePort {
 pub struct Address {
     /// Whether it stays until removed (`IFA_F_PERMANENT`).
     pub permanent: bool,
+    /// Whether the route to its subnet is missing that the kernel makes along with it (protocol `kernel`, main table), as
+    /// with `IFA_F_NOPREFIXROUTE`. Never so of a host's address alone, of one that is secondary to another
+    /// (`IFA_F_SECONDARY`), and while its device is down.
+    #[serde(default)]
+    pub no_prefix_route: bool,
 }
 
 /// A route.

@@ -145,13 +145,14 @@ fn a_second_netrec_waits_and_then_names_the_first() {
 #[test]
 fn what_show_prints_is_a_file_that_wants_the_same() {
     lab::in_lab(|lab| {
-        let file = lab.host.write("shop.toml", SHOP);
+        let file = lab.host.write("shop.toml", &format!("expect = [\"world -> host:8080\", \"db-/>world\"]\n{SHOP}"));
         lab.host.apply(SHOP);
         let shown = lab.host.netrec(&["-c", &file, "show"]);
         assert_eq!(shown.status, 0, "{}", shown.stderr);
         assert_eq!(lab.host.plan(&shown.stdout).actions(), [""; 0], "{}", shown.stdout);
         let json: serde_json::Value =
             serde_json::from_str(&lab.host.netrec(&["-c", &file, "show", "--json"]).stdout).expect("JSON");
+        assert_eq!(json["expect"], serde_json::json!(["world -> host:8080", "db -/> world"]));
         assert_eq!(json["networks"]["front"]["bridge"], "nr-front");
         assert_eq!(json["containers"]["web"]["networks"]["front"]["interface"], "eth0");
     });

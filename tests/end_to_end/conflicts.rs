@@ -136,9 +136,11 @@ fn a_namespace_that_is_adopted_by_its_path_is_used_and_stays() {
 fn a_subnet_that_the_host_uses_is_refused_with_both_named() {
     const OLD: &str = "[networks.old]\nsubnet = '172.17.5.0/24'\n";
     lab::sandbox(|| {
-        let cases: [(&str, &str, &[&str]); 3] = [
+        let cases: [(&str, &str, &[&str]); 5] = [
             ("ip addr add 172.17.0.1/16 dev uplink", OLD, &["172.17.5.0/24", "172.17.0.1/16", "uplink"]),
             ("ip route add 172.16.0.0/12 via 192.0.2.9", OLD, &["172.17.5.0/24", "172.16.0.0/12", "uplink"]),
+            ("ip route add blackhole 172.16.0.0/12", OLD, &["172.17.5.0/24", "172.16.0.0/12", "route"]),
+            ("ip route add 172.16.0.0/12 via 192.0.2.9 table 7", OLD, &["172.17.5.0/24", "172.16.0.0/12", "uplink"]),
             (
                 "ip -6 route add fd17::/48 via 2001:db8::9",
                 "[networks.old]\nsubnet = 'fd17::/64'\n",

@@ -33,11 +33,60 @@ fn addresses_of_both_families_come_and_go() {
         for ip in ["fd00::9/64", "10.9.0.1/24"] {
             let (key, after) = mine(ip);
             let mut before = after.clone();
-            before.object = Object::Address(Address { permanent: false });
+            before.object = Object::Address(Address { permanent: false, no_prefix_route: false });
             assert_eq!(found(&mut linux, &key).unwrap(), before);
             run(&mut linux, [Step::new(key.clone(), Some(before), Some(after.clone()))]);
             assert_eq!(found(&mut linux, &key).unwrap(), after);
         }
+    });
+}
+
+#[test]
+fn the_route_that_comes_with_an_address_is_its_own() {
+    lab(|| {
+        let mut linux = Linux::open().unwrap();
+        make(&mut linux, &small_shop());
+        // A second one in the subnet has no route of its own, nor has one without a subnet, nor one on a device that is
+        // down.
+        let mine = |ip: &str| address(&Netns::HOST, "nr-front", ip, "networks.front");
+        run(&mut linux, ["10.20.0.3/24", "10.20.0.4/32", "fd20::4/128"].map(mine).map(create));
+        sh("ip link add nr-off group 20050 type bridge && ip addr add 10.9.0.1/24 dev nr-off");
+        let routes =
+            || sh("ip route show dev nr-front; ip -6 route show dev nr-front; ip -n web route; ip -n web -6 route");
+        let before = routes();
+        assert!(before.contains("10.20.0.0/24 proto kernel scope link src 10.20.0.1"), "{before}");
+        let lacking = |linux: &mut Linux| -> Vec<String> {
+            let live = linux.live(&Scope::default()).unwrap();
+            let lacks = |e: &Entry| matches!(&e.object, Object::Address(a) if a.no_prefix_route);
+            live.iter().filter(|(_, e)| lacks(e)).map(|(key, _)| key.to_string()).collect()
+        };
+        assert_eq!(lacking(&mut linux), [""; 0]);
+        sh("ip route del 10.20.0.0/24 dev nr-front && ip -6 route del fd20::/64 dev nr-front && \
+            ip -n web route del 10.20.0.0/24 && ip -n web -6 route del fd20::/64");
+        let gone = routes();
+        let all = ["10.20.0.1/24 dev nr-front", "fd20::1/64 dev nr-front", "10.20.0.2/24 dev eth0 in web"];
+        let all = [all[0], all[1], all[2], "fd20::2/64 dev eth0 in web"].map(|text| format!("address {text}"));
+        assert_eq!(lacking(&mut linux), all);
+        let steps = |mended: bool| {
+            small_shop().remove(2).into_iter().map(move |(key, with)| {
+                let mut without = with.clone();
+                without.object = Object::Address(Address { permanent: true, no_prefix_route: true });
+                let (before, after) = if mended { (without, with) } else { (with, without) };
+                Step::new(key, Some(before), Some(after))
+            })
+        };
+        run(&mut linux, steps(true));
+        assert_eq!(lacking(&mut linux), [""; 0]);
+        assert_eq!(routes(), before);
+        // And back, as after a failure; once more, with addresses that are to come without the route.
+        run(&mut linux, steps(false));
+        assert_eq!((lacking(&mut linux), routes()), (all.to_vec(), gone));
+        sh("ip addr del 10.20.0.3/24 dev nr-front"); // it would be the first of the subnet
+        run(&mut linux, steps(false).map(|step| Step { after: None, ..step }));
+        run(&mut linux, steps(false).map(|step| Step { before: None, ..step }));
+        assert_eq!(lacking(&mut linux), all);
+        run(&mut linux, steps(true));
+        assert_eq!(lacking(&mut linux), [""; 0]);
     });
 }
 

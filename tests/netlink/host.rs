@@ -53,7 +53,10 @@ fn facts_tell_the_uplink_and_what_is_not_netrecs() {
         sh("ip link add eth9 mtu 1450 type veth peer name far && ip link set eth9 up && ip link set far up && \
             ip addr add 192.0.2.7/24 dev eth9 && ip -6 addr add 2001:db8::7/64 dev eth9 nodad && \
             ip route add default via 192.0.2.1 metric 100 && ip -6 route add default via fe80::1 dev eth9 proto ra && \
-            ip route add 10.8.0.0/16 via 192.0.2.2 && echo 1 > /proc/sys/net/ipv6/conf/eth9/accept_ra");
+            ip route add 10.8.0.0/16 via 192.0.2.2 && ip route add 10.9.0.0/16 via 192.0.2.2 table 7 && \
+            ip route add blackhole 10.10.0.0/16 && ip route add unreachable 10.11.0.0/16 table 7 && \
+            ip -6 route add prohibit 2001:db8:1::/48 && ip route add throw 10.12.0.0/16 && \
+            ip route add default dev far table 7 && ip -6 route add unreachable default metric 1 && echo 1 > /proc/sys/net/ipv6/conf/eth9/accept_ra");
         make(&mut linux, &small_shop());
         let facts = linux.facts(&[]).unwrap();
         assert_eq!(facts.host, sh("uname -n").trim());
@@ -64,7 +67,15 @@ fn facts_tell_the_uplink_and_what_is_not_netrecs() {
         let routes: Vec<String> = facts.routes.iter().map(|r| format!("{} {:?}", r.to, r.dev)).collect();
         assert_eq!(
             routes,
-            ["10.8.0.0/16 Some(\"eth9\")", "192.0.2.0/24 Some(\"eth9\")", "2001:db8::/64 Some(\"eth9\")"]
+            [
+                "10.8.0.0/16 Some(\"eth9\")",
+                "10.9.0.0/16 Some(\"eth9\")",
+                "10.10.0.0/16 None",
+                "10.11.0.0/16 None",
+                "192.0.2.0/24 Some(\"eth9\")",
+                "2001:db8::/64 Some(\"eth9\")",
+                "2001:db8:1::/48 None",
+            ]
         );
         assert_eq!(facts.ra_uplinks, [name("eth9")]);
         assert_eq!(facts.sysctls["net/ipv4/ip_forward"], "0");

@@ -69,7 +69,7 @@ pub(crate) fn owner(path: &str) -> Owner {
 }
 
 pub(crate) fn device(last: u8) -> Device {
-    Device { mac: mac(last), mtu: 1400, up: true, link_local: false, promote_secondaries: true }
+    Device { mac: mac(last), mtu: 1400, up: true, link_local: false, promote_secondaries: true, no_arp: false }
 }
 
 pub(crate) fn link_key(text: &str) -> Key {
@@ -87,7 +87,7 @@ pub(crate) fn veth_link(netns: &Netns, last: u8) -> Link {
         kind: LinkKind::Veth { peer: Peer { netns: netns.clone(), name: name("eth0"), device: device(last + 100) } },
         device: device(last),
         master: Some(name("nr-front")),
-        port: Some(BridgePort { hairpin: true }),
+        port: Some(BridgePort { hairpin: true, ..BridgePort::default() }),
         leaving: false,
     }
 }
@@ -103,7 +103,7 @@ pub(crate) fn namespace(netns: &Netns) -> (Key, Entry) {
 
 pub(crate) fn address(netns: &Netns, link: &str, ip: &str, path: &str) -> (Key, Entry) {
     let key = Key::Address { netns: netns.clone(), link: name(link), ip: ip.parse().unwrap() };
-    (key, Entry::new(Object::Address(Address { permanent: true }), owner(path)))
+    (key, Entry::new(Object::Address(Address { permanent: true, no_prefix_route: false }), owner(path)))
 }
 
 pub(crate) fn route(netns: &Netns, to: &str, via: Option<&str>, dev: &str, metric: u32) -> (Key, Entry) {

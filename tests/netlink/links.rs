@@ -15,7 +15,7 @@ fn a_created_link_is_marked_and_down() {
         let (key, mut entry) = veth("ve-web-1a2b3c", &web(), 2);
         entry.owners.clear();
         link_of(&mut entry).device = Device { up: false, link_local: true, promote_secondaries: false, ..device(2) };
-        link_of(&mut entry).port = Some(BridgePort { hairpin: false });
+        link_of(&mut entry).port = Some(BridgePort::default());
         peer_of(&mut entry).device = Device { up: false, link_local: true, promote_secondaries: false, ..device(102) };
         let writes = linux.writes();
         run(&mut linux, [create((key.clone(), entry.clone()))]);
@@ -32,6 +32,17 @@ fn a_created_link_is_marked_and_down() {
         assert_eq!((&inside["num_tx_queues"], &inside["operstate"]), (&1.into(), &"DOWN".into()));
     });
 }
+
+/// A port with nothing as the kernel has it by default.
+const ALL_ON: BridgePort = BridgePort {
+    hairpin: true,
+    isolated: true,
+    locked: true,
+    no_learning: true,
+    no_flood: true,
+    no_mcast_flood: true,
+    no_bcast_flood: true,
+};
 
 #[test]
 fn every_attribute_of_a_veth_changes_in_place() {
@@ -53,9 +64,13 @@ fn every_attribute_of_a_veth_changes_in_place() {
         change(|e| peer_of(e).device.mtu = 9000);
         // The flag must move along to the new bridge's port.
         change(|e| link_of(e).master = Some(name("nr-back")));
-        change(|e| link_of(e).port = Some(BridgePort { hairpin: false }));
+        change(|e| link_of(e).port = Some(BridgePort::default()));
         change(|e| (link_of(e).master, link_of(e).port) = (None, None));
-        change(|e| (link_of(e).master, link_of(e).port) = (Some(name("nr-front")), Some(BridgePort { hairpin: true })));
+        change(|e| (link_of(e).master, link_of(e).port) = (Some(name("nr-front")), Some(ALL_ON)));
+        change(|e| link_of(e).port = Some(BridgePort::default()));
+        change(|e| link_of(e).port = Some(ALL_ON));
+        change(|e| link_of(e).device.no_arp = true);
+        change(|e| peer_of(e).device.no_arp = true);
         change(|e| e.owners = vec![owner("containers.db")]);
         change(|e| link_of(e).leaving = true);
         change(|e| link_of(e).leaving = false);
@@ -64,7 +79,14 @@ fn every_attribute_of_a_veth_changes_in_place() {
         assert_eq!(host["ifalias"], "netrec containers.db");
         assert!(inside["ifalias"].as_str().unwrap().starts_with("netrec containers.db @"));
         assert_eq!(host["linkinfo"]["info_slave_data"]["hairpin"], true);
-        assert_eq!(json("bridge -j -d link show dev ve-web-1a2b3c")[0]["hairpin"], true);
+        let port = json("bridge -j -d link show dev ve-web-1a2b3c")[0].clone();
+        assert_eq!(["hairpin", "isolated", "locked"].map(|name| port[name].clone()), [true; 3]);
+        let floods = ["learning", "flood", "mcast_flood", "bcast_flood"].map(|name| port[name].clone());
+        assert_eq!(floods, [false; 4]);
+        for end in [&host, &inside] {
+            assert!(end["flags"].as_array().unwrap().contains(&"NOARP".into()), "{end}");
+        }
+        change(|e| (link_of(e).device.no_arp, peer_of(e).device.no_arp) = (false, false));
         assert_eq!((&host["mtu"], &host["address"]), (&1300.into(), &"02:00:00:00:00:09".into()));
         assert_eq!((&inside["mtu"], &inside["address"]), (&9000.into(), &"02:00:00:00:00:0a".into()));
         assert_eq!((&host["group"], &inside["group"]), (&"20050".into(), &"20050".into()));

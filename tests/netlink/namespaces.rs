@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use netrec::kernel::{Backend, Linux};
+use netrec::kernel::{Backend, Linux, ReadError};
 use netrec::state::{Device, InterfaceName, Mac, Netns, NetnsObject, Object, Scope, Standing, State};
 
 use super::lab::*;
@@ -76,6 +76,29 @@ fn namespaces_of_others_are_told_apart() {
 }
 
 #[test]
+fn a_name_that_cannot_be_read_is_no_matter_unless_something_is_missing() {
+    lab(|| {
+        let mut linux = Linux::open().unwrap();
+        let wanted = make(&mut linux, &small_shop());
+        sh("ln -s loop /run/netns/loop && mkdir /run/netns/folder && ln -s nowhere /run/netns/gone && \
+            mkfifo /run/netns/pipe && echo x > /run/netns/note");
+        for scope in [Scope::default(), Scope::of(&wanted)] {
+            assert_eq!(linux.live(&scope).unwrap(), wanted);
+        }
+        // One that the file asks for is another matter.
+        let looped = ReadError::Other("read namespace loop: Too many symbolic links encountered".into());
+        let scope = Scope { namespaces: [Netns::new("loop")].into(), ..Scope::default() };
+        assert_eq!(linux.live(&scope).unwrap_err(), looped);
+        // An end that is nowhere to be found may be in it.
+        let _held = std::fs::File::open("/run/netns/web").unwrap();
+        sh("umount -l /run/netns/web && rm /run/netns/web");
+        assert_eq!(linux.live(&Scope::default()).unwrap_err(), looped);
+        sh("rm /run/netns/loop");
+        assert!(linux.live(&Scope::default()).is_ok());
+    });
+}
+
+#[test]
 fn a_netrec_in_a_container_leaves_its_devices_alone() {
     lab(|| {
         let mut linux = Linux::open().unwrap();
@@ -119,7 +142,7 @@ fn a_peer_whose_name_was_removed_is_found_elsewhere() {
         sleeper.wait().unwrap();
         let peer = peer_of(&mut wanted);
         (peer.netns, peer.name) = (Netns::new("?"), InterfaceName::UNKNOWN);
-        peer.device = Device { mac: Mac([0; 6]), mtu: 0, up: false, link_local: false, promote_secondaries: false };
+        peer.device = Device { mac: Mac([0; 6]), mtu: 0, up: false, promote_secondaries: false, ..device(0) };
         assert_eq!(found(&mut linux, &key).unwrap(), wanted);
         run(&mut linux, [delete((key.clone(), wanted))]);
         assert_eq!(found(&mut linux, &key), None);

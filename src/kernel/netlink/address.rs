@@ -9,13 +9,14 @@ use rtnetlink::packet_route::address::{
 
 use super::super::transport::{DumpError, Request, Socket};
 use super::{Attributes, family_of, ip_of, u32_at};
-use crate::state::PROTOCOL;
+use crate::state::{Address, PROTOCOL};
 
 // linux/if_addr.h
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
 const IFA_PROTO: u16 = 11;
+const IFA_F_SECONDARY: u32 = 0x01;
 const IFA_F_PERMANENT: u32 = 0x80;
 /// `IFAPROT_KERNEL_LO`, `_RA`, `_LL`: the kernel made it, on `lo`, from a router advertisement, or for the link.
 const KERNEL_MADE: [u8; 3] = [1, 2, 3];
@@ -27,15 +28,15 @@ pub(crate) struct RawAddress {
     pub index: u32,
     pub ip: IpNetwork,
     pub permanent: bool,
+    /// Whether it is an IPv4 address in the subnet of an earlier one of its device, whose route serves both.
+    pub secondary: bool,
     /// Whether the kernel made it by itself.
     pub kernel_made: bool,
 }
 
-/// All addresses of a namespace, or those of one device.
-pub(crate) fn dump(socket: &mut Socket, index: Option<u32>) -> Result<Vec<RawAddress>, DumpError> {
-    let mut request = AddressMessage::default();
-    request.header.index = index.unwrap_or(0);
-    socket.dump(&RouteNetlinkMessage::GetAddress(request), parse)
+/// All addresses of a namespace.
+pub(crate) fn dump(socket: &mut Socket) -> Result<Vec<RawAddress>, DumpError> {
+    socket.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()), parse)
 }
 
 /// `struct ifaddrmsg` and its attributes.
@@ -56,17 +57,27 @@ fn parse(body: &[u8]) -> Option<RawAddress> {
     // Before Linux 5.18 there is no IFA_PROTO; a link-local address is then taken for the kernel's.
     let kernel_made = KERNEL_MADE.contains(&protocol)
         || protocol == 0 && matches!(ip, IpNetwork::V6(v6) if v6.ip().is_unicast_link_local());
-    Some(RawAddress { index, ip, permanent: flags & IFA_F_PERMANENT != 0, kernel_made })
+    // Of IPv6 addresses the same bit says that they are temporary.
+    let secondary = ip.is_ipv4() && flags & IFA_F_SECONDARY != 0;
+    Some(RawAddress { index, ip, permanent: flags & IFA_F_PERMANENT != 0, secondary, kernel_made })
 }
 
-/// Adds an address; `replace` takes the place of the same one with another lifetime.
-pub(crate) fn add(index: u32, ip: IpNetwork, replace: bool) -> Request {
+/// Adds an address; `replace` takes the place of the same one with another lifetime. The route to its subnet comes along,
+/// or not; of an IPv6 address also with `replace`.
+pub(crate) fn add(index: u32, ip: IpNetwork, address: &Address, replace: bool) -> Request {
     let mut message = described(index, ip);
     message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)));
+    let mut flags = AddressFlags::empty();
     if ip.is_ipv6() {
         // Addresses come from the file; waiting a second for somebody to object would only delay the first packets.
         message.header.flags = AddressHeaderFlags::Nodad;
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        flags |= AddressFlags::Nodad;
+    }
+    if address.no_prefix_route {
+        flags |= AddressFlags::Noprefixroute;
+    }
+    if !flags.is_empty() {
+        message.attributes.push(AddressAttribute::Flags(flags));
     }
     let flags = if replace { NLM_F_REPLACE } else { NLM_F_CREATE | NLM_F_EXCL };
     Request { message: RouteNetlinkMessage::NewAddress(message), flags }

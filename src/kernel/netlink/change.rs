@@ -10,7 +10,7 @@ use rtnetlink::packet_route::link::{
 
 use super::super::transport::{Refusal, Request};
 use super::link::{Builder, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES, Mark, created_mtu, group_of, stp_state};
-use crate::state::{Device, InterfaceName, Link, LinkKind, Owner, Peer};
+use crate::state::{BridgePort, Device, InterfaceName, Link, LinkKind, Owner, Peer};
 
 /// Below this MTU in bytes a device has no IPv6 (`linux/ipv6.h`).
 const IPV6_MIN_MTU: u32 = 1280;
@@ -23,7 +23,8 @@ pub(crate) struct End {
     pub group: u32,
     pub alias: Option<String>,
     pub master: Option<InterfaceName>,
-    pub hairpin: bool,
+    /// The defaults where it is no port.
+    pub port: BridgePort,
     pub stp: bool,
 }
 
@@ -36,7 +37,7 @@ impl End {
             group: group_of(link),
             alias: owner.map(|owner| Mark { owner: owner.clone(), inode: None }.text()),
             master: link.master,
-            hairpin: link.port.is_some_and(|p| p.hairpin),
+            port: link.port.unwrap_or_default(),
             stp: matches!(link.kind, LinkKind::Bridge { stp: true }),
         }
     }
@@ -49,7 +50,7 @@ impl End {
             group: group_of(link),
             alias: owner.map(|owner| Mark { owner: owner.clone(), inode: Some(inode) }.text()),
             master: None,
-            hairpin: false,
+            port: BridgePort::default(),
             stp: false,
         }
     }
@@ -58,8 +59,15 @@ impl End {
     #[must_use]
     pub(crate) fn as_created(&self, link: &Link) -> Self {
         let mtu = created_mtu(link).unwrap_or(self.device.mtu);
-        let device = Device { up: false, link_local: true, promote_secondaries: false, mtu, ..self.device.clone() };
-        Self { device, alias: None, hairpin: false, ..self.clone() }
+        let bare = Device {
+            up: false,
+            link_local: true,
+            promote_secondaries: false,
+            no_arp: false,
+            mtu,
+            ..self.device.clone()
+        };
+        Self { device: bare, alias: None, port: BridgePort::default(), ..self.clone() }
     }
 }
 
@@ -165,9 +173,11 @@ pub(crate) fn changes(before: &End, after: &End, can: Abilities) -> Vec<Change> 
     }
     let mut set = settings(before, after);
     // A port of another bridge starts with the defaults.
-    if (before.hairpin && before.master == after.master) != after.hairpin && after.master.is_some() {
-        let data = InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(after.hairpin)]);
-        let info = vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(data)];
+    let port = if before.master == after.master { before.port } else { BridgePort::default() };
+    let switches = if after.master.is_some() { switches(port, after.port) } else { Vec::new() };
+    if !switches.is_empty() {
+        let info =
+            vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(InfoPortData::BridgePort(switches))];
         let together = before.master == after.master && before.stp == after.stp;
         add(&mut list, &mut set, Change::with(Stage::Port, after.name, LinkAttribute::LinkInfo(info)), together);
     }
@@ -203,6 +213,20 @@ fn add(list: &mut Vec<Change>, set: &mut Option<Change>, change: Change, togethe
             (_, attribute) => attributes.push(attribute),
         }
     }
+}
+
+/// The switches of a port that are to be turned, to one side or the other.
+fn switches(before: BridgePort, after: BridgePort) -> Vec<InfoBridgePort> {
+    let all = [
+        (before.hairpin != after.hairpin, InfoBridgePort::HairpinMode(after.hairpin)),
+        (before.isolated != after.isolated, InfoBridgePort::Isolated(after.isolated)),
+        (before.locked != after.locked, InfoBridgePort::Locked(after.locked)),
+        (before.no_learning != after.no_learning, InfoBridgePort::Learning(!after.no_learning)),
+        (before.no_flood != after.no_flood, InfoBridgePort::UnicastFlood(!after.no_flood)),
+        (before.no_mcast_flood != after.no_mcast_flood, InfoBridgePort::MulticastFlood(!after.no_mcast_flood)),
+        (before.no_bcast_flood != after.no_bcast_flood, InfoBridgePort::BroadcastFlood(!after.no_bcast_flood)),
+    ];
+    all.into_iter().filter(|(differs, _)| *differs).map(|(_, switch)| switch).collect()
 }
 
 /// `promote_secondaries`, as `IFLA_AF_SPEC` carries it: the parameter's number and its value.
@@ -243,10 +267,12 @@ fn settings(before: &End, after: &End) -> Option<Change> {
         None => NewMaster::Nobody,
         Some(master) => NewMaster::Bridge(master),
     };
-    if attributes.is_empty() && matches!(master, NewMaster::AsBefore) {
+    let flags = before.device.no_arp != after.device.no_arp;
+    if attributes.is_empty() && !flags && matches!(master, NewMaster::AsBefore) {
         return None;
     }
-    let mut change = Change { master, ..Change::new(Stage::Set, after.name, Builder::default()) };
+    let message = if flags { Builder::default().arp(!after.device.no_arp) } else { Builder::default() };
+    let mut change = Change { master, ..Change::new(Stage::Set, after.name, message) };
     change.message.attributes = attributes;
     Some(change)
 }
@@ -258,9 +284,17 @@ mod tests {
 
     #[test]
     fn an_old_kernel_renames_a_device_that_is_down() {
-        let device = Device { mac: Mac([2; 6]), mtu: 1500, up: true, link_local: true, promote_secondaries: true };
+        let device = Device {
+            mac: Mac([2; 6]),
+            mtu: 1500,
+            up: true,
+            link_local: true,
+            promote_secondaries: true,
+            no_arp: false,
+        };
         let (name, new) = ("a".parse().unwrap(), "b".parse().unwrap());
-        let before = End { name, device, group: GROUP, alias: None, master: None, hairpin: false, stp: false };
+        let before =
+            End { name, device, group: GROUP, alias: None, master: None, port: BridgePort::default(), stp: false };
         let after = End { name: new, ..before.clone() };
         let sequence = |live_rename| -> Vec<(Stage, InterfaceName)> {
             changes(&before, &after, Abilities { live_rename, ipv6: true }).iter().map(|c| (c.stage, c.name)).collect()

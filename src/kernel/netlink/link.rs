@@ -12,7 +12,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::super::transport::{DumpError, Refusal, Request, Socket};
 use super::{Attributes, text_of, u32_at};
-use crate::state::{Device, GROUP, GROUP_LEAVING, InterfaceName, Link, LinkKind, Mac, Owner, Standing};
+use crate::state::{BridgePort, Device, GROUP, GROUP_LEAVING, InterfaceName, Link, LinkKind, Mac, Owner, Standing};
 
 // linux/if_link.h
 const IFLA_ADDRESS: u16 = 1;
@@ -32,6 +32,12 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_INET6_CONF: u16 = 2;
+const IFLA_BRPORT_LEARNING: u16 = 8;
+const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
+const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
+const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_BRPORT_LOCKED: u16 = 39;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 /// The number of `accept_ra` among IPv6's parameters of a device (`linux/ipv6.h`).
 const DEVCONF_ACCEPT_RA: usize = 3;
@@ -44,6 +50,7 @@ const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const ETH_DATA_LEN: u32 = 1500;
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 8;
+const IFF_NOARP: u32 = 0x80;
 
 /// Why something with netrec's mark is not this netrec's.
 pub(crate) const ANOTHER_HOST: &str = "made by netrec for another host";
@@ -63,8 +70,8 @@ pub(crate) struct RawLink {
     pub accept_ra: Option<i32>,
     /// The index of the bridge it is a port of.
     pub master: Option<u32>,
-    /// Whether frames may leave by the port they came by; only of a bridge's port.
-    pub hairpin: Option<bool>,
+    /// Its settings as a bridge's port.
+    pub port: Option<BridgePort>,
     /// The index of a veth's other end, in that end's namespace.
     pub peer: Option<u32>,
     /// The number that this namespace gave to the other end's; none when it is this one.
@@ -166,12 +173,13 @@ fn parse(body: &[u8]) -> Option<RawLink> {
             up: flags & IFF_UP != 0,
             link_local: false,
             promote_secondaries: false,
+            no_arp: flags & IFF_NOARP != 0,
         },
         loopback: flags & IFF_LOOPBACK != 0,
         kind: RawKind::Other("device".to_owned()),
         accept_ra: None,
         master: None,
-        hairpin: None,
+        port: None,
         peer: None,
         peer_nsid: None,
     };
@@ -217,9 +225,27 @@ fn parse_info(link: &mut RawLink, info: &[u8]) {
         None => RawKind::Other("device".to_owned()),
     };
     if port_kind == Some("bridge") {
-        let mode = port.and_then(|p| Attributes::new(p).value(IFLA_BRPORT_MODE));
-        link.hairpin = Some(mode.is_some_and(|m| m.first() == Some(&1)));
+        link.port = Some(parse_port(port.unwrap_or_default()));
     }
+}
+
+/// A port's switches, a byte each. One that the kernel does not know is as it is by default.
+fn parse_port(data: &[u8]) -> BridgePort {
+    let mut port = BridgePort::default();
+    for (attribute, value) in Attributes::new(data) {
+        let on = value.first().is_some_and(|v| *v != 0);
+        match attribute {
+            IFLA_BRPORT_MODE => port.hairpin = on,
+            IFLA_BRPORT_ISOLATED => port.isolated = on,
+            IFLA_BRPORT_LOCKED => port.locked = on,
+            IFLA_BRPORT_LEARNING => port.no_learning = !on,
+            IFLA_BRPORT_UNICAST_FLOOD => port.no_flood = !on,
+            IFLA_BRPORT_MCAST_FLOOD => port.no_mcast_flood = !on,
+            IFLA_BRPORT_BCAST_FLOOD => port.no_bcast_flood = !on,
+            _ => {}
+        }
+    }
+    port
 }
 
 /// The number of `promote_secondaries` among IPv4's parameters of a device (`linux/ip.h`).

@@ -1,10 +1,10 @@
-//! Unicast routes, and the addresses that local routes stand for.
+//! Routes, and the addresses that local routes stand for.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
@@ -13,7 +13,7 @@ use rtnetlink::packet_route::route::{
 use super::super::transport::{DumpError, Request, Socket};
 use super::link::RawLink;
 use super::{Attributes, family_of, ip_of, u32_at};
-use crate::state::PROTOCOL;
+use crate::state::{PROTOCOL, RT_TABLE_MAIN};
 
 // linux/rtnetlink.h
 const RTA_DST: u16 = 1;
@@ -25,11 +25,17 @@ const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
+const RTN_BLACKHOLE: u8 = 6;
+const RTN_UNREACHABLE: u8 = 7;
+const RTN_PROHIBIT: u8 = 8;
 const RTM_F_CLONED: u32 = 0x200;
+const RT_TABLE_LOCAL: u32 = 255;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// `RTPROT_KERNEL`: made by the kernel along with an address.
 pub(crate) const RTPROT_KERNEL: u8 = 2;
+/// The metric of the routes that the kernel makes along with IPv6 addresses (`IP6_RT_PRIO_ADDRCONF`); IPv4's is 0.
+const IP6_RT_PRIO_ADDRCONF: u32 = 256;
 /// `RTPROT_RA`: from a router advertisement.
 pub(crate) const RTPROT_RA: u8 = 9;
 
@@ -40,12 +46,19 @@ pub(crate) struct RawRoute {
     pub table: u32,
     pub metric: u32,
     pub protocol: u8,
+    /// Whether packets end here: a blackhole, or with an answer (`RTN_UNREACHABLE`, `RTN_PROHIBIT`).
+    pub refuses: bool,
     pub via: Option<IpAddr>,
     /// The index of its device, or of that of its first next hop.
     pub index: Option<u32>,
 }
 
 impl RawRoute {
+    /// Whether it is one that the kernel makes along with an address, to the address's subnet.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.protocol == RTPROT_KERNEL && self.table == RT_TABLE_MAIN && self.via.is_none()
+    }
+
     /// Whether it is a route of the netrec that runs in the namespace of that inode number, where `dev` is its device:
     /// one by a container's end of another netrec's link is that one's.
     pub(crate) fn is_ours(&self, dev: Option<&RawLink>, inode: u64) -> bool {
@@ -58,20 +71,28 @@ pub(crate) fn dump(socket: &mut Socket, protocol: Option<u8>) -> Result<Vec<RawR
     dump_where(socket, protocol, None)
 }
 
-/// The unicast routes of the main table.
-pub(crate) fn dump_main(socket: &mut Socket) -> Result<Vec<RawRoute>, DumpError> {
-    dump_where(socket, None, Some(RouteHeader::RT_TABLE_MAIN))
+/// The routes of all tables but the local one that decide what becomes of packets: unicast ones, and those that refuse. Of
+/// the others `throw` only leaves the table.
+pub(crate) fn dump_deciding(socket: &mut Socket) -> Result<Vec<RawRoute>, DumpError> {
+    let kinds = [RTN_UNICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT];
+    let deciding = |body: &[u8]| parse(body, &kinds).filter(|r| r.table != RT_TABLE_LOCAL);
+    socket.dump(&request(RouteType::Unspec, None, None), deciding)
+}
+
+/// The routes that the kernel made along with addresses.
+pub(crate) fn dump_connected(socket: &mut Socket) -> Result<Vec<RawRoute>, DumpError> {
+    dump_where(socket, Some(RTPROT_KERNEL), Some(RouteHeader::RT_TABLE_MAIN))
 }
 
 /// The addresses that are the host's own (`fib daddr type local`): those on its devices, all of 127/8, and what
 /// somebody has declared to be local.
 pub(crate) fn dump_local(socket: &mut Socket) -> Result<Vec<IpNetwork>, DumpError> {
     let request = request(RouteType::Local, None, None);
-    socket.dump(&request, |body| parse(body, RTN_LOCAL).map(|route| route.to))
+    socket.dump(&request, |body| parse(body, &[RTN_LOCAL]).map(|route| route.to))
 }
 
 fn dump_where(socket: &mut Socket, protocol: Option<u8>, table: Option<u8>) -> Result<Vec<RawRoute>, DumpError> {
-    socket.dump(&request(RouteType::Unicast, protocol, table), |body| parse(body, RTN_UNICAST))
+    socket.dump(&request(RouteType::Unicast, protocol, table), |body| parse(body, &[RTN_UNICAST]))
 }
 
 fn request(kind: RouteType, protocol: Option<u8>, table: Option<u8>) -> RouteNetlinkMessage {
@@ -83,7 +104,7 @@ fn request(kind: RouteType, protocol: Option<u8>, table: Option<u8>) -> RouteNet
 }
 
 /// `struct rtmsg` and its attributes. Other types, other families and cached routes are left out.
-fn parse(body: &[u8], wanted: u8) -> Option<RawRoute> {
+fn parse(body: &[u8], wanted: &[u8]) -> Option<RawRoute> {
     let (family, prefix) = (*body.first()?, *body.get(1)?);
     let (table, protocol, kind, flags) = (*body.get(4)?, *body.get(5)?, *body.get(7)?, u32_at(body, 8)?);
     let unspecified: IpAddr = match family {
@@ -91,12 +112,19 @@ fn parse(body: &[u8], wanted: u8) -> Option<RawRoute> {
         AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
         _ => return None,
     };
-    if kind != wanted || flags & RTM_F_CLONED != 0 {
+    if !wanted.contains(&kind) || flags & RTM_F_CLONED != 0 {
         return None;
     }
     let mut to = unspecified;
-    let mut route =
-        RawRoute { to: unspecified.into(), table: table.into(), metric: 0, protocol, via: None, index: None };
+    let mut route = RawRoute {
+        to: unspecified.into(),
+        table: table.into(),
+        metric: 0,
+        protocol,
+        refuses: kind != RTN_UNICAST && kind != RTN_LOCAL,
+        via: None,
+        index: None,
+    };
     for (kind, value) in Attributes::new(body.get(12..)?) {
         match kind {
             RTA_DST => to = ip_of(value)?,
@@ -134,6 +162,21 @@ pub(crate) fn add(route: &NewRoute, replace: bool) -> Request {
         if route.via.is_none() && route.to.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
     let flags = if replace { NLM_F_REPLACE } else { NLM_F_CREATE | NLM_F_EXCL };
     Request { message: RouteNetlinkMessage::NewRoute(message), flags }
+}
+
+/// Puts back the route that the kernel makes along with an IPv4 address, beside routes to the same subnet by other
+/// devices. (That of an IPv6 address comes back when the address is added once more.)
+pub(crate) fn restore_connected(index: u32, ip: IpNetwork) -> Request {
+    let mut message = described(&connected(index, ip));
+    message.header.scope = RouteScope::Link;
+    message.attributes.push(RouteAttribute::PrefSource(ip.ip().into()));
+    Request { message: RouteNetlinkMessage::NewRoute(message), flags: NLM_F_CREATE | NLM_F_APPEND }
+}
+
+/// The route that the kernel makes along with an address.
+pub(crate) fn connected(index: u32, ip: IpNetwork) -> NewRoute {
+    let metric = if ip.is_ipv6() { IP6_RT_PRIO_ADDRCONF } else { 0 };
+    NewRoute { to: ip, table: RT_TABLE_MAIN, metric, protocol: RTPROT_KERNEL, via: None, index: Some(index) }
 }
 
 /// Removes a route, if it is still of that protocol.

@@ -1,6 +1,7 @@
 //! The nfnetlink socket: requests, dumps, batches, notifications.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -235,16 +236,21 @@ impl Socket {
         self.netlink.drop_membership(group)
     }
 
+    /// A descriptor of its own, to wait for notifications while the socket is in use.
+    pub(in crate::kernel) fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.netlink.as_fd().try_clone_to_owned()
+    }
+
     /// The notifications that have come: each is given to `take`. False when some were lost.
     pub(in crate::kernel) fn heard(&mut self, mut take: impl FnMut(Message<'_>)) -> bool {
+        let mut all = true;
         loop {
             match self.receive(libc::MSG_DONTWAIT) {
                 Ok(bytes) => messages(bytes).for_each(&mut take),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                Err(_) => {
-                    while self.receive(libc::MSG_DONTWAIT).is_ok() {}
-                    return false;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return all,
+                // Those that there was room for come next.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => all = false,
+                Err(_) => return false,
             }
         }
     }

@@ -176,6 +176,31 @@ fn family(number: u32) -> Option<Family> {
     }
 }
 
+/// An element of `NFTA_RULE_EXPRESSIONS` of this name.
+fn put_expression(w: &mut Writer, name: &str, data: impl FnOnce(&mut Writer)) {
+    const LIST_ELEM: u16 = 1;
+    w.nest(LIST_ELEM, |w| {
+        w.put_str(EXPR_NAME, name);
+        w.nest(EXPR_DATA, data);
+    });
+}
+
+/// `meta nftrace set 1`: what is told of a packet's way from here on. It is in none of the table's own rules, and so not
+/// an [`Insn`].
+pub(super) fn put_nftrace(w: &mut Writer) {
+    const META_NFTRACE: u32 = 12;
+    // NFTA_IMMEDIATE_DREG, _DATA.
+    put_expression(w, "immediate", |w| {
+        put_register(w, 1, 0);
+        put_value(w, 2, &[1]);
+    });
+    // NFTA_META_KEY, _SREG.
+    put_expression(w, "meta", |w| {
+        w.put_u32(2, META_NFTRACE);
+        put_register(w, 3, 0);
+    });
+}
+
 impl Insn {
     /// `meta load nfproto`, compared with a family: what must precede a field that only this family has.
     pub(super) fn guard(of: Family) -> [Self; 2] {
@@ -205,11 +230,7 @@ impl Insn {
 
     /// Writes it as one element of `NFTA_RULE_EXPRESSIONS`.
     pub(super) fn put(&self, w: &mut Writer) {
-        const LIST_ELEM: u16 = 1;
-        w.nest(LIST_ELEM, |w| {
-            w.put_str(EXPR_NAME, self.name());
-            w.nest(EXPR_DATA, |w| self.put_data(w));
-        });
+        put_expression(w, self.name(), |w| self.put_data(w));
     }
 
     fn put_data(&self, w: &mut Writer) {

@@ -5,6 +5,7 @@
 //! state::firewall ──► rule ──► insn ──► write ──► nfnetlink
 //! state::firewall ◄── rule ◄── insn ◄── read  ◄── nfnetlink
 //!                  data: values, types, marks      ruleset: transactions, generations
+//!                  trace: which rule dropped it
 //! ```
 //!
 //! Every transaction names the generation of the ruleset that was read, and the kernel refuses it (`ERESTART`) when
@@ -16,6 +17,7 @@ mod losses;
 mod read;
 mod rule;
 mod ruleset;
+mod trace;
 mod write;
 
 use std::collections::BTreeMap;
@@ -31,6 +33,7 @@ use crate::state::firewall::TABLE;
 use crate::state::{Entry, Key, Step};
 use losses::Losses;
 use ruleset::Listener;
+pub use trace::{Dropped, Flow, Trace};
 use write::{Batch, Work, replaces};
 
 /// How often a table that changes while it is read is read anew.

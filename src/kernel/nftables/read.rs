@@ -27,8 +27,8 @@ use crate::state::{Entry, Key, Object, Owner, Standing};
 const GETTABLE: u16 = 1;
 const NEWCHAIN: u16 = 3;
 const GETCHAIN: u16 = 4;
-const NEWRULE: u16 = 6;
-const GETRULE: u16 = 7;
+pub(super) const NEWRULE: u16 = 6;
+pub(super) const GETRULE: u16 = 7;
 const NEWSET: u16 = 9;
 const GETSET: u16 = 10;
 const NEWSETELEM: u16 = 12;
@@ -223,17 +223,11 @@ impl Found {
     }
 
     fn rule(&mut self, all: &Slots<'_>) -> Option<()> {
-        // NFTA_RULE_CHAIN, _EXPRESSIONS, _USERDATA. The rules of a chain come together, in their order.
+        // NFTA_RULE_CHAIN. The rules of a chain come together, in their order.
         let name = all.text(2)?;
         let mut chains = self.chains.iter_mut();
         let chain = chains.rfind(|chain| &*chain.name == name)?;
-        let insns: Vec<Insn> =
-            all.get(4).into_iter().flat_map(|list| list.nested().map(|insn| Insn::parse(insn.nested()))).collect();
-        let mut rule = decompile(&insns);
-        if all.has(7) {
-            rule.0.push(Expr::Unknown("comment".into()));
-        }
-        chain.chain.rules.push(rule);
+        chain.chain.rules.push(parse_rule(all));
         Some(())
     }
 
@@ -295,6 +289,18 @@ fn object_type(number: Option<u32>) -> &'static str {
         Some(10) => "synproxy",
         _ => "object",
     }
+}
+
+/// The rule that a message holds.
+pub(super) fn parse_rule(all: &Slots<'_>) -> Rule {
+    // NFTA_RULE_EXPRESSIONS, _USERDATA.
+    let insns: Vec<Insn> =
+        all.get(4).into_iter().flat_map(|list| list.nested().map(|insn| Insn::parse(insn.nested()))).collect();
+    let mut rule = decompile(&insns);
+    if all.has(7) {
+        rule.0.push(Expr::Unknown("comment".into()));
+    }
+    rule
 }
 
 fn entry(object: Object, owner: Option<Owner>) -> Entry {

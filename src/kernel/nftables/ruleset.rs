@@ -31,7 +31,8 @@ pub(super) fn current(socket: &mut Socket) -> Result<u32, Trouble> {
     socket.request(inet(GETGEN), |_| {}, |attributes| Some(generation(attributes)?.id))
 }
 
-/// `NFNL_MSG_BATCH_BEGIN`, with the generation that the transaction needs (`NFNL_BATCH_GENID`).
+/// `NFNL_MSG_BATCH_BEGIN`, with the generation that the transaction needs (`NFNL_BATCH_GENID`), or 0 for any
+/// (`nf_tables_valid_genid()`).
 pub(super) fn begin(w: &mut Writer, sequence: u32, generation: u32) {
     const BATCH_BEGIN: u16 = 0x10;
     const BATCH_GENID: u16 = 1;

@@ -16,9 +16,9 @@ use crate::state::firewall::{
 use crate::state::{Entry, Key, Object, Owner, Step};
 
 // `enum nf_tables_msg_types`.
-const NEWTABLE: u16 = 0;
+pub(super) const NEWTABLE: u16 = 0;
 const DELTABLE: u16 = 2;
-const NEWCHAIN: u16 = 3;
+pub(super) const NEWCHAIN: u16 = 3;
 const DELCHAIN: u16 = 5;
 const NEWRULE: u16 = 6;
 const DELRULE: u16 = 8;
@@ -433,7 +433,7 @@ fn put_userdata(w: &mut Writer, kind: u16, userdata: &[u8]) {
     }
 }
 
-fn put_hook(w: &mut Writer, base: BaseChain) {
+pub(super) fn put_hook(w: &mut Writer, base: BaseChain) {
     // NFTA_CHAIN_TYPE.
     w.put_str(
         7,

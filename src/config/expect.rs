@@ -1,0 +1,262 @@
+//! `expect`: lines that say who must reach whom, and who must not. A line is refused where it can only be a mistake:
+//! one that nothing could make false is as bad as one that nothing could make true, since it looks like a test.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::containers;
+use super::file::{Containers, Networks};
+use super::line::{self, Part};
+use super::reader::{Document, Fault, Item, Problems, known_ones, named, parsed, tick};
+use super::report::Problem;
+use super::types::{Expect, Node, Place, Protocol, Target};
+use super::values;
+use crate::state::ObjectName;
+
+/// Reads the lines of all sources, in their order. Needs the networks and containers of all.
+pub(super) fn read(
+    documents: &[Document],
+    networks: &Networks,
+    containers: &Containers,
+    problems: &mut Problems,
+) -> Vec<Expect> {
+    let reader = Reader { networks, containers };
+    let mut lines = Vec::new();
+    for whole in documents.iter().filter_map(|document| document.table().get("expect")) {
+        // An empty list expects nothing, as no list does.
+        if whole.as_list().is_some_and(|mut list| list.next().is_none()) {
+            continue;
+        }
+        for item in whole.one_or_more("", problems) {
+            if let Some(text) = item.string("a line such as `\"world -> host:8080\"`", problems) {
+                lines.extend(reader.line(text, &item, problems));
+            }
+        }
+    }
+    repetitions(&lines, problems);
+    lines
+}
+
+/// What the lines speak of.
+struct Reader<'a> {
+    networks: &'a Networks,
+    containers: &'a Containers,
+}
+
+impl Reader<'_> {
+    fn line(&self, text: &str, item: &Item, problems: &mut Problems) -> Option<Expect> {
+        let line = parsed(line::parse(text), item, problems)?;
+        // Both sides, so that what is wrong with either is said.
+        let from = parsed(line.from.word("before"), item, problems).and_then(|part| self.from(part, item, problems));
+        let to = parsed(line.to.word("after").and_then(line::to), item, problems)
+            .and_then(|to| Some((self.to(&to, item, problems)?, to)));
+        let (from, (target, to)) = (from?, to?);
+        let arrow = if line.reach { "->" } else { "-/>" };
+        let text = format!("{} {arrow} {}", line.from.text, line.to.text);
+        let expect = Expect { place: item.place(), text, from, to: target, port: to.port, reach: line.reach };
+        let fault = pointless(&expect, line.from, &to);
+        parsed(fault.map_or(Ok(()), Err), item, problems)?;
+        if expect.reach {
+            self.unreachable(&expect, item, (line.from, to.name), problems);
+        }
+        Some(expect)
+    }
+
+    /// Who begins a line.
+    fn from(&self, part: Part, item: &Item, problems: &mut Problems) -> Option<Node> {
+        let text = part.text;
+        if !self.containers.by_name.contains_key(text) {
+            let bare = text.split([':', '/']).next().unwrap_or(text);
+            if text.starts_with('[') || text.parse::<IpAddr>().is_ok() || bare.parse::<IpAddr>().is_ok() {
+                let fault = Fault::new("a line cannot begin with an address").label("a container, `host` or `world`");
+                return parsed(Err(part.wrong(fault)), item, problems);
+            }
+            if bare != text {
+                let fault = Fault::new("a port or protocol stands after the arrow only").part(bare.len()..text.len());
+                return parsed(Err(part.wrong(fault.label("leave it out"))), item, problems);
+            }
+        }
+        self.node(part, item, problems)
+    }
+
+    /// Whom a line leads to.
+    fn to(&self, to: &line::To, item: &Item, problems: &mut Problems) -> Option<Target> {
+        let known = self.containers.by_name.contains_key(to.name.text);
+        match to.address {
+            Some(_) if known => self.ambiguous(to.name, "an address", item, problems),
+            Some(address) => {
+                let result = unicast(address).map_err(|fault| to.name.wrong(fault));
+                parsed(result, item, problems).map(|()| Target::Address(address))
+            }
+            // `10.0.0.300` is a wrong address rather than a name.
+            None if !known && to.name.text.contains('.') && !values::why_not_address(to.name.text).is_empty() => {
+                let fault = values::address(to.name.text).map_err(|fault| to.name.wrong(fault));
+                parsed(fault, item, problems).map(Target::Address)
+            }
+            None => self.node(to.name, item, problems).map(Target::Node),
+        }
+    }
+
+    /// Whom a name means. `host`, `host.NAME` and `world` are words of `expect` before they are names of containers.
+    fn node(&self, name: Part, item: &Item, problems: &mut Problems) -> Option<Node> {
+        let known = self.containers.by_name.get(name.text);
+        let (node, what) = match name.text {
+            "host" => (Some(Node::Host), "the host"),
+            "world" => (Some(Node::World), "the world"),
+            text if text.starts_with("host.") => (None, "a host"),
+            _ => {
+                // What is wrong with a container that cannot be read is said already.
+                if let Some(index) = known {
+                    return index.map(Node::Container);
+                }
+                let problem = self.unknown(name, item, problems);
+                problems.push(problem);
+                return None;
+            }
+        };
+        if known.is_some() {
+            return self.ambiguous(name, what, item, problems);
+        }
+        if let Some(host) = name.text.strip_prefix("host.") {
+            let fault = match named::<ObjectName>(host) {
+                Ok(_) => Fault::new(format!("{} is not supported yet", tick(name.text))),
+                Err(fault) => fault.part("host.".len()..name.text.len()),
+            };
+            problems.push(name.wrong(fault).at(item));
+        }
+        node
+    }
+
+    /// Complains of a word that is also the name of a container; there is nothing to return then.
+    fn ambiguous<T>(&self, name: Part, what: &str, item: &Item, problems: &mut Problems) -> Option<T> {
+        let message = format!("{} means {what} here, but a container has that name too", tick(name.text));
+        let mut problem = name.wrong(Fault::new(message).help("rename the container")).at(item);
+        if let Some(Some(index)) = self.containers.by_name.get(name.text) {
+            problem = problem.with_other(self.containers.drafts[*index].place.clone(), "the container");
+        }
+        problems.push(problem);
+        None
+    }
+
+    fn unknown(&self, name: Part, item: &Item, problems: &mut Problems) -> Problem {
+        let text = name.text;
+        let known = || self.containers.drafts.iter().map(|c| c.name.as_str());
+        let meant = if text == "localhost" { Some("host") } else { problems.suggest(text, known().chain(WORDS)) };
+        let fault = Fault::new(format!("unknown container {}", tick(text)));
+        let fault = if self.networks.by_name.contains_key(text) {
+            fault.label("it is a network")
+        } else if let Some(meant) = meant {
+            fault.label(format!("did you mean `{meant}`?"))
+        } else {
+            fault.help(known_ones("container", known(), self.containers.by_name.is_empty()))
+        };
+        name.wrong(fault).at(item)
+    }
+
+    /// Complains of a line with `->` whose ends cannot have packets to or from each other.
+    fn unreachable(&self, expect: &Expect, item: &Item, parts: (Part, Part), problems: &mut Problems) {
+        let container = |node: Node| match node {
+            Node::Container(index) => self.containers.drafts.get(index).filter(|c| c.whole),
+            Node::Host | Node::World => None,
+        };
+        let (from, to) = parts;
+        let target = match expect.to {
+            Target::Node(node) => container(node),
+            Target::Address(_) => None,
+        };
+        for (part, container) in [(from, container(expect.from)), (to, target)] {
+            if let Some(container) = container.filter(|c| c.attachments.is_empty()) {
+                let place = item.part(&part.bytes());
+                let problem = Problem::new(place, format!("container `{}` has no network", container.name));
+                let problem = problem.with_label("nothing reaches it, and it reaches nothing");
+                problems.push(problem.with_other(container.place.clone(), "the container"));
+            }
+        }
+        if let (Some(container), Target::Address(address)) = (container(expect.from), expect.to)
+            && self.lacks(container, address)
+        {
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            let message = format!("no network of container `{}` has {family}", container.name);
+            problems.push(Problem::new(item.part(&to.bytes()), message).with_label("it has no way to this address"));
+        }
+    }
+
+    /// Whether a container has networks, but surely none of an address's family.
+    fn lacks(&self, container: &containers::Draft, address: IpAddr) -> bool {
+        let mut networks = container.attachments.iter().map(|a| &self.networks.drafts[a.network]).peekable();
+        networks.peek().is_some()
+            && networks.all(|n| n.whole && !n.subnets.iter().any(|s| s.net.is_ipv4() == address.is_ipv4()))
+    }
+}
+
+/// The words that are no names of containers.
+const WORDS: [&str; 2] = ["host", "world"];
+
+/// Complains of addresses that no single machine answers at. Loopback ones are looked at with the line's other end;
+/// IPv4's link-local ones are worth a line, since clouds serve secrets at 169.254.169.254.
+fn unicast(address: IpAddr) -> Result<(), Fault> {
+    let fine = address.is_loopback() || matches!(address, IpAddr::V4(a) if a.is_link_local());
+    match values::not_unicast(&IpNetwork::from(address)) {
+        Some(why) if !fine => Err(Fault::new(format!("a line cannot lead to `{address}`")).label(why)),
+        _ => Ok(()),
+    }
+}
+
+/// Why a line is always true or never: it leads to where it begins. Only the host's way to its own ports is worth one.
+fn pointless(expect: &Expect, from: Part, to: &line::To) -> Option<Fault> {
+    match expect.to {
+        Target::Node(Node::Host) if to.port.is_some() => None,
+        Target::Node(node) if node == expect.from => {
+            let fault = Fault::new(format!("{} always reaches itself", tick(from.text))).label("a line needs two ends");
+            Some(match node {
+                Node::Container(_) => fault.help("a port that the host publishes is tried as `host:PORT`"),
+                Node::Host => fault.help("a port of the host is tried as `host:PORT`"),
+                Node::World => fault,
+            })
+        }
+        Target::Address(address) if address.is_loopback() && expect.from != Node::Host => {
+            let port = to.port.map(port_text).unwrap_or_default();
+            let fault = Fault::new(format!("`{address}` is {} itself here", tick(from.text)));
+            Some(to.name.wrong(fault.help(format!("to try the host, write `host{port}`"))))
+        }
+        _ => None,
+    }
+}
+
+/// `:80`, `:53/udp`
+fn port_text((port, protocol): (u16, Protocol)) -> String {
+    match protocol {
+        Protocol::Tcp => format!(":{port}"),
+        _ => format!(":{port}/{}", protocol.as_str()),
+    }
+}
+
+/// Lines that say the same as another, and lines that say the opposite.
+fn repetitions(lines: &[Expect], problems: &mut Problems) {
+    type Key = (Node, Target, Option<(u16, Protocol)>);
+    // The places of the first line with `-/>` and of the first with `->`.
+    let mut seen: HashMap<Key, [Option<&Place>; 2]> = HashMap::new();
+    for line in lines {
+        let firsts = seen.entry((line.from, line.to, line.port)).or_default();
+        let (same, opposite) = (firsts[usize::from(line.reach)], firsts[usize::from(!line.reach)]);
+        if let Some(first) = same {
+            problems.push(
+                Problem::new(line.place.clone(), format!("{} is listed twice", tick(&line.text)))
+                    .with_label("the second")
+                    .with_other(first.clone(), "the first"),
+            );
+            continue;
+        }
+        firsts[usize::from(line.reach)] = Some(&line.place);
+        if let Some(opposite) = opposite {
+            let words = |reach| if reach { "must answer" } else { "must not answer" };
+            problems.push(
+                Problem::new(line.place.clone(), format!("{} contradicts another line", tick(&line.text)))
+                    .with_label(words(line.reach))
+                    .with_other(opposite.clone(), words(!line.reach)),
+            );
+        }
+    }
+}
