@@ -160,18 +160,18 @@ fn places_name_the_line_of_every_owner() {
     assert_eq!(
         places,
         [
+            "settings 0.toml:1",
+            "networks 1.toml:2",
+            "networks.front 1.toml:2",
+            "networks.back 1.toml:5",
             "containers 2.toml:1",
-            "containers.db 2.toml:5",
-            "containers.db.networks.back 2.toml:6",
             "containers.web 2.toml:1",
-            "containers.web.networks.back 2.toml:2",
             "containers.web.networks.front 2.toml:2",
+            "containers.web.networks.back 2.toml:2",
             "containers.web.ports[0] 2.toml:3",
             "containers.web.ports[1] 2.toml:3",
-            "networks 1.toml:2",
-            "networks.back 1.toml:5",
-            "networks.front 1.toml:2",
-            "settings 0.toml:1",
+            "containers.db 2.toml:5",
+            "containers.db.networks.back 2.toml:6",
         ]
     );
     assert_eq!(config.sources.line(&config.containers[1].place), "2.toml:5");

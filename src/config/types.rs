@@ -1,6 +1,5 @@
 //! The checked file: what is here is valid, with every default that the file alone decides filled in.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
@@ -44,8 +43,8 @@ impl Config {
     }
 
     /// `netrec.toml:14` for every owner that stands in the file: the sections, networks, containers, attachments and
-    /// ports.
-    pub fn places(&self) -> BTreeMap<Owner, String> {
+    /// ports. In the order of the file.
+    pub fn places(&self) -> Vec<(Owner, String)> {
         let painter = Painter::new(&self.sources);
         let networks = self.networks.iter().map(|n| (&n.owner, &n.place));
         let containers = self.containers.iter().flat_map(|c| {
@@ -54,8 +53,9 @@ impl Config {
             std::iter::once((&c.owner, &c.place)).chain(attachments).chain(ports)
         });
         let sections = self.sections.iter().map(|(owner, place)| (owner, place));
-        let all = sections.chain(networks).chain(containers);
-        all.map(|(owner, place)| (owner.clone(), painter.file_and_line(place))).collect()
+        let mut all: Vec<_> = sections.chain(networks).chain(containers).collect();
+        all.sort_by_key(|(_, place)| (place.source, place.span.start));
+        all.into_iter().map(|(owner, place)| (owner.clone(), painter.file_and_line(place))).collect()
     }
 }
 
