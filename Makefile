@@ -24,7 +24,7 @@ unit:
 	$(CARGO) $(RUNNER) --locked --all-features
 
 examples:
-	$(CARGO) build --locked
+	$(CARGO) build --locked --all-features
 	for file in examples/*.toml; do target/debug/netrec rehearse $$file || exit 1; done
 
 # Figures of time, by hand and as root; see docs/performance.md.

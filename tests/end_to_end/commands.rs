@@ -62,7 +62,7 @@ fn every_ending_has_its_exit_status() {
 #[test]
 fn the_file_comes_from_a_folder_or_from_standard_input_too() {
     lab::in_lab(|lab| {
-        let folder = lab.host.sh("mkdir -p /tmp/conf.d; echo /tmp/conf.d");
+        let folder = lab.host.sh("mkdir -p /run/conf.d; echo /run/conf.d");
         let folder = folder.trim();
         let (networks, containers) = SHOP.split_once("[containers.web]").expect("two parts");
         lab.host.sh(&format!(
