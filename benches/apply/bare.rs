@@ -273,7 +273,7 @@ fn create(name: InterfaceName, link: &Link, bridges: &BTreeMap<InterfaceName, u3
 /// All that reads a state, ready to be sent.
 pub(crate) struct Reading {
     spaces: Vec<PathBuf>,
-    /// The host's; those of containers' devices come with the devices.
+    /// The host's; those of devices come with the devices.
     sysctls: Vec<PathBuf>,
     links: Vec<u8>,
     addresses: Vec<u8>,
@@ -290,7 +290,9 @@ impl Reading {
         for (key, _) in desired {
             match key {
                 Key::Netns { netns } => spaces.push(Path::new(RUN_NETNS).join(netns.label().unwrap())),
-                Key::Sysctl { netns, path } if netns.is_host() => sysctls.push(Path::new("/proc/sys").join(&**path)),
+                Key::Sysctl { netns, path } if netns.is_host() && !path.contains("/conf/") => {
+                    sysctls.push(Path::new("/proc/sys").join(&**path))
+                }
                 Key::Set { name } => firewall.push(wire::nftables_dump(13, &[(1, TABLE), (2, name)])),
                 _ => {}
             }

@@ -21,14 +21,16 @@ pub struct Linux {
     namespaces: Namespaces,
     firewall: Option<Firewall>,
     writes: Writes,
-    can: Abilities,
+    /// Asked for when something is first written: to look for a file under `/proc/sys` takes a millisecond where there are
+    /// a thousand namespaces.
+    can: Option<Abilities>,
 }
 
 impl Linux {
     /// Opens the host's namespace. Reading it needs no rights; reading other namespaces and writing need root.
     pub fn open() -> Result<Self, ReadError> {
         let namespaces = Namespaces::open().map_err(|refusal| read_error("the host's network namespace", &refusal))?;
-        Ok(Self { namespaces, firewall: None, writes: Writes::new(), can: abilities() })
+        Ok(Self { namespaces, firewall: None, writes: Writes::new(), can: None })
     }
 
     /// The firewall, opened when it is first needed: facts are read without the rights that it takes.
@@ -73,7 +75,8 @@ impl Backend for Linux {
 
     fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
         let Self { namespaces, writes, can, .. } = self;
-        let mut outcomes = Runner { namespaces, writes, can: *can }.run(steps);
+        let can = *can.get_or_insert_with(abilities);
+        let mut outcomes = Runner { namespaces, writes, can }.run(steps);
         let of_firewall = |step: &&Step| step.key.kind().is_firewall();
         let transaction: Vec<Step> = steps.iter().filter(of_firewall).cloned().collect();
         if !transaction.is_empty() {

@@ -340,7 +340,7 @@ impl Inside {
         let links = link::dump(&mut socket).map_err(|e| dump_error("links", netns, e))?;
         let (mut sysctls, mut others) = (Vec::new(), Vec::new());
         for path in scope.sysctls.get(netns).into_iter().flatten() {
-            match if netns.is_host() { None } else { told(&links, path) } {
+            match told(&links, path) {
                 Some(value) => sysctls.push(parameter(netns, path, value)),
                 None => others.push(path),
             }
@@ -394,9 +394,10 @@ fn inside<T>(
 /// The value of a parameter that the listing of devices tells along. To open its file, under a thousand namespaces a
 /// thousand times, takes as long as all the rest.
 fn told(links: &[RawLink], path: &str) -> Option<String> {
-    let device = path.strip_prefix("net/ipv6/conf/")?.strip_suffix("/accept_ra")?;
+    let (family, rest) = path.strip_prefix("net/")?.split_once("/conf/")?;
+    let (device, name) = rest.split_once('/')?;
     let link = links.iter().find(|link| link.name.as_str() == device)?;
-    link.accept_ra.map(|value| value.to_string())
+    link.parameter(family, name).map(|value| value.to_string())
 }
 
 fn read_sysctls(netns: &Netns, paths: &[&Arc<str>]) -> Result<Vec<(Key, Entry)>, Refusal> {

@@ -151,6 +151,7 @@ impl Fate {
                 self.emptied.contains(netns) || self.lost.contains(&(netns.clone(), *dev))
             }
             (Key::Route { netns, .. }, _) => self.emptied.contains(netns),
+            (Key::Sysctl { .. }, _) if self.lost.is_empty() => false,
             (Key::Sysctl { netns, path }, _) => {
                 device_of(path).is_some_and(|device| self.lost.contains(&(netns.clone(), device)))
             }

@@ -259,7 +259,8 @@ impl Scope {
                 scope.sysctls.entry(netns.clone()).or_default().insert(path);
             }
         };
-        for (key, entry) in live.iter().filter(|(key, entry)| entry.standing.is_ours() && desired.get(key).is_none()) {
+        let links = live.iter().filter(|(key, entry)| matches!(key, Key::Link { .. }) && entry.standing.is_ours());
+        for (key, entry) in links.filter(|(key, _)| desired.get(key).is_none()) {
             match (key, &entry.object) {
                 (Key::Link { .. }, Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => {
                     parameters(&peer.netns, &peer.name, &END_PARAMETERS);

@@ -45,6 +45,42 @@ fn sysctls_are_written_and_read_inside_their_namespace() {
     });
 }
 
+/// What comes with the listing of devices is what `/proc/sys` says, each value another than the parameter starts with.
+#[test]
+fn parameters_of_devices_are_told_as_proc_has_them() {
+    lab(|| {
+        let mut linux = Linux::open().unwrap();
+        run(&mut linux, [create(namespace(&web()))]);
+        let values = [
+            ("ipv4/forwarding", "1"),
+            ("ipv4/route_localnet", "1"),
+            ("ipv6/accept_dad", "2"),
+            ("ipv6/accept_ra", "-1"),
+            ("ipv6/forwarding", "1"),
+            ("ipv4/rp_filter", "2"),
+        ];
+        let values = values.map(|(path, value)| (path.split_once('/').unwrap(), value));
+        for (netns, at) in [(Netns::HOST, ""), (web(), "ip netns exec web ")] {
+            sh(&format!("{at}ip link add eth7 type bridge"));
+            let path = |(family, name): (&str, &str)| format!("net/{family}/conf/eth7/{name}");
+            let cat = |what| sh(&format!("{at}cat /proc/sys/{}", path(what)));
+            let wanted = values.map(|(what, value)| {
+                assert_ne!(cat(what), format!("{value}\n"));
+                sh(&format!("{at}sh -c 'echo {value} > /proc/sys/{}'", path(what)));
+                let key = Key::Sysctl { netns: netns.clone(), path: path(what).into() };
+                (
+                    key,
+                    Entry { owners: vec![], ..Entry::new(Object::Sysctl(Sysctl { value: value.into() }), owner("x")) },
+                )
+            });
+            let wanted: State = wanted.into_iter().collect();
+            let live = linux.live(&Scope::of(&wanted)).unwrap();
+            let found = live.into_iter().filter(|(key, _)| matches!(key, Key::Sysctl { .. })).collect();
+            assert_eq!(wanted, found);
+        }
+    });
+}
+
 #[test]
 fn facts_tell_the_uplink_and_what_is_not_netrecs() {
     lab(|| {

@@ -39,8 +39,15 @@ const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_BRPORT_LOCKED: u16 = 39;
 const IFLA_INET6_CONF: u16 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
-/// The number of `accept_ra` among IPv6's parameters of a device (`linux/ipv6.h`).
-const DEVCONF_ACCEPT_RA: usize = 3;
+/// Parameters of a device that its listing tells along, below `net/`, and where: their family's, and the place among the
+/// 32-bit numbers of that (`linux/ip.h`, whose first is number 1, and `linux/ipv6.h`).
+const TOLD: [(&str, u16, usize); 5] = [
+    ("ipv4/forwarding", AF_INET, 0),
+    ("ipv4/route_localnet", AF_INET, 25),
+    ("ipv6/accept_dad", AF_INET6, 27),
+    ("ipv6/accept_ra", AF_INET6, 3),
+    ("ipv6/forwarding", AF_INET6, 0),
+];
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 /// IPv4's part of `IFLA_AF_SPEC`: the parameters of a device (`linux/if_link.h`).
@@ -66,8 +73,8 @@ pub(crate) struct RawLink {
     pub device: Device,
     pub loopback: bool,
     pub kind: RawKind,
-    /// Its parameter `accept_ra`; none without IPv6.
-    pub accept_ra: Option<i32>,
+    /// Its parameters, as in `TOLD`; none of a family that the device is without.
+    parameters: [Option<i32>; TOLD.len()],
     /// The index of the bridge it is a port of.
     pub master: Option<u32>,
     /// Its settings as a bridge's port.
@@ -90,6 +97,22 @@ impl RawLink {
     /// Whether it carries netrec's group.
     pub(crate) fn is_marked(&self) -> bool {
         matches!(self.group, GROUP | GROUP_LEAVING) && !self.loopback
+    }
+
+    /// The value of one of its parameters, such as `ipv6` and `accept_ra`; none where the listing does not tell.
+    pub(crate) fn parameter(&self, family: &str, name: &str) -> Option<i32> {
+        let path = (family, name);
+        let at = TOLD.iter().position(|(told, ..)| told.split_once('/') == Some(path))?;
+        self.parameters.get(at).copied().flatten()
+    }
+
+    /// Takes what is told of a family's parameters.
+    fn tell(&mut self, family: u16, numbers: &[u8]) {
+        for ((_, of, at), slot) in TOLD.iter().zip(&mut self.parameters) {
+            if *of == family {
+                *slot = u32_at(numbers, 4 * at).map(u32::cast_signed);
+            }
+        }
     }
 
     /// Whose a device is for the netrec that runs in the namespace of that inode number. A container's end of a link of
@@ -177,7 +200,7 @@ fn parse(body: &[u8]) -> Option<RawLink> {
         },
         loopback: flags & IFF_LOOPBACK != 0,
         kind: RawKind::Other("device".to_owned()),
-        accept_ra: None,
+        parameters: [None; TOLD.len()],
         master: None,
         port: None,
         peer: None,
@@ -259,12 +282,11 @@ fn parse_families(link: &mut RawLink, families: &[u8]) {
         for (kind, value) in Attributes::new(attributes) {
             match (family, kind) {
                 (AF_INET, IFLA_INET_CONF) => {
+                    link.tell(family, value);
                     let at = 4 * (usize::from(IPV4_DEVCONF_PROMOTE_SECONDARIES) - 1);
                     link.device.promote_secondaries = u32_at(value, at).unwrap_or(0) != 0;
                 }
-                (AF_INET6, IFLA_INET6_CONF) => {
-                    link.accept_ra = u32_at(value, 4 * DEVCONF_ACCEPT_RA).map(u32::cast_signed);
-                }
+                (AF_INET6, IFLA_INET6_CONF) => link.tell(family, value),
                 (AF_INET6, IFLA_INET6_ADDR_GEN_MODE) => {
                     link.device.link_local = value.first().is_some_and(|mode| *mode != IN6_ADDR_GEN_MODE_NONE);
                 }
