@@ -286,7 +286,12 @@ fn port_rules() -> Vec<Rule> {
     let mut rules = Vec::new();
     for names in &FAMILIES {
         let service = [Field::L4Proto, Field::ThDport];
-        let look_up = |fields: Vec<Field>, map: &str| Expr::DnatMap { family: names.family, fields, map: map.into() };
+        let look_up = |fields: Vec<Field>, map: &str| Expr::DnatMap {
+            family: names.family,
+            fields,
+            map: map.into(),
+            keep_port: false,
+        };
         rules.push(Rule(vec![look_up(std::iter::once(names.daddr).chain(service).collect(), names.exact)]));
         let mut any = Vec::new();
         if names.family == Family::Ipv6 {

@@ -4,7 +4,7 @@
 //! (`kernel/nftables`). `Display` is the syntax of `nft(8)`, so a plan shows what `nft list table inet netrec` would.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,8 @@ pub enum DataType {
     InetProto,
     /// `inet_service`, 2 bytes: a port number.
     InetService,
+    /// Several port numbers in a row: an `inet_service` in a set with `flags interval`. Only beside other parts.
+    ServiceRange,
     /// `ifname`, 16 bytes: a device name.
     Ifname,
     /// A type that netrec does not use, by nft's number. Two that are none stand at the end of a live set's key to say
@@ -63,7 +65,7 @@ impl fmt::Display for DataType {
             Self::Ipv4Addr => "ipv4_addr",
             Self::Ipv6Addr => "ipv6_addr",
             Self::InetProto => "inet_proto",
-            Self::InetService => "inet_service",
+            Self::InetService | Self::ServiceRange => "inet_service",
             Self::Ifname => "ifname",
             Self::Other(number) => return write!(f, "unknown({number})"),
         })
@@ -82,6 +84,8 @@ pub enum Datum {
     InetProto(u8),
     /// A port, in host byte order.
     InetService(u16),
+    /// The ports from one to another, both included; only in keys.
+    ServiceRange(u16, u16),
     /// A device name.
     Ifname(InterfaceName),
     /// An address type of the routing table (`RTN_LOCAL`), as `fib … type` yields it.
@@ -90,6 +94,8 @@ pub enum Datum {
     Ipv4Net(Ipv4Addr, u8),
     /// The addresses of an IPv6 prefix; only in comparisons.
     Ipv6Net(Ipv6Addr, u8),
+    /// A family of packets.
+    NfProto(Family),
 }
 
 /// `RTN_LOCAL`: an address of this host.
@@ -107,11 +113,14 @@ impl fmt::Display for Datum {
             Self::InetProto(132) => f.write_str("sctp"),
             Self::InetProto(n) => n.fmt(f),
             Self::InetService(port) => port.fmt(f),
+            Self::ServiceRange(first, last) => write!(f, "{first}-{last}"),
             Self::Ifname(name) => write!(f, "\"{name}\""),
             Self::FibType(RTN_LOCAL) => f.write_str("local"),
             Self::FibType(n) => n.fmt(f),
             Self::Ipv4Net(a, n) => write!(f, "{a}/{n}"),
             Self::Ipv6Net(a, n) => write!(f, "{a}/{n}"),
+            Self::NfProto(Family::Ipv4) => f.write_str("ipv4"),
+            Self::NfProto(Family::Ipv6) => f.write_str("ipv6"),
         }
     }
 }
@@ -146,18 +155,26 @@ pub enum SetData {
     Values(Vec<DataType>),
 }
 
+impl Set {
+    /// Whether its keys may be ranges.
+    pub fn is_interval(&self) -> bool {
+        self.key.contains(&DataType::ServiceRange)
+    }
+}
+
 impl fmt::Display for Set {
     /// As after `type` in nft's syntax.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         join(f, &self.key, " . ")?;
         match &self.data {
-            None => Ok(()),
-            Some(SetData::Verdict) => f.write_str(" : verdict"),
+            None => {}
+            Some(SetData::Verdict) => f.write_str(" : verdict")?,
             Some(SetData::Values(types)) => {
                 f.write_str(" : ")?;
-                join(f, types, " . ")
+                join(f, types, " . ")?;
             }
         }
+        if self.is_interval() { f.write_str("; flags interval") } else { Ok(()) }
     }
 }
 
@@ -332,7 +349,7 @@ pub enum Expr {
         /// The map's name.
         map: Arc<str>,
     },
-    /// Rewrite the destination to the address and port a map says; go on if it says nothing.
+    /// Rewrite the destination to the address and port a map says, or to the address alone; go on if it says nothing.
     DnatMap {
         /// The family of the new address: also the family the packet must have.
         family: Family,
@@ -340,9 +357,14 @@ pub enum Expr {
         fields: Vec<Field>,
         /// The map's name; its data are an address and a port.
         map: Arc<str>,
+        /// Whether the port stays, and the map's data are an address alone.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        keep_port: bool,
     },
     /// Rewrite the source to the address of the device the packet leaves by.
     Masquerade,
+    /// Rewrite the source to this address, in packets of its family; others go on.
+    Snat(IpAddr),
     /// Accept, drop, jump or return.
     Verdict(Verdict),
     /// A run of instructions that netrec does not write; somebody else put it into netrec's table.
@@ -355,7 +377,7 @@ impl Expr {
         match self {
             Self::Match { field, .. } | Self::AnyBit { field, .. } => std::slice::from_ref(field),
             Self::InSet { fields, .. } | Self::Vmap { fields, .. } | Self::DnatMap { fields, .. } => fields,
-            Self::Masquerade | Self::Verdict(_) | Self::Unknown(_) => &[],
+            Self::Masquerade | Self::Snat(_) | Self::Verdict(_) | Self::Unknown(_) => &[],
         }
     }
 }
@@ -389,6 +411,7 @@ impl fmt::Display for Shown<'_> {
             Expr::Vmap { map, .. } => write!(f, "{fields} vmap @{map}"),
             Expr::DnatMap { family, map, .. } => write!(f, "dnat {family} to {fields} map @{map}"),
             Expr::Masquerade => f.write_str("masquerade"),
+            Expr::Snat(address) => write!(f, "snat {} to {address}", Family::of(*address)),
             Expr::Verdict(v) => v.fmt(f),
             Expr::Unknown(text) => write!(f, "# not netrec's: {text}"),
         }
@@ -403,6 +426,13 @@ pub enum Family {
     Ipv4,
     /// IPv6.
     Ipv6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv6() { Self::Ipv6 } else { Self::Ipv4 }
+    }
 }
 
 impl fmt::Display for Family {
@@ -423,6 +453,8 @@ pub enum Field {
     Iifname,
     /// The name of the device the packet leaves by.
     Oifname,
+    /// The packet's family.
+    NfProto,
     /// The layer-4 protocol.
     L4Proto,
     /// IPv4 source.
@@ -463,6 +495,7 @@ impl Field {
         match self {
             Self::Iifname => "iifname",
             Self::Oifname => "oifname",
+            Self::NfProto => "meta nfproto",
             Self::L4Proto => "meta l4proto",
             Self::IpSaddr => "ip saddr",
             Self::IpDaddr => "ip daddr",

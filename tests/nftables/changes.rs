@@ -79,7 +79,7 @@ isolated! {
         // Another key, whose element comes as a step; its rule too. The other map, used by a chain that stays as it is,
         // gets another mark. A base chain gets another hook.
         let mut after = before.clone();
-        let dnat = Expr::DnatMap { family: Family::Ipv4, fields: vec![Field::ThDport], map: name("any4") };
+        let dnat = Expr::DnatMap { family: Family::Ipv4, fields: vec![Field::ThDport], map: name("any4"), keep_port: false };
         let key = [DataType::InetService];
         let types = values(&[DataType::Ipv4Addr, DataType::InetService]);
         put(&mut after, "set any4", &set("", &key, types).1);

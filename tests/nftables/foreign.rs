@@ -38,7 +38,7 @@ isolated! {
         assert_eq!(
             chain_text("forward"),
             "iifname vmap @from; drop # not netrec's: comment; \
-             # not netrec's: meta cmp meta cmp payload cmp limit accept"
+             meta nfproto ipv4 # not netrec's: meta cmp payload cmp limit accept"
         );
         assert_eq!(chain_text("theirs"), "# not netrec's: immediate");
         assert_eq!(chain_text("route"), "# not netrec's: type route hook 3 priority 0");

@@ -214,7 +214,12 @@ fn most(elements: u16) -> u16 {
 /// A small firewall: a map of ports and the chain that uses it.
 fn small() -> Vec<(Key, Entry)> {
     use DataType::{InetProto, InetService, Ipv4Addr};
-    let dnat = Expr::DnatMap { family: Family::Ipv4, fields: vec![Field::L4Proto, Field::ThDport], map: name("any4") };
+    let dnat = Expr::DnatMap {
+        family: Family::Ipv4,
+        fields: vec![Field::L4Proto, Field::ThDport],
+        map: name("any4"),
+        keep_port: false,
+    };
     vec![
         table(),
         set("any4", &[InetProto, InetService], values(&[Ipv4Addr, InetService])),

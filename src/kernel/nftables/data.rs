@@ -6,7 +6,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::kernel::nfnetlink::wire::host_u32;
-use crate::state::firewall::{Concat, DataType, Datum, Set, SetData};
+use crate::state::firewall::{Concat, DataType, Datum, Family, Set, SetData};
 use crate::state::{InterfaceName, Owner};
 
 /// Why something cannot be put into the kernel's terms.
@@ -22,7 +22,7 @@ fn number(of: DataType) -> u32 {
         DataType::Ipv4Addr => 7,
         DataType::Ipv6Addr => 8,
         DataType::InetProto => 12,
-        DataType::InetService => 13,
+        DataType::InetService | DataType::ServiceRange => 13,
         DataType::Ifname => 41,
         DataType::Other(number) => number,
     }
@@ -44,7 +44,7 @@ fn width(of: DataType) -> Option<usize> {
         DataType::Ipv4Addr => Some(4),
         DataType::Ipv6Addr => Some(16),
         DataType::InetProto => Some(1),
-        DataType::InetService => Some(2),
+        DataType::InetService | DataType::ServiceRange => Some(2),
         DataType::Ifname => Some(IFNAMSIZ),
         DataType::Other(_) => None,
     }
@@ -67,6 +67,9 @@ pub(super) fn layout(types: &[DataType]) -> Result<(u32, u32), Unfit> {
     if types.is_empty() || len > 64 {
         return Err("a key or value has 1 to 64 bytes (NFT_DATA_VALUE_MAXLEN)".into());
     }
+    if types == [DataType::ServiceRange] {
+        return Err("a range of ports stands beside other parts of a key only".into());
+    }
     Ok((id, u32::try_from(len).unwrap_or(u32::MAX)))
 }
 
@@ -79,6 +82,19 @@ pub(super) fn types(id: u32, len: u32) -> Vec<DataType> {
         rest >>= TYPE_BITS;
     }
     if layout(&parts) == Ok((id, len)) { parts } else { vec![DataType::Other(id)] }
+}
+
+/// The types of a key whose parts may be ranges; of netrec's only ports are.
+pub(super) fn ranges(mut types: Vec<DataType>) -> Vec<DataType> {
+    for part in types.iter_mut().filter(|part| **part == DataType::InetService) {
+        *part = DataType::ServiceRange;
+    }
+    types
+}
+
+/// The length of each part of a key, in bytes.
+pub(super) fn widths(types: &[DataType]) -> impl Iterator<Item = u32> {
+    types.iter().filter_map(|part| u32::try_from(width(*part)?).ok())
 }
 
 /// The key of a set without the note that it has elements which netrec cannot write.
@@ -95,9 +111,21 @@ pub(super) fn byteorder(types: &[DataType]) -> u32 {
     }
 }
 
+/// Which end of a range is meant; of a single value both are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    First,
+    Last,
+}
+
 /// Appends the bytes of one value.
-pub(super) fn put_datum(out: &mut Vec<u8>, datum: &Datum) -> Result<(), Unfit> {
+pub(super) fn put_datum(out: &mut Vec<u8>, datum: &Datum, bound: Bound) -> Result<(), Unfit> {
     match datum {
+        Datum::ServiceRange(first, last) => {
+            out.extend_from_slice(&if bound == Bound::First { first } else { last }.to_be_bytes());
+        }
+        // NFPROTO_IPV4, NFPROTO_IPV6.
+        Datum::NfProto(family) => out.push(if *family == Family::Ipv4 { 2 } else { 10 }),
         Datum::Ipv4Addr(address) => out.extend_from_slice(&address.octets()),
         Datum::Ipv6Addr(address) => out.extend_from_slice(&address.octets()),
         Datum::InetProto(protocol) => out.push(*protocol),
@@ -115,10 +143,10 @@ pub(super) fn put_datum(out: &mut Vec<u8>, datum: &Datum) -> Result<(), Unfit> {
 }
 
 /// Appends the bytes of joined values.
-pub(super) fn put_concat(out: &mut Vec<u8>, values: &Concat) -> Result<(), Unfit> {
+pub(super) fn put_concat(out: &mut Vec<u8>, values: &Concat, bound: Bound) -> Result<(), Unfit> {
     let start = out.len();
     for value in &values.0 {
-        put_datum(out, value)?;
+        put_datum(out, value, bound)?;
         if values.0.len() > 1 {
             out.resize(start + (out.len() - start).next_multiple_of(4), 0);
         }
@@ -132,7 +160,9 @@ pub(super) fn datum(of: DataType, bytes: &[u8]) -> Option<Datum> {
         DataType::Ipv4Addr => Datum::Ipv4Addr(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?)),
         DataType::Ipv6Addr => Datum::Ipv6Addr(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
         DataType::InetProto => Datum::InetProto(*<&[u8; 1]>::try_from(bytes).ok()?.first()?),
-        DataType::InetService => Datum::InetService(u16::from_be_bytes(bytes.try_into().ok()?)),
+        DataType::InetService | DataType::ServiceRange => {
+            Datum::InetService(u16::from_be_bytes(bytes.try_into().ok()?))
+        }
         DataType::Ifname => Datum::Ifname(ifname(bytes)?),
         DataType::Other(_) => return None,
     })
@@ -162,6 +192,17 @@ pub(super) fn concat(types: &[DataType], mut bytes: &[u8]) -> Option<Concat> {
         bytes = rest;
     }
     bytes.is_empty().then_some(Concat(values))
+}
+
+/// Joined values from the bytes of their first and last ends.
+pub(super) fn concat_ranges(types: &[DataType], first: &[u8], last: &[u8]) -> Option<Concat> {
+    let (first, last) = (concat(types, first)?, concat(types, last)?);
+    let between = |(kind, (first, last)): (&DataType, (Datum, Datum))| match (kind, first, last) {
+        (_, first, last) if first == last => Some(first),
+        (DataType::ServiceRange, Datum::InetService(a), Datum::InetService(b)) => Some(Datum::ServiceRange(a, b)),
+        _ => None,
+    };
+    types.iter().zip(first.0.into_iter().zip(last.0)).map(between).collect::<Option<_>>().map(Concat)
 }
 
 /// User data is a list of type, length and value, the first two a byte each (libnftnl's `udata.h`). A comment's type

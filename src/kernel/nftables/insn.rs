@@ -25,8 +25,12 @@ pub(super) enum Insn {
     Lookup { register: Register, set: Arc<str>, invert: bool },
     /// Fetches from a map, or ends the rule.
     Fetch { register: Register, map: Arc<str>, to: Target },
-    /// Rewrites the destination.
-    Dnat { family: Family, address: Register, port: Register },
+    /// Puts data into registers.
+    Immediate { to: Register, data: Vec<u8> },
+    /// Rewrites the destination; without a port its address alone.
+    Dnat { family: Family, address: Register, port: Option<Register> },
+    /// Rewrites the source's address.
+    Snat { family: Family, address: Register },
     /// Rewrites the source.
     Masquerade,
     /// Decides.
@@ -145,11 +149,14 @@ const EXPR_DATA: u16 = 2;
 
 /// `NFT_LOOKUP_F_INV`.
 const LOOKUP_INVERT: u32 = 1;
+/// `NFT_NAT_SNAT`.
+const NAT_SNAT: u32 = 0;
 /// `NFT_NAT_DNAT`.
 const NAT_DNAT: u32 = 1;
-/// `NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED`: the kernel sets them by itself when there are an address and a
-/// port, and dumps them.
-const NAT_MAP_BOTH: u32 = 1 | 2;
+/// `NF_NAT_RANGE_MAP_IPS`: the kernel sets it by itself when there is an address, and dumps it.
+const NAT_MAP_ADDRESS: u32 = 1;
+/// `NF_NAT_RANGE_PROTO_SPECIFIED`: the same of a port.
+const NAT_MAP_PORT: u32 = 2;
 /// `NFTA_FIB_F_DADDR`.
 const FIB_DADDR: u32 = 1 << 1;
 /// `NFT_FIB_RESULT_ADDRTYPE`.
@@ -221,9 +228,9 @@ impl Insn {
             Self::Compare { .. } => "cmp",
             Self::Mask { .. } => "bitwise",
             Self::Lookup { .. } | Self::Fetch { .. } => "lookup",
-            Self::Dnat { .. } => "nat",
+            Self::Dnat { .. } | Self::Snat { .. } => "nat",
             Self::Masquerade => "masq",
-            Self::Verdict(_) => "immediate",
+            Self::Verdict(_) | Self::Immediate { .. } => "immediate",
             Self::Other(name) => name,
         }
     }
@@ -288,7 +295,18 @@ impl Insn {
                 w.put_u32(1, NAT_DNAT);
                 w.put_u32(2, family_number(*family).into());
                 put_register(w, 3, *address);
-                put_register(w, 5, *port);
+                if let Some(port) = port {
+                    put_register(w, 5, *port);
+                }
+            }
+            Self::Snat { family, address } => {
+                w.put_u32(1, NAT_SNAT);
+                w.put_u32(2, family_number(*family).into());
+                put_register(w, 3, *address);
+            }
+            Self::Immediate { to, data } => {
+                put_register(w, 1, *to);
+                put_value(w, 2, data);
             }
             // NFTA_IMMEDIATE_DREG, _DATA.
             Self::Verdict(verdict) => {
@@ -345,8 +363,10 @@ impl Insn {
             }
             "immediate" => {
                 only(&[1, 2])?;
-                (data.u32(1)? == 0).then_some(())?;
-                Self::Verdict(verdict(data.get(2)?.nested())?)
+                match data.u32(1)? {
+                    0 => Self::Verdict(verdict(data.get(2)?.nested())?),
+                    _ => Self::Immediate { to: at(1)?, data: value(data.get(2)?.nested())?.to_vec() },
+                }
             }
             _ => return None,
         })
@@ -380,17 +400,18 @@ impl Insn {
     fn parse_nat(data: &Slots<'_>) -> Option<Self> {
         // 4 and 6: NFTA_NAT_REG_ADDR_MAX and _PROTO_MAX, which the kernel fills in; 7: NFTA_NAT_FLAGS.
         let same = |min, max| !data.has(max) || data.u32(min) == data.u32(max);
-        let plain = data.only(&[1, 2, 3, 4, 5, 6, 7])
-            && data.u32(1)? == NAT_DNAT
-            && same(3, 4)
-            && same(5, 6)
-            && data.u32(7).unwrap_or(NAT_MAP_BOTH) == NAT_MAP_BOTH;
+        let port = data.u32(5);
+        let implied = NAT_MAP_ADDRESS | if port.is_some() { NAT_MAP_PORT } else { 0 };
+        let plain =
+            data.only(&[1, 2, 3, 4, 5, 6, 7]) && same(3, 4) && same(5, 6) && data.u32(7).unwrap_or(implied) == implied;
         plain.then_some(())?;
-        Some(Self::Dnat {
-            family: family(data.u32(2)?)?,
-            address: register(data.u32(3)?)?,
-            port: register(data.u32(5)?)?,
-        })
+        let (family, address) = (family(data.u32(2)?)?, register(data.u32(3)?)?);
+        match (data.u32(1)?, port) {
+            (NAT_DNAT, None) => Some(Self::Dnat { family, address, port: None }),
+            (NAT_DNAT, Some(port)) => Some(Self::Dnat { family, address, port: Some(register(port)?) }),
+            (NAT_SNAT, None) => Some(Self::Snat { family, address }),
+            _ => None,
+        }
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) const DORMANT: u32 = 1;
 pub(super) const VERDICT: u32 = 0xffff_ff00;
 /// `NFT_SET_ANONYMOUS`.
 const SET_ANONYMOUS: u32 = 1;
+/// `NFT_SET_INTERVAL | NFT_SET_CONCAT`: ranges of joined values.
+pub(super) const SET_INTERVAL: u32 = 4 | 0x80;
 /// `NFT_SET_MAP`.
 pub(super) const SET_MAP: u32 = 8;
 
@@ -170,7 +172,12 @@ impl Found {
             return Some(()); // it comes and goes with the rule that it belongs to
         }
         let key_len = all.u32(5)?;
-        let key = data::types(all.u32(4)?, key_len);
+        let mut key = data::types(all.u32(4)?, key_len);
+        let interval = flags & SET_INTERVAL == SET_INTERVAL;
+        if interval {
+            key = data::ranges(key);
+        }
+        let usual = SET_MAP | if interval { SET_INTERVAL } else { 0 };
         let data = match (flags & SET_MAP != 0, all.u32(6).unwrap_or(0)) {
             (false, _) => None,
             (true, VERDICT) => Some(SetData::Verdict),
@@ -178,7 +185,7 @@ impl Found {
         };
         // NFTA_SET_TIMEOUT, _GC_INTERVAL, _OBJ_TYPE, _EXPR, _EXPRESSIONS; _POLICY, NFT_SET_POL_PERFORMANCE being 0;
         // NFTA_SET_DESC_SIZE in _DESC.
-        let foreign = flags & !SET_MAP != 0
+        let foreign = flags & !usual != 0
             || [11, 12, 15, 17, 18].iter().any(|kind| all.has(*kind))
             || all.u32(8).unwrap_or(0) != 0
             || all.nested(9).is_some_and(|desc| desc.has(1))
@@ -334,7 +341,7 @@ fn base_chain(kind: &str, hook: &Slots<'_>, policy: Option<u32>) -> Option<BaseC
 
 /// One element; none where its key cannot be said. Its key is appended to `keys`.
 fn parse_element(set: &FoundSet, attributes: Attributes<'_>, keys: &mut Vec<u8>) -> Option<(Key, Entry)> {
-    let mut key = None;
+    let (mut key, mut last) = (None, None);
     let mut data = None;
     let mut owner = None;
     let mut plain = true;
@@ -354,6 +361,7 @@ fn parse_element(set: &FoundSet, attributes: Attributes<'_>, keys: &mut Vec<u8>)
             }
             3 => plain &= attribute.u32() == Some(0), // NFTA_SET_ELEM_FLAGS
             6 => owner = data::owner(attribute.value, COMMENT), // NFTA_SET_ELEM_USERDATA
+            10 if set.set.is_interval() => last = value(attribute.nested()), // NFTA_SET_ELEM_KEY_END
             8 => {}                                   // NFTA_SET_ELEM_PAD
             _ => plain = false,
         }
@@ -362,7 +370,11 @@ fn parse_element(set: &FoundSet, attributes: Attributes<'_>, keys: &mut Vec<u8>)
     if key.len() == set.key_len {
         keys.extend_from_slice(key);
     }
-    let key = Key::Element { set: set.name.clone(), key: data::concat(&set.set.key, key)? };
+    let values = match last {
+        Some(last) => data::concat_ranges(&set.set.key, key, last)?,
+        None => data::concat(&set.set.key, key)?,
+    };
+    let key = Key::Element { set: set.name.clone(), key: values };
     if !plain {
         data = Some(ElementData::Values(Concat(Vec::new())));
     }

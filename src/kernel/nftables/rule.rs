@@ -3,7 +3,9 @@
 //! Reading guesses an expression from the instructions and takes it only if it compiles to exactly these: what
 //! [`compile`] writes is the one definition of what an expression means.
 
-use super::data::{self, Unfit};
+use std::net::IpAddr;
+
+use super::data::{self, Bound, Unfit};
 use super::insn::{Insn, NETWORK_HEADER, Register, Source, TRANSPORT_HEADER, Target, bits};
 use crate::state::firewall::{DataType, Datum, Expr, Family, Field, Rule};
 
@@ -13,6 +15,7 @@ fn source(field: Field) -> Source {
     match field {
         Field::Iifname => Source::Meta(6),
         Field::Oifname => Source::Meta(7),
+        Field::NfProto => Source::Meta(15),
         Field::L4Proto => Source::Meta(16),
         Field::IpSaddr => Source::Payload { base: NETWORK_HEADER, offset: 12, len: 4 },
         Field::IpDaddr => Source::Payload { base: NETWORK_HEADER, offset: 16, len: 4 },
@@ -25,9 +28,10 @@ fn source(field: Field) -> Source {
     }
 }
 
-const FIELDS: [Field; 11] = [
+const FIELDS: [Field; 12] = [
     Field::Iifname,
     Field::Oifname,
+    Field::NfProto,
     Field::L4Proto,
     Field::IpSaddr,
     Field::IpDaddr,
@@ -65,7 +69,7 @@ fn data_type(field: Field) -> Option<DataType> {
         Field::IpSaddr | Field::IpDaddr => Some(DataType::Ipv4Addr),
         Field::Ip6Saddr | Field::Ip6Daddr => Some(DataType::Ipv6Addr),
         Field::ThDport => Some(DataType::InetService),
-        Field::CtState | Field::CtStatus | Field::FibDaddrType => None,
+        Field::NfProto | Field::CtState | Field::CtStatus | Field::FibDaddrType => None,
     }
 }
 
@@ -108,14 +112,23 @@ fn compile_expr(expr: &Expr, guarded: &mut Option<Family>, out: &mut Vec<Insn>) 
             load(fields, out)?;
             out.push(Insn::Fetch { register: 0, map: map.clone(), to: Target::Verdict });
         }
-        Expr::DnatMap { family, fields, map } => {
+        Expr::DnatMap { family, fields, map, keep_port } => {
             load(fields, out)?;
             out.push(Insn::Fetch { register: 0, map: map.clone(), to: Target::Register(0) });
             let port = match family {
-                Family::Ipv4 => 1,
-                Family::Ipv6 => 4,
+                _ if *keep_port => None,
+                Family::Ipv4 => Some(1),
+                Family::Ipv6 => Some(4),
             };
             out.push(Insn::Dnat { family: *family, address: 0, port });
+        }
+        Expr::Snat(address) => {
+            let data = match address {
+                IpAddr::V4(a) => a.octets().to_vec(),
+                IpAddr::V6(a) => a.octets().to_vec(),
+            };
+            out.push(Insn::Immediate { to: 0, data });
+            out.push(Insn::Snat { family: Family::of(*address), address: 0 });
         }
         Expr::Masquerade => out.push(Insn::Masquerade),
         Expr::Verdict(verdict) => out.push(Insn::Verdict(verdict.clone())),
@@ -156,10 +169,11 @@ fn compile_match(field: Field, negate: bool, value: &Datum, out: &mut Vec<Insn>)
         | (Some(DataType::InetService), Datum::InetService(_))
         | (Some(DataType::Ifname), Datum::Ifname(_)) => None,
         (None, Datum::FibType(_)) if field == Field::FibDaddrType => None,
+        (None, Datum::NfProto(_)) if field == Field::NfProto => None,
         _ => return Err("the value is not of the field's type".into()),
     };
     let Some(prefix) = prefix else {
-        data::put_datum(&mut bytes, value)?;
+        data::put_datum(&mut bytes, value, Bound::First)?;
         load(&[field], out)?;
         out.push(compare(bytes));
         return Ok(());
@@ -220,17 +234,21 @@ fn flush(unknown: &mut Vec<&str>, exprs: &mut Vec<Expr>) {
 }
 
 /// The expression that these instructions begin with, how many of them it is, and the family known after it.
-fn expression(insns: &[Insn], mut guarded: Option<Family>) -> Option<(Expr, usize, Option<Family>)> {
-    let expr = guess(insns)?;
-    let mut compiled = Vec::new();
-    compile_expr(&expr, &mut guarded, &mut compiled).ok()?;
-    insns.starts_with(&compiled).then_some((expr, compiled.len(), guarded))
+fn expression(insns: &[Insn], guarded: Option<Family>) -> Option<(Expr, usize, Option<Family>)> {
+    let fits = |expr: Expr| {
+        let (mut guarded, mut compiled) = (guarded, Vec::new());
+        compile_expr(&expr, &mut guarded, &mut compiled).ok()?;
+        insns.starts_with(&compiled).then_some((expr, compiled.len(), guarded))
+    };
+    let mut rest = insns;
+    for family in [Family::Ipv4, Family::Ipv6] {
+        rest = rest.strip_prefix(&Insn::guard(family)).unwrap_or(rest);
+    }
+    // What may be the guard of an address is a question of its own before anything else.
+    guess(rest).and_then(fits).or_else(|| guess(insns).and_then(fits))
 }
 
 fn guess(mut insns: &[Insn]) -> Option<Expr> {
-    for family in [Family::Ipv4, Family::Ipv6] {
-        insns = insns.strip_prefix(&Insn::guard(family)).unwrap_or(insns);
-    }
     let mut fields = Vec::new();
     while let [Insn::Load { source, .. }, rest @ ..] = insns {
         fields.push(field(*source)?);
@@ -238,6 +256,10 @@ fn guess(mut insns: &[Insn]) -> Option<Expr> {
     }
     Some(match (fields.as_slice(), insns) {
         ([], [Insn::Masquerade, ..]) => Expr::Masquerade,
+        ([], [Insn::Immediate { data, .. }, Insn::Snat { family, .. }, ..]) => Expr::Snat(match family {
+            Family::Ipv4 => <[u8; 4]>::try_from(data.as_slice()).ok()?.into(),
+            Family::Ipv6 => <[u8; 16]>::try_from(data.as_slice()).ok()?.into(),
+        }),
         ([], [Insn::Verdict(verdict), ..]) => Expr::Verdict(verdict.clone()),
         (&[field], [Insn::Compare { differ, data, .. }, ..]) => {
             Expr::Match { field, negate: *differ, value: value(field, data)? }
@@ -252,8 +274,8 @@ fn guess(mut insns: &[Insn]) -> Option<Expr> {
         }
         (_, [Insn::Lookup { set, invert, .. }, ..]) => Expr::InSet { fields, negate: *invert, set: set.clone() },
         (_, [Insn::Fetch { map, to: Target::Verdict, .. }, ..]) => Expr::Vmap { fields, map: map.clone() },
-        (_, [Insn::Fetch { map, .. }, Insn::Dnat { family, .. }, ..]) => {
-            Expr::DnatMap { family: *family, fields, map: map.clone() }
+        (_, [Insn::Fetch { map, .. }, Insn::Dnat { family, port, .. }, ..]) => {
+            Expr::DnatMap { family: *family, fields, map: map.clone(), keep_port: port.is_none() }
         }
         _ => return None,
     })
@@ -262,6 +284,11 @@ fn guess(mut insns: &[Insn]) -> Option<Expr> {
 /// The right side of a comparison of all of a field, or of its first bytes.
 fn value(field: Field, data: &[u8]) -> Option<Datum> {
     match data_type(field) {
+        None if field == Field::NfProto => match data {
+            [2] => Some(Datum::NfProto(Family::Ipv4)),
+            [10] => Some(Datum::NfProto(Family::Ipv6)),
+            _ => None,
+        },
         None => data::register_u32(data).map(Datum::FibType),
         Some(of) => data::datum(of, data).or_else(|| network(field, data, u32::try_from(8 * data.len()).ok()?)),
     }

@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::data::{self, COMMENT, Unfit};
+use super::data::{self, Bound, COMMENT, Unfit};
 use super::insn::{put_value, put_verdict};
 use super::losses::Losses;
-use super::read::{DORMANT, SET_MAP, VERDICT};
+use super::read::{DORMANT, SET_INTERVAL, SET_MAP, VERDICT};
 use super::rule::compile;
 use super::ruleset::{self, INET, nft};
 use crate::kernel::nfnetlink::wire::{APPEND, CREATE, Writer};
 use crate::state::firewall::{
-    BaseChain, Chain, ChainKind, Concat, Element, ElementData, Hook, Policy, Rule, Set, SetData, TABLE, Table,
+    BaseChain, Chain, ChainKind, Concat, DataType, Datum, Element, ElementData, Hook, Policy, Rule, Set, SetData,
+    TABLE, Table,
 };
 use crate::state::{Entry, Key, Object, Owner, Step};
 
@@ -313,12 +314,16 @@ impl<'a> Batch<'a> {
         data::put_set_mark(&mut userdata, set, owner).map_err(refused)?;
         self.message("create", key, NEWSET, CREATE, |w| {
             put_names(w, 2, key); // NFTA_SET_NAME
-            w.put_u32(3, if data.is_some() { SET_MAP } else { 0 }); // NFTA_SET_FLAGS
+            let interval = if set.is_interval() { SET_INTERVAL } else { 0 };
+            w.put_u32(3, interval | if data.is_some() { SET_MAP } else { 0 }); // NFTA_SET_FLAGS
             w.put_u32(4, key_type); // NFTA_SET_KEY_TYPE
             w.put_u32(5, key_len); // NFTA_SET_KEY_LEN
             if let Some((data_type, data_len)) = data {
                 w.put_u32(6, data_type); // NFTA_SET_DATA_TYPE
                 w.put_u32(7, data_len); // NFTA_SET_DATA_LEN
+            }
+            if set.is_interval() {
+                put_lengths(w, &set.key);
             }
             w.put_u32(10, id); // NFTA_SET_ID
             put_userdata(w, 13, &userdata); // NFTA_SET_USERDATA
@@ -408,11 +413,14 @@ fn put_content(
     data: Option<&ElementData>,
     owner: Option<&Owner>,
 ) -> Result<(), Unfit> {
-    put_values(w, scratch, 1, key)?; // NFTA_SET_ELEM_KEY
+    put_values(w, scratch, 1, key, Bound::First)?; // NFTA_SET_ELEM_KEY
+    if key.0.iter().any(|part| matches!(part, Datum::ServiceRange(..))) {
+        put_values(w, scratch, 10, key, Bound::Last)?; // NFTA_SET_ELEM_KEY_END
+    }
     match data {
         None => {}
         Some(ElementData::Verdict(verdict)) => put_verdict(w, 2, verdict), // NFTA_SET_ELEM_DATA
-        Some(ElementData::Values(values)) => put_values(w, scratch, 2, values)?,
+        Some(ElementData::Values(values)) => put_values(w, scratch, 2, values, Bound::First)?,
     }
     scratch.clear();
     data::put_mark(scratch, COMMENT, owner)?;
@@ -420,11 +428,20 @@ fn put_content(
     Ok(())
 }
 
-fn put_values(w: &mut Writer, scratch: &mut Vec<u8>, kind: u16, values: &Concat) -> Result<(), Unfit> {
+fn put_values(w: &mut Writer, scratch: &mut Vec<u8>, kind: u16, values: &Concat, bound: Bound) -> Result<(), Unfit> {
     scratch.clear();
-    data::put_concat(scratch, values)?;
+    data::put_concat(scratch, values, bound)?;
     put_value(w, kind, scratch);
     Ok(())
+}
+
+/// `NFTA_SET_DESC` with the length of each part of the key, which the kernel wants to know of ranges of joined values.
+fn put_lengths(w: &mut Writer, key: &[DataType]) {
+    const LIST_ELEM: u16 = 1;
+    // NFTA_SET_DESC, NFTA_SET_DESC_CONCAT, NFTA_SET_FIELD_LEN.
+    w.nest(9, |w| {
+        w.nest(2, |w| data::widths(key).for_each(|width| w.nest(LIST_ELEM, |w| w.put_u32(1, width))));
+    });
 }
 
 fn put_userdata(w: &mut Writer, kind: u16, userdata: &[u8]) {
