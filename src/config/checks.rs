@@ -1,14 +1,14 @@
 //! What only the whole shows: clashes between networks, between containers, and of one with the other. Every check is
 //! near linear, by sorting or hashing: a file may have ten thousand containers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::net::IpAddr;
 
 use super::networks::DraftSubnet;
 use super::reader::{Placed, Problems};
 use super::report::Problem;
-use super::types::{ContainerNetns, Place, PortAddress, Protocol};
+use super::types::{ContainerNetns, Mode, Place, PortAddress, PortRange, Protocol};
 use super::{containers, networks, ports, values};
 use crate::state::INTERFACE_NAME_MAX;
 
@@ -24,8 +24,8 @@ pub(super) fn all(networks: &[networks::Draft], containers: &[containers::Draft]
     addresses(networks, containers, problems);
     macs(networks, containers, problems);
     interfaces(containers, problems);
-    families(networks, containers, problems);
-    port_clashes(containers, problems);
+    ports(networks, containers, problems);
+    port_clashes(networks, containers, problems);
 }
 
 /// Of equal keys the second and each later one, with the place of the first.
@@ -245,10 +245,10 @@ fn interfaces(containers: &[containers::Draft], problems: &mut Problems) {
     }
 }
 
-/// Ports of containers without a network, or without one of the port's family.
-fn families(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
+/// Ports that lead nowhere: of containers without a network, without one of the port's family, or without one that lets
+/// anything in; and sources that cannot be let through.
+fn ports(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
     for container in containers.iter().filter(|c| c.whole) {
-        let of = || container.attachments.iter().map(|a| &networks[a.network]);
         if let Some(port) = container.ports.first()
             && container.attachments.is_empty()
         {
@@ -258,86 +258,152 @@ fn families(networks: &[networks::Draft], containers: &[containers::Draft], prob
             );
             continue;
         }
-        if of().any(|network| !network.whole) {
+        if container.attachments.iter().any(|a| !networks[a.network].whole) {
             continue;
         }
         for draft in &container.ports {
-            let (ipv6, family) = match draft.port.address {
-                PortAddress::Any => continue,
-                PortAddress::AnyIpv4 | PortAddress::One(IpAddr::V4(_)) => (false, "IPv4"),
-                PortAddress::AnyIpv6 | PortAddress::One(IpAddr::V6(_)) => (true, "IPv6"),
-            };
-            if !of().flat_map(|n| &n.subnets).any(|s| s.net.is_ipv6() == ipv6) {
-                let message = format!(
-                    "the port has an {family} address, but no network of container `{}` has {family}",
-                    container.name
-                );
-                problems.push(Problem::new(draft.place.clone(), message));
+            if draft.port.targets == [None; 2] {
+                problems.extend(leads_nowhere(networks, container, draft));
+                continue;
+            }
+            for Placed { value: net, place } in &draft.allow {
+                if draft.port.targets[usize::from(net.is_ipv6())].is_none() {
+                    let family = if net.is_ipv6() { "IPv6" } else { "IPv4" };
+                    let message = format!("`{net}` can allow nothing: the port is not published for {family}");
+                    problems.push(Problem::new(place.clone(), message));
+                }
             }
         }
     }
 }
 
-/// The mappings of one protocol and host port so far.
-#[derive(Default)]
-struct Taken<'a> {
-    /// Any mapping, any of IPv4, any of IPv6.
-    first: [Option<Mapping<'a>>; 3],
-    /// The one of every address, of every IPv4 and of every IPv6 address.
-    wide: [Option<Mapping<'a>>; 3],
-    one: HashMap<IpAddr, Mapping<'a>>,
+/// Why a port leads nowhere; none where that is said already.
+fn leads_nowhere(networks: &[networks::Draft], container: &containers::Draft, draft: &ports::Draft) -> Option<Problem> {
+    let named = draft.network.as_ref();
+    let mut candidates = container
+        .attachments
+        .iter()
+        .map(|a| (a, &networks[a.network]))
+        .filter(|(_, network)| named.is_none_or(|name| network.name.as_str() == name.value))
+        .peekable();
+    candidates.peek()?; // the network that it names is not the container's
+    let families = [false, true].into_iter().filter(|ipv6| draft.port.has_family(*ipv6));
+    let closed = candidates.clone().find_map(|(attachment, network)| {
+        let mode = families.clone().find_map(|ipv6| network.mode(ipv6))?;
+        Some((attachment, network, mode))
+    });
+    let Some((attachment, network, mode)) = closed else {
+        let family = if draft.port.has_family(true) { "IPv6" } else { "IPv4" };
+        let message = match named {
+            Some(name) => format!("the port has an {family} address, but network `{}` has no {family}", name.value),
+            None => {
+                format!(
+                    "the port has an {family} address, but no network of container `{}` has {family}",
+                    container.name
+                )
+            }
+        };
+        return Some(Problem::new(draft.place.clone(), message));
+    };
+    let message = format!("a port cannot lead into network `{}`, which is {}", network.name, mode.as_str());
+    let problem = Problem::new(draft.place.clone(), message).with_label("nothing gets in from outside");
+    Some(problem.with_other(attachment.place.clone(), "the container's network"))
 }
 
 type Mapping<'a> = (&'a containers::Draft, &'a ports::Draft);
 
+/// The mappings of one host port so far.
+#[derive(Default)]
+struct Taken<'a> {
+    /// Any mapping.
+    first: Option<Mapping<'a>>,
+    /// The one of every address.
+    wide: Option<Mapping<'a>>,
+    one: HashMap<IpAddr, Mapping<'a>>,
+}
+
 impl<'a> Taken<'a> {
-    /// The mapping there is already for some of the addresses of a new one, which is taken down.
-    fn take(&mut self, new: Mapping<'a>) -> Option<Mapping<'a>> {
-        let address = new.1.port.address;
-        let family = match address {
-            PortAddress::Any => 0,
-            PortAddress::AnyIpv4 | PortAddress::One(IpAddr::V4(_)) => 1,
-            PortAddress::AnyIpv6 | PortAddress::One(IpAddr::V6(_)) => 2,
-        };
-        let clash = match address {
-            PortAddress::Any => self.first[0],
-            PortAddress::AnyIpv4 | PortAddress::AnyIpv6 => self.wide[0].or(self.first[family]),
-            PortAddress::One(one) => self.wide[0].or(self.wide[family]).or(self.one.get(&one).copied()),
-        };
-        self.first[0].get_or_insert(new);
-        self.first[family].get_or_insert(new);
+    /// The mapping there is already for some of these addresses.
+    fn clash(&self, address: PortAddress) -> Option<Mapping<'a>> {
         match address {
+            PortAddress::One(one) => self.wide.or(self.one.get(&one).copied()),
+            _ => self.first,
+        }
+    }
+
+    fn take(&mut self, new: Mapping<'a>) {
+        self.first.get_or_insert(new);
+        match new.1.port.address {
             PortAddress::One(one) => {
                 self.one.entry(one).or_insert(new);
             }
             _ => {
-                self.wide[family].get_or_insert(new);
+                self.wide.get_or_insert(new);
             }
+        }
+    }
+}
+
+/// The mappings of one protocol and family so far.
+#[derive(Default)]
+struct Service<'a> {
+    single: BTreeMap<u16, Taken<'a>>,
+    ranges: Vec<Mapping<'a>>,
+}
+
+impl<'a> Service<'a> {
+    /// The mapping there is already for some of the addresses and ports of a new one, which is taken down.
+    fn take(&mut self, new: Mapping<'a>) -> Option<Mapping<'a>> {
+        let PortRange { first, last } = new.1.port.host;
+        let address = new.1.port.address;
+        let overlaps = |old: &&Mapping<'a>| {
+            let port = &old.1.port;
+            let same = match (port.address, address) {
+                (PortAddress::One(a), PortAddress::One(b)) => a == b,
+                _ => true,
+            };
+            same && port.host.first <= last && first <= port.host.last
+        };
+        let clash = self.single.range(first..=last).find_map(|(_, taken)| taken.clash(address));
+        let clash = clash.or_else(|| self.ranges.iter().find(overlaps).copied());
+        if new.1.port.host.is_one() {
+            self.single.entry(first).or_default().take(new);
+        } else {
+            self.ranges.push(new);
         }
         clash
     }
 }
 
-/// Two mappings of one host port on addresses that overlap.
-fn port_clashes(containers: &[containers::Draft], problems: &mut Problems) {
-    let mut taken: HashMap<(Protocol, u16), Taken> = HashMap::new();
+/// Two mappings of one host port on addresses that overlap. Where a family is routed, a mapping takes no host port.
+fn port_clashes(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
+    let mut taken: HashMap<(Protocol, bool), Service> = HashMap::new();
     for container in containers {
         for draft in &container.ports {
-            let port = &draft.port;
-            let new = (container, draft);
-            if let Some((first_of, first)) = taken.entry((port.protocol, port.host)).or_default().take(new) {
-                let message = format!("host port {}/{} is published twice", port.host, port.protocol.as_str());
-                problems.push(
-                    Problem::new(draft.place.clone(), message)
-                        .with_label(format!("by container `{}`{}", container.name, on(port.address)))
-                        .with_other(
-                            first.place.clone(),
-                            format!("by container `{}`{}", first_of.name, on(first.port.address)),
-                        ),
-                );
+            let mut clash = None;
+            for ipv6 in [false, true] {
+                let Some(target) = draft.port.targets[usize::from(ipv6)] else { continue };
+                let network = &networks[container.attachments[target].network];
+                if network.mode(ipv6) == Some(Mode::Nat) {
+                    let service = taken.entry((draft.port.protocol, ipv6)).or_default();
+                    clash = clash.or(service.take((container, draft)));
+                }
             }
+            problems.extend(clash.map(|first| published_twice(first, (container, draft))));
         }
     }
+}
+
+fn published_twice((first_of, first): Mapping, (container, draft): Mapping) -> Problem {
+    let both = PortRange {
+        first: first.port.host.first.max(draft.port.host.first),
+        last: first.port.host.last.min(draft.port.host.last),
+    };
+    let (ports, are) = if both.is_one() { ("port", "is") } else { ("ports", "are") };
+    let message = format!("host {ports} {both}/{} {are} published twice", draft.port.protocol.as_str());
+    Problem::new(draft.place.clone(), message)
+        .with_label(format!("by container `{}`{}", container.name, on(draft.port.address)))
+        .with_other(first.place.clone(), format!("by container `{}`{}", first_of.name, on(first.port.address)))
 }
 
 /// The addresses of a mapping in words.

@@ -7,7 +7,7 @@ use super::file::{Networks, owner};
 use super::networks::interface_name;
 use super::reader::{Fault, Item, Placed, Problems, known_ones, named, parsed, tick};
 use super::report::Problem;
-use super::types::{Attachment, Container, ContainerNetns, Place};
+use super::types::{Attachment, Container, ContainerNetns, Mode, Place};
 use super::{ports, sysctl, values};
 use crate::state::{InterfaceName, Mac, Netns, ObjectName, Owner};
 
@@ -30,6 +30,8 @@ pub(super) struct Draft {
     /// Whether every attachment could be read, so that a missing one is missing for sure.
     pub(super) whole: bool,
     pub(super) ports: Vec<ports::Draft>,
+    /// The attachments (by index) that give the default routes of IPv4 and IPv6.
+    pub(super) default_routes: [Option<usize>; 2],
     sysctls: Vec<(String, String)>,
 }
 
@@ -66,7 +68,8 @@ impl Draft {
             place: self.place,
             netns: self.netns.value,
             attachments: self.attachments.into_iter().filter_map(attachment).collect(),
-            ports: self.ports.into_iter().map(|p| p.port).collect(),
+            ports: self.ports.into_iter().map(ports::Draft::finish).collect(),
+            default_routes: self.default_routes,
             sysctls: self.sysctls,
         }
     }
@@ -90,6 +93,7 @@ pub(super) fn read(name: ObjectName, item: &Item, networks: &Networks, problems:
         attachments: Vec::new(),
         whole: true,
         ports: Vec::new(),
+        default_routes: [None; 2],
         sysctls: table.get("sysctl").map(|item| sysctl::read(&item, problems)).unwrap_or_default(),
         name,
         place,
@@ -97,8 +101,15 @@ pub(super) fn read(name: ObjectName, item: &Item, networks: &Networks, problems:
     if let Some(item) = table.get("networks") {
         read_networks(&mut draft, &item, networks, problems);
     }
+    draft.default_routes =
+        [false, true].map(|ipv6| draft.attachments.iter().position(|a| networks.drafts[a.network].has_way_out(ipv6)));
     if let Some(item) = table.get("ports") {
         draft.ports = ports::read(&owner(&["containers", draft.name.as_str()]), &item, problems);
+        let mut published = std::mem::take(&mut draft.ports);
+        for port in &mut published {
+            resolve_port(&draft, port, networks, problems);
+        }
+        draft.ports = published;
     }
     Some(draft)
 }
@@ -204,6 +215,42 @@ fn resolve(name: &str, place: &Place, networks: &Networks, problems: &mut Proble
     };
     problems.push(problem);
     None
+}
+
+/// Finds the attachments that a port leads to: the one it names, else that of the default route, else the first that
+/// lets anything in.
+fn resolve_port(container: &Draft, draft: &mut ports::Draft, networks: &Networks, problems: &mut Problems) {
+    let network_of = |index: usize| &networks.drafts[container.attachments[index].network];
+    let named = match &draft.network {
+        None => None,
+        Some(Placed { value: name, place }) => {
+            let Some(network) = resolve(name, place, networks, problems) else { return };
+            let Some(index) = container.attachments.iter().position(|a| a.network == network) else {
+                if container.whole {
+                    let message = format!("container `{}` is not on network `{name}`", container.name);
+                    let names: Vec<String> =
+                        (0..container.attachments.len()).map(|i| format!("`{}`", network_of(i).name)).collect();
+                    let help = format!("it is on {}", if names.is_empty() { "none".into() } else { names.join(", ") });
+                    problems.push(Problem::new(place.clone(), message).with_help(help));
+                }
+                return;
+            };
+            Some(index)
+        }
+    };
+    let port = &mut draft.port;
+    for ipv6 in [false, true] {
+        if !port.has_family(ipv6) {
+            continue;
+        }
+        let passes = |index: &usize| network_of(*index).mode(ipv6).is_some_and(Mode::passes);
+        port.targets[usize::from(ipv6)] = match named {
+            Some(index) => Some(index).filter(passes),
+            None => {
+                container.default_routes[usize::from(ipv6)].or_else(|| (0..container.attachments.len()).find(passes))
+            }
+        };
+    }
 }
 
 fn attachment(container: &Draft, network: usize, name: &str, place: Place) -> DraftAttachment {

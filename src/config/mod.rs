@@ -23,8 +23,8 @@ mod values;
 
 pub use report::{Invalid, Problem, Source, Sources};
 pub use types::{
-    Attachment, Config, Container, ContainerNetns, Expect, Network, Node, Overlap, Place, Port, PortAddress, Protocol,
-    Settings, Subnet, Target,
+    Attachment, Config, Container, ContainerNetns, Expect, Mode, Network, Node, Overlap, Place, Port, PortAddress,
+    PortRange, Protocol, Settings, Subnet, Target,
 };
 
 /// Parses and checks the texts of one configuration.

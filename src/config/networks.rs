@@ -7,30 +7,16 @@ use ipnetwork::IpNetwork;
 use super::file::owner;
 use super::reader::{Item, Placed, Problems, Table, named, parsed, tick};
 use super::report::Problem;
-use super::types::{Network, Place, Subnet};
+use super::types::{Mode, Network, Place, Subnet};
 use super::values;
 use crate::state::{InterfaceName, ObjectName};
 
-const KEYS: [&str; 7] = ["driver", "subnet", "gateway", "range", "reserve", "bridge", "mtu"];
-const KEYS_LATER: [&str; 17] = [
-    "adopt",
-    "mss_clamp",
-    "mode",
-    "snat",
-    "internal",
-    "icc",
+const KEYS: [&str; 13] = [
+    "driver", "subnet", "gateway", "range", "reserve", "bridge", "adopt", "mtu", "mode", "internal", "icc", "snat",
     "trusted",
-    "vni",
-    "port",
-    "host_prefix",
-    "topology",
-    "underlay",
-    "parent",
-    "type",
-    "plugin",
-    "options",
-    "ipam",
 ];
+const KEYS_LATER: [&str; 11] =
+    ["mss_clamp", "vni", "port", "host_prefix", "topology", "underlay", "parent", "type", "plugin", "options", "ipam"];
 const DRIVERS_LATER: [&str; 6] = ["overlay", "macvlan", "ipvlan", "host", "null", "remote"];
 
 /// The least MTU of IPv4 (RFC 791; the kernel's `ETH_MIN_MTU`), of IPv6 (RFC 8200), and the most of a bridge.
@@ -49,6 +35,11 @@ pub(super) struct Draft {
     pub(super) bridge: Option<Placed<InterfaceName>>,
     reserve: Vec<IpAddr>,
     mtu: Option<u32>,
+    pub(super) modes: [Mode; 2],
+    icc: bool,
+    snat: Vec<Placed<IpAddr>>,
+    trusted: Vec<InterfaceName>,
+    adopt: bool,
 }
 
 /// A subnet with its places.
@@ -78,7 +69,23 @@ impl Draft {
             reserve: self.reserve,
             bridge: self.bridge.map(|b| b.value),
             mtu: self.mtu,
+            modes: self.modes,
+            icc: self.icc,
+            snat: self.snat.into_iter().map(|snat| snat.value).collect(),
+            trusted: self.trusted,
+            adopt: self.adopt,
         }
+    }
+
+    /// The mode of a family, where a subnet is of it.
+    pub(super) fn mode(&self, ipv6: bool) -> Option<Mode> {
+        self.subnets.iter().any(|s| s.net.is_ipv6() == ipv6).then_some(self.modes[usize::from(ipv6)])
+    }
+
+    /// Whether a gateway of a family leads out of the network.
+    pub(super) fn has_way_out(&self, ipv6: bool) -> bool {
+        let gateway = |s: &DraftSubnet| s.net.is_ipv6() == ipv6 && s.gateway.is_some();
+        self.modes[usize::from(ipv6)].passes() && self.subnets.iter().any(gateway)
     }
 
     /// The subnet an address is in.
@@ -120,9 +127,22 @@ pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Op
     }
     let meant = table.check_keys("a network", &KEYS, &KEYS_LATER, problems);
     let place = item.key_place();
-    let mut draft =
-        Draft { name, place, subnets: Vec::new(), whole: true, bridge: None, reserve: Vec::new(), mtu: None };
+    let mut draft = Draft {
+        name,
+        place,
+        subnets: Vec::new(),
+        whole: true,
+        bridge: None,
+        reserve: Vec::new(),
+        mtu: None,
+        modes: [Mode::Nat; 2],
+        icc: true,
+        snat: Vec::new(),
+        trusted: Vec::new(),
+        adopt: false,
+    };
     read_subnets(&mut draft, table, meant.contains(&"subnet"), problems);
+    read_modes(&mut draft, table, problems);
     if let Some(item) = table.get("gateway") {
         read_gateways(&mut draft, &item, problems);
     }
@@ -136,6 +156,15 @@ pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Op
         read_mtu(&mut draft, &item, problems);
     }
     draft.bridge = table.get("bridge").and_then(|item| read_bridge(&item, problems));
+    let mut flag = |key, default| table.get(key).and_then(|item| item.boolean(problems)).unwrap_or(default);
+    draft.icc = flag("icc", true);
+    draft.adopt = flag("adopt", false);
+    if let Some(item) = table.get("snat") {
+        read_snat(&mut draft, &item, problems);
+    }
+    if let Some(item) = table.get("trusted") {
+        read_trusted(&mut draft, &item, problems);
+    }
     Some(draft)
 }
 
@@ -207,6 +236,112 @@ fn read_subnet(item: &Item, problems: &mut Problems) -> Option<IpNetwork> {
     Some(net)
 }
 
+/// Reads `internal` and `mode`, which is one for both families or a table.
+fn read_modes(draft: &mut Draft, table: Table, problems: &mut Problems) {
+    let internal = table.get("internal").filter(|item| item.boolean(problems) == Some(true));
+    if internal.is_some() {
+        draft.modes = [Mode::Internal; 2];
+    }
+    let Some(item) = table.get("mode") else { return };
+    if let Some(internal) = internal {
+        problems.push(
+            Problem::new(item.key_place(), "an internal network has no `mode`")
+                .with_label("nothing gets in or out by any")
+                .with_other(internal.key_place(), "it is internal"),
+        );
+    } else if let Some(table) = item.as_table() {
+        table.check_keys("`mode`", &["ipv4", "ipv6"], &[], problems);
+        for (ipv6, key, family) in [(false, "ipv4", "IPv4"), (true, "ipv6", "IPv6")] {
+            let Some(item) = table.get(key) else { continue };
+            if draft.whole && draft.mode(ipv6).is_none() {
+                let message = format!("network `{}` has no {family} subnet", draft.name);
+                problems.push(Problem::new(item.key_place(), message).with_label("so this says nothing"));
+            } else if let Some(mode) = read_mode(&item, problems) {
+                draft.modes[usize::from(ipv6)] = mode;
+            }
+        }
+    } else if let Some(mode) = read_mode(&item, problems) {
+        draft.modes = [mode; 2];
+    }
+    let isolated = |s: &DraftSubnet, draft: &[Mode; 2]| draft[usize::from(s.net.is_ipv6())] == Mode::Isolated;
+    let modes = draft.modes;
+    draft.subnets.iter_mut().filter(|s| isolated(s, &modes)).for_each(|s| s.gateway = None);
+}
+
+fn read_mode(item: &Item, problems: &mut Problems) -> Option<Mode> {
+    const EXPECTED: &str = "`\"nat\"`, `\"routed\"` or `\"isolated\"`";
+    let known = [Mode::Nat, Mode::Routed, Mode::Isolated];
+    let Some(text) = item.as_str() else {
+        let problem = item.type_problem(EXPECTED);
+        problems.push(problem.with_help("for each family its own: `mode = { ipv4 = \"nat\", ipv6 = \"routed\" }`"));
+        return None;
+    };
+    if let Some(mode) = known.into_iter().find(|mode| mode.as_str() == text) {
+        return Some(mode);
+    }
+    let problem = Problem::new(item.place(), format!("unknown mode {}", tick(text)));
+    let problem = match problems.suggest(text, known.map(Mode::as_str)) {
+        _ if text == "internal" => problem.with_help("write `internal = true`"),
+        Some(meant) => problem.with_label(format!("did you mean `{meant}`?")),
+        None => problem.with_help(format!("a mode is {EXPECTED}")),
+    };
+    problems.push(problem);
+    None
+}
+
+/// Reads `snat`: addresses, one of a family at most, of families that are rewritten.
+fn read_snat(draft: &mut Draft, item: &Item, problems: &mut Problems) {
+    for item in item.one_or_more("leave it out to masquerade", problems) {
+        let Some(text) = item.string("an address", problems) else { continue };
+        let Some(address) = parsed(values::address(text), &item, problems) else { continue };
+        let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
+        let first = draft.snat.iter().find(|snat| snat.value.is_ipv6() == address.is_ipv6());
+        if let Some(why) = values::not_unicast(&address.into()) {
+            let message = format!("`{address}` cannot be a source address");
+            problems.push(Problem::new(item.place(), message).with_label(why));
+        } else if let Some(first) = first {
+            problems.push(
+                Problem::new(item.place(), format!("`snat` has two {family} addresses"))
+                    .with_label("the second")
+                    .with_other(first.place.clone(), "the first"),
+            );
+        } else if draft.whole && draft.mode(address.is_ipv6()).is_none() {
+            let message = format!("network `{}` has no {family} subnet", draft.name);
+            problems.push(Problem::new(item.place(), message).with_label("so this says nothing"));
+        } else if !matches!(draft.mode(address.is_ipv6()), Some(Mode::Nat) | None) {
+            let mode = draft.modes[usize::from(address.is_ipv6())].as_str();
+            let message = format!("`snat` is for networks whose mode is `nat`, not `{mode}`");
+            problems.push(Problem::new(item.place(), message));
+        } else {
+            draft.snat.push(item.placed(address));
+        }
+    }
+}
+
+/// Reads `trusted`: devices of the host.
+fn read_trusted(draft: &mut Draft, item: &Item, problems: &mut Problems) {
+    if item.as_list().is_some_and(|mut list| list.next().is_none()) {
+        return;
+    }
+    if draft.whole && ![false, true].into_iter().filter_map(|ipv6| draft.mode(ipv6)).any(Mode::passes) {
+        let message = format!("network `{}` lets nothing in, from no device", draft.name);
+        problems.push(Problem::new(item.key_place(), message).with_label("so nothing can be trusted"));
+        return;
+    }
+    for item in item.one_or_more("", problems) {
+        let Some(text) = item.string("the name of a device", problems) else { continue };
+        let Some(name) = parsed(named::<InterfaceName>(text), &item, problems) else { continue };
+        if name == InterfaceName::LO {
+            let problem = Problem::new(item.place(), "`lo` is no way in from outside");
+            problems.push(problem.with_label("the host itself reaches containers anyway"));
+        } else if draft.trusted.contains(&name) {
+            problems.push(Problem::new(item.place(), format!("device `{name}` is listed twice")));
+        } else {
+            draft.trusted.push(name);
+        }
+    }
+}
+
 fn read_gateways(draft: &mut Draft, item: &Item, problems: &mut Problems) {
     match item.as_bool() {
         Some(false) => draft.subnets.iter_mut().for_each(|s| s.gateway = None),
@@ -229,12 +364,17 @@ fn read_gateways(draft: &mut Draft, item: &Item, problems: &mut Problems) {
 }
 
 fn read_gateway(draft: &mut Draft, address: IpAddr, item: &Item, problems: &mut Problems) {
+    let isolated = draft.modes[usize::from(address.is_ipv6())] == Mode::Isolated;
     let Some(subnet) = draft.home(address, &format!("gateway `{address}`"), item, problems) else { return };
     if let Some(why) = values::unusable(address, &subnet.net) {
         problems.push(
             Problem::new(item.place(), format!("gateway `{address}` is {why} of `{}`", subnet.net))
                 .with_other(subnet.place.clone(), "the subnet"),
         );
+    } else if isolated {
+        let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
+        let message = format!("the host has no address on an isolated network, so that {family} has no gateway");
+        problems.push(Problem::new(item.place(), message));
     } else if let Some(first) = &subnet.gateway_place {
         problems.push(
             Problem::new(item.place(), format!("subnet `{}` has two gateways", subnet.net))

@@ -4,20 +4,31 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 
-use super::reader::{Fault, Item, Problems, Table, parsed, tick};
+use ipnetwork::IpNetwork;
+
+use super::reader::{Fault, Item, Placed, Problems, Table, parsed, tick};
 use super::report::Problem;
-use super::types::{Place, Port, PortAddress, Protocol};
+use super::types::{Place, Port, PortAddress, PortRange, Protocol};
 use super::values;
 use crate::state::Owner;
 
-const KEYS: [&str; 4] = ["host", "container", "address", "protocol"];
-const KEYS_LATER: [&str; 2] = ["network", "allow"];
+const KEYS: [&str; 6] = ["host", "container", "address", "protocol", "network", "allow"];
 
 /// A port with the place that a clash points at: its address in a list of several, else the whole port.
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) port: Port,
     pub(super) place: Place,
+    /// The network whose address it is to lead to, where the file says so.
+    pub(super) network: Option<Placed<String>>,
+    pub(super) allow: Vec<Placed<IpNetwork>>,
+}
+
+impl Draft {
+    /// The port, once nothing is wrong.
+    pub(super) fn finish(self) -> Port {
+        Port { allow: self.allow.into_iter().map(|allow| allow.value).collect(), ..self.port }
+    }
 }
 
 /// Reads `ports`. `owner` is the container's.
@@ -33,15 +44,17 @@ pub(super) fn read(owner: &Owner, item: &Item, problems: &mut Problems) -> Vec<D
     let mut drafts = Vec::new();
     for (i, item) in items.enumerate() {
         let owner = Owner::new(format!("{owner}.ports[{i}]"));
+        let first = drafts.len();
         if let Some(text) = item.as_str() {
             let port = parsed(parse(text), &item, problems);
-            drafts.extend(port.map(|port| port.draft(owner, item.place(), item.place())));
+            drafts.extend(port.map(|port| port.draft(owner, item.place(), item.place(), &Options::default())));
         } else if let Some(table) = item.as_table() {
             drafts.extend(read_table(&owner, &item, table, problems));
         } else {
             let problem = Problem::new(item.place(), "a port must be a string or a table");
             problems.push(problem.with_help("write it like `\"8080:80\"`: the host's port, then the container's"));
         }
+        drafts.iter_mut().skip(first).for_each(|draft: &mut Draft| draft.port.index = i);
     }
     drafts
 }
@@ -50,19 +63,29 @@ pub(super) fn read(owner: &Owner, item: &Item, problems: &mut Problems) -> Vec<D
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mapping {
     pub(super) address: PortAddress,
-    pub(super) host: u16,
-    pub(super) container: u16,
+    pub(super) host: PortRange,
+    pub(super) container: PortRange,
     pub(super) protocol: Protocol,
 }
 
+/// What only a table can say of a port.
+#[derive(Clone, Debug, Default)]
+struct Options {
+    network: Option<Placed<String>>,
+    allow: Vec<Placed<IpNetwork>>,
+}
+
 impl Mapping {
-    fn draft(self, owner: Owner, whole: Place, place: Place) -> Draft {
+    fn draft(self, owner: Owner, whole: Place, place: Place, options: &Options) -> Draft {
         let Self { address, host, container, protocol } = self;
-        Draft { port: Port { owner, place: whole, address, host, container, protocol }, place }
+        let (targets, allow) = ([None; 2], Vec::new());
+        let port = Port { owner, place: whole, index: 0, address, host, container, protocol, targets, allow };
+        let Options { network, allow } = options.clone();
+        Draft { port, place, network, allow }
     }
 }
 
-/// Parses `[ADDRESS:]HOST:CONTAINER[/PROTOCOL]`.
+/// Parses `[ADDRESS:]HOST[-LAST]:CONTAINER[-LAST][/PROTOCOL]`.
 pub(super) fn parse(text: &str) -> Result<Mapping, Fault> {
     let (ports, protocol) = match text.rfind('/') {
         Some(i) => (&text[..i], protocol(&text[i + 1..]).map_err(|fault| fault.part(i + 1..text.len()))?),
@@ -81,7 +104,30 @@ pub(super) fn parse(text: &str) -> Result<Mapping, Fault> {
         }
         side(text_of(&range)).map_err(|fault| fault.part(range))
     };
-    Ok(Mapping { address, host: port(host, "host")?, container: port(container, "container")?, protocol })
+    let whole = host.start..container.end;
+    let (host, container) = (port(host, "host")?, port(container, "container")?);
+    unlike(host, container).map_or(Ok(Mapping { address, host, container, protocol }), |fault| Err(fault.part(whole)))
+}
+
+/// Why two ranges do not make a mapping.
+fn unlike(host: PortRange, container: PortRange) -> Option<Fault> {
+    let count = |range: PortRange| usize::from(range.last - range.first) + 1;
+    let (of_host, of_container) = (count(host), count(container));
+    if of_host == of_container {
+        return None;
+    }
+    let ports = |n| if n == 1 { "1 port".to_owned() } else { format!("{n} ports") };
+    let fault = Fault::new(format!(
+        "the host's {host} is {}, but the container's {container} is {}",
+        ports(of_host),
+        ports(of_container)
+    ));
+    let last = usize::from(container.first) + of_host - 1;
+    Some(if last > usize::from(u16::MAX) || of_host == 1 {
+        fault
+    } else {
+        fault.help(format!("the container's would be {}-{last}", container.first))
+    })
 }
 
 const FORM_IPV6: &str = "an IPv6 address is written in brackets, such as `[fd00::1]:8080:80`";
@@ -141,14 +187,16 @@ fn is_number(text: &str) -> bool {
 }
 
 /// Parses one side of a mapping.
-fn side(text: &str) -> Result<u16, Fault> {
-    if let Some((first, last)) = text.split_once('-')
-        && is_number(first)
-        && is_number(last)
-    {
-        return Err(Fault::new(format!("port range {} is not supported yet", tick(text))));
+fn side(text: &str) -> Result<PortRange, Fault> {
+    let Some((first, last)) = text.split_once('-').filter(|(first, last)| is_number(first) && is_number(last)) else {
+        return number(text).map(PortRange::one);
+    };
+    let range = PortRange { first: number(first)?, last: number(last)? };
+    if range.first > range.last {
+        let fault = Fault::new(format!("port range {} runs backwards", tick(text)));
+        return Err(fault.label(format!("write `{last}-{first}`")));
     }
-    number(text)
+    Ok(range)
 }
 
 /// Parses a port number.
@@ -207,7 +255,7 @@ fn published_on(text: &str) -> Result<PortAddress, Fault> {
 
 /// Reads the form of a table, which may give several addresses.
 fn read_table(owner: &Owner, item: &Item, table: Table, problems: &mut Problems) -> Vec<Draft> {
-    let meant = table.check_keys("a port", &KEYS, &KEYS_LATER, problems);
+    let meant = table.check_keys("a port", &KEYS, &[], problems);
     let host = read_number("host", item, table, &meant, problems);
     let container = read_number("container", item, table, &meant, problems);
     let protocol = match table.get("protocol") {
@@ -220,14 +268,43 @@ fn read_table(owner: &Owner, item: &Item, table: Table, problems: &mut Problems)
         Some(item) => read_addresses(&item, problems),
         None => vec![(PortAddress::Any, item.place())],
     };
+    let options = read_options(table, problems);
     let (Some(host), Some(container), Some(protocol)) = (host, container, protocol) else { return Vec::new() };
-    let draft =
-        |(address, place)| Mapping { address, host, container, protocol }.draft(owner.clone(), item.place(), place);
+    if let Some(fault) = unlike(host, container) {
+        problems.push(fault.at(item));
+        return Vec::new();
+    }
+    let mapping = |address| Mapping { address, host, container, protocol };
+    let draft = |(address, place)| mapping(address).draft(owner.clone(), item.place(), place, &options);
     addresses.into_iter().map(draft).collect()
 }
 
+fn read_options(table: Table, problems: &mut Problems) -> Options {
+    let mut options = Options::default();
+    if let Some(item) = table.get("network") {
+        let name = item.string("the name of a network", problems);
+        options.network = name.map(|name| item.placed(name.to_owned()));
+    }
+    let allow = table.get("allow").map(|item| item.one_or_more("leave it out to allow all", problems));
+    for item in allow.into_iter().flatten() {
+        let Some(text) = item.string("a network such as `\"192.0.2.0/24\"`", problems) else { continue };
+        // An address alone is a network of one.
+        let net = text.parse::<IpAddr>().map(IpNetwork::from).or_else(|_| values::cidr(text));
+        let Some(net) = parsed(net, &item, problems) else { continue };
+        let (net, fault) = values::without_host_bits(net);
+        problems.extend(fault.map(|fault| fault.at(&item)));
+        if let Some(first) = options.allow.iter().find(|first| values::within(&net, &first.value)) {
+            let message = format!("`{net}` is allowed already");
+            problems.push(Problem::new(item.place(), message).with_other(first.place.clone(), "by this"));
+        } else {
+            options.allow.push(item.placed(net));
+        }
+    }
+    options
+}
+
 /// Reads one of the two ports; `meant` is what unknown keys were probably meant to be.
-fn read_number(key: &str, port: &Item, table: Table, meant: &[&str], problems: &mut Problems) -> Option<u16> {
+fn read_number(key: &str, port: &Item, table: Table, meant: &[&str], problems: &mut Problems) -> Option<PortRange> {
     let Some(item) = table.get(key) else {
         if meant.contains(&key) {
             return None;
@@ -241,7 +318,7 @@ fn read_number(key: &str, port: &Item, table: Table, meant: &[&str], problems: &
         return parsed(side(text), &item, problems);
     }
     let value = item.integer("a port number from 1 to 65535", 1..=65535, problems)?;
-    u16::try_from(value).ok()
+    u16::try_from(value).ok().map(PortRange::one)
 }
 
 fn read_addresses(item: &Item, problems: &mut Problems) -> Vec<(PortAddress, Place)> {

@@ -5,7 +5,9 @@
 use std::time::{Duration, Instant};
 
 use super::ports::Mapping;
-use super::{Config, ContainerNetns, Invalid, Node, Overlap, PortAddress, Protocol, Source, Sources, Target, ports};
+use super::{
+    Config, ContainerNetns, Invalid, Node, Overlap, PortAddress, PortRange, Protocol, Source, Sources, Target, ports,
+};
 use crate::state::{Netns, Owner};
 
 fn sources(texts: &[&str]) -> Sources {
@@ -221,7 +223,9 @@ fn namespaces() {
 
 #[test]
 fn port_strings() {
-    let mapping = |address, host, container, protocol| Ok(Mapping { address, host, container, protocol });
+    let mapping = |address, host: u16, container: u16, protocol| {
+        Ok(Mapping { address, host: PortRange::one(host), container: PortRange::one(container), protocol })
+    };
     let one = |text: &str| PortAddress::One(text.parse().unwrap());
     for (text, expected) in [
         ("8080:80", mapping(PortAddress::Any, 8080, 80, Protocol::Tcp)),
@@ -230,6 +234,15 @@ fn port_strings() {
         ("[::]:53:53/tcp", mapping(PortAddress::AnyIpv6, 53, 53, Protocol::Tcp)),
         ("127.0.0.1:8080:80", mapping(one("127.0.0.1"), 8080, 80, Protocol::Tcp)),
         ("[fd00::1]:8080:80", mapping(one("fd00::1"), 8080, 80, Protocol::Tcp)),
+        (
+            "1-65535:1-65535/udp",
+            Ok(Mapping {
+                address: PortAddress::Any,
+                host: PortRange { first: 1, last: 65535 },
+                container: PortRange { first: 1, last: 65535 },
+                protocol: Protocol::Udp,
+            }),
+        ),
     ] {
         assert_eq!(ports::parse(text), expected, "{text}");
     }

@@ -1,5 +1,6 @@
 //! The checked file: what is here is valid, with every default that the file alone decides filled in.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
@@ -96,12 +97,72 @@ pub struct Network {
     pub bridge: Option<InterfaceName>,
     /// In bytes, where the file gives one.
     pub mtu: Option<u32>,
+    /// How IPv4 and how IPv6 passes between the network and what is outside of it.
+    pub modes: [Mode; 2],
+    /// Whether its containers may talk to each other.
+    pub icc: bool,
+    /// Source addresses of what leaves it, instead of those of the device it leaves by; one of a family at most.
+    pub snat: Vec<IpAddr>,
+    /// Devices of the host from which its containers may be reached directly.
+    pub trusted: Vec<InterfaceName>,
+    /// Whether the bridge is somebody else's, which is used as it is.
+    pub adopt: bool,
 }
 
 impl Network {
     /// Whether any subnet is of this family.
     pub fn has_family(&self, ipv6: bool) -> bool {
         self.subnets.iter().any(|s| s.net.is_ipv6() == ipv6)
+    }
+
+    /// The mode of a family; none where the network has no subnet of it.
+    pub fn mode(&self, ipv6: bool) -> Option<Mode> {
+        self.has_family(ipv6).then_some(self.modes[usize::from(ipv6)])
+    }
+
+    /// Whether packets of a family pass between the network and what is outside of it.
+    pub fn passes(&self, ipv6: bool) -> bool {
+        self.mode(ipv6).is_some_and(Mode::passes)
+    }
+
+    /// Whether nothing gets in or out, by any family.
+    pub fn is_internal(&self) -> bool {
+        self.modes == [Mode::Internal; 2]
+    }
+
+    /// The source address of what leaves it, where that is not the device's.
+    pub fn snat_of(&self, ipv6: bool) -> Option<IpAddr> {
+        self.snat.iter().copied().find(|ip| ip.is_ipv6() == ipv6)
+    }
+}
+
+/// How a network and what is outside of it talk to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// By addresses of the host: containers' sources are rewritten on the way out, published ports lead in.
+    Nat,
+    /// By containers' own addresses.
+    Routed,
+    /// Not at all, and the host has no address on the network.
+    Isolated,
+    /// Not at all, but for the host itself, by the gateway's address (`internal = true`).
+    Internal,
+}
+
+impl Mode {
+    /// Whether anything passes.
+    pub fn passes(self) -> bool {
+        matches!(self, Self::Nat | Self::Routed)
+    }
+
+    /// Its name in the file, where it is `mode`'s.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Routed => "routed",
+            Self::Isolated => "isolated",
+            Self::Internal => "internal",
+        }
     }
 }
 
@@ -110,7 +171,8 @@ impl Network {
 pub struct Subnet {
     /// Its addresses; no host bits are set.
     pub net: IpNetwork,
-    /// The bridge's address in it and the containers' router; none where `gateway = false`.
+    /// The bridge's address in it, and the containers' router where anything passes; none where `gateway = false`, or
+    /// where the family is isolated.
     pub gateway: Option<IpAddr>,
     /// The part that automatic addresses come from: within `net`, or `net` itself.
     pub range: IpNetwork,
@@ -131,6 +193,9 @@ pub struct Container {
     pub attachments: Vec<Attachment>,
     /// Its published ports, in file order.
     pub ports: Vec<Port>,
+    /// The attachments (by index) that give the default route of IPv4 and of IPv6: the first whose network has a gateway
+    /// by which anything passes.
+    pub default_routes: [Option<usize>; 2],
     /// `net.*` parameters set inside, as (path below `/proc/sys` with slashes, value), in file order.
     pub sysctls: Vec<(String, String)>,
 }
@@ -177,14 +242,83 @@ pub struct Port {
     pub owner: Owner,
     /// Its line.
     pub place: Place,
+    /// Its place in the container's list.
+    pub index: usize,
     /// Which addresses of the host.
     pub address: PortAddress,
-    /// The host's port, 1 to 65535.
-    pub host: u16,
-    /// The container's port, 1 to 65535.
-    pub container: u16,
+    /// The host's ports.
+    pub host: PortRange,
+    /// The container's ports, as many.
+    pub container: PortRange,
     /// The protocol.
     pub protocol: Protocol,
+    /// The attachments (by index) whose addresses it leads to, for IPv4 and IPv6; none of a family that it does not
+    /// concern.
+    pub targets: [Option<usize>; 2],
+    /// Who may use it; everybody where the list is empty.
+    pub allow: Vec<IpNetwork>,
+}
+
+/// Port numbers in a row, 1 to 65535.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PortRange {
+    /// The first.
+    pub first: u16,
+    /// The last; not before the first.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// A single port.
+    pub fn one(port: u16) -> Self {
+        Self { first: port, last: port }
+    }
+
+    /// All of them, in order.
+    pub fn ports(self) -> std::ops::RangeInclusive<u16> {
+        self.first..=self.last
+    }
+
+    /// Whether a port is among them.
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+
+    /// Whether there is but one.
+    pub fn is_one(self) -> bool {
+        self.first == self.last
+    }
+}
+
+impl fmt::Display for PortRange {
+    /// As the file has it: `8080`, `8000-8009`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_one() { self.first.fmt(f) } else { write!(f, "{}-{}", self.first, self.last) }
+    }
+}
+
+impl Port {
+    /// The container's port that a port of the host's leads to.
+    pub fn container_port(&self, host: u16) -> Option<u16> {
+        self.host.contains(host).then(|| self.container.first + (host - self.host.first))
+    }
+
+    /// Whether it says of an address family which host addresses it concerns.
+    pub fn has_family(&self, ipv6: bool) -> bool {
+        self.address.has_family(ipv6)
+    }
+}
+
+impl PortAddress {
+    /// Whether it is, or may be, of a family.
+    pub fn has_family(self, ipv6: bool) -> bool {
+        match self {
+            Self::Any => true,
+            Self::AnyIpv4 => !ipv6,
+            Self::AnyIpv6 => ipv6,
+            Self::One(ip) => ip.is_ipv6() == ipv6,
+        }
+    }
 }
 
 /// The host addresses of a published port.

@@ -3,7 +3,7 @@
 use ipnetwork::IpNetwork;
 
 use super::{Build, ChosenNetwork};
-use crate::config::Network;
+use crate::config::{Mode, Network};
 use crate::state::{Address, Device, Facts, Key, Link, LinkKind, Netns, Object};
 
 /// Ethernet's MTU, for hosts without a default route.
@@ -19,13 +19,15 @@ impl Build<'_> {
     }
 
     fn bridge(&mut self, network: &Network, names: &ChosenNetwork) {
+        // An isolated family has no address here, not even a link-local one.
+        let ipv6 = network.mode(true).is_some_and(|mode| mode != Mode::Isolated);
         let link = Link {
             kind: LinkKind::Bridge { stp: false },
             device: Device {
                 mac: names.mac,
                 mtu: mtu(network, self.facts),
                 up: true,
-                link_local: network.has_family(true),
+                link_local: ipv6,
                 promote_secondaries: true,
                 no_arp: false,
             },
@@ -36,7 +38,7 @@ impl Build<'_> {
         self.want(Key::Link { netns: Netns::HOST, name: names.bridge }, Object::Link(link), &network.owner);
         let parameter = |family: &str, name: &str| format!("net/{family}/conf/{}/{name}", names.bridge);
         for (ipv6, family) in [(false, "ipv4"), (true, "ipv6")] {
-            if network.has_family(ipv6) {
+            if network.passes(ipv6) {
                 // The host-wide switch sets it for devices that are there; new ones get `conf/default`.
                 self.want_sysctl(&Netns::HOST, parameter(family, "forwarding"), "1", &network.owner);
             }
@@ -45,7 +47,7 @@ impl Build<'_> {
             // Else a container could make itself the host's IPv6 router (CVE-2020-13401 was that).
             self.want_sysctl(&Netns::HOST, parameter("ipv6", "accept_ra"), "0", &network.owner);
         }
-        if network.has_family(true) {
+        if ipv6 {
             // The host asks for containers' neighbours from the bridge's link-local address, which duplicate address
             // detection would keep back for a second; its Ethernet address is netrec's own.
             self.want_sysctl(&Netns::HOST, parameter("ipv6", "accept_dad"), "0", &network.owner);

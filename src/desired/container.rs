@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 
 use super::bridge::mtu;
 use super::{Build, ChosenAttachment};
-use crate::config::{Config, Container, ContainerNetns, Port, PortAddress};
+use crate::config::{Config, Container, ContainerNetns, Mode, Network, Port};
 use crate::state::{
     Address, BridgePort, Device, Key, Link, LinkKind, Netns, NetnsObject, Object, PROTOCOL, Peer, RT_TABLE_MAIN, Route,
     facts,
@@ -14,6 +14,9 @@ use crate::state::{
 
 /// The kernel's default metric of an IPv6 route (`IP6_RT_PRIO_USER`); IPv4's is 0.
 const IPV6_METRIC: u32 = 1024;
+
+/// The switches that have the firewall look at bridged packets, for IPv4 and IPv6.
+const BRIDGE_NF: [(bool, &str); 2] = [(false, facts::BRIDGE_NF_IPV4), (true, facts::BRIDGE_NF_IPV6)];
 
 /// A container with what was chosen for its attachments.
 #[derive(Clone, Copy)]
@@ -24,26 +27,28 @@ pub(super) struct Member<'a> {
 }
 
 impl<'a> Member<'a> {
-    /// The attachment (by index) that gives the default route of a family, and the router: the first whose network has a
-    /// router in a subnet that the container has an address in.
+    /// The attachment (by index) that gives the default route of a family, and the router: the gateway of the subnet that
+    /// the container's first address of the family is in.
     fn default_route(&self, ipv6: bool) -> Option<(usize, IpAddr)> {
-        self.chosen.iter().enumerate().find_map(|(index, chosen)| {
-            let network = &self.config.networks[self.container.attachments[index].network];
-            chosen.addresses.iter().find_map(|a| {
-                let subnet = network.subnets.iter().find(|s| s.net.contains(a.ip.ip()))?;
-                Some((index, subnet.gateway.filter(|g| g.is_ipv6() == ipv6)?))
-            })
-        })
+        let index = self.container.default_routes[usize::from(ipv6)]?;
+        let network = self.network(index);
+        let gateway = self.chosen[index].addresses.iter().filter(|a| a.ip.is_ipv6() == ipv6).find_map(|a| {
+            let subnet = network.subnets.iter().find(|s| s.net.contains(a.ip.ip()))?;
+            subnet.gateway
+        });
+        Some((index, gateway?))
     }
 
-    /// The attachment (by index) and the address that published ports of a family lead to: where the default route is,
-    /// or without one the first network that has the family.
-    pub(super) fn port_target(&self, ipv6: bool) -> Option<(usize, IpAddr)> {
-        let default = self.default_route(ipv6).map(|(index, _)| index);
-        self.chosen.iter().enumerate().find_map(|(index, chosen)| {
-            let address = chosen.addresses.iter().map(|a| a.ip.ip()).find(|ip| ip.is_ipv6() == ipv6)?;
-            default.is_none_or(|d| d == index).then_some((index, address))
-        })
+    /// The network of an attachment.
+    pub(super) fn network(&self, index: usize) -> &'a Network {
+        self.config.network(&self.container.attachments[index])
+    }
+
+    /// The attachment (by index), its network and the address that a published port leads to in a family.
+    pub(super) fn port_target(&self, port: &Port, ipv6: bool) -> Option<(usize, &'a Network, IpAddr)> {
+        let index = port.targets[usize::from(ipv6)]?;
+        let address = self.chosen[index].addresses.iter().map(|a| a.ip.ip()).find(|ip| ip.is_ipv6() == ipv6)?;
+        Some((index, self.network(index), address))
     }
 }
 
@@ -72,6 +77,7 @@ impl<'a> Build<'a> {
             for ipv6 in [false, true] {
                 self.default_route(member, ipv6);
             }
+            self.loose_paths(member);
             for (path, value) in &container.sysctls {
                 self.want_sysctl(container.netns.netns(), path.as_str(), value, &container.owner);
             }
@@ -108,7 +114,11 @@ impl<'a> Build<'a> {
                 no_arp: false,
             },
             master: Some(self.chosen.networks[attachment.network].bridge),
-            port: Some(BridgePort { hairpin: self.needs_hairpin(member, index), ..BridgePort::default() }),
+            port: Some(BridgePort {
+                hairpin: self.needs_hairpin(member, index),
+                isolated: self.isolates(network),
+                ..BridgePort::default()
+            }),
             leaving: false,
         };
         self.want(Key::Link { netns: Netns::HOST, name: chosen.host_end }, Object::Link(link), &attachment.owner);
@@ -130,11 +140,33 @@ impl<'a> Build<'a> {
     /// With br_netfilter a flow that a container sends to its own published port is translated while it is bridged, and
     /// has to leave by the port it came from. Elsewhere the flag would only echo broadcasts.
     fn needs_hairpin(&self, member: Member<'_>, index: usize) -> bool {
-        [(false, facts::BRIDGE_NF_IPV4), (true, facts::BRIDGE_NF_IPV6)].into_iter().any(|(ipv6, switch)| {
+        BRIDGE_NF.into_iter().any(|(ipv6, switch)| {
+            let mut ports = member.container.ports.iter();
             self.facts.sysctl_on(switch)
-                && member.container.ports.iter().any(|port| port_has_family(port, ipv6))
-                && member.port_target(ipv6).is_some_and(|(target, _)| target == index)
+                && ports.any(|port| port.targets[usize::from(ipv6)] == Some(index))
+                && member.network(index).mode(ipv6) == Some(Mode::Nat)
         })
+    }
+
+    /// Whether the bridge itself keeps its ports apart. Where br_netfilter has the firewall look at bridged packets, that
+    /// does it, since the kernel would then also take what goes to a neighbour's published port for bridged.
+    fn isolates(&self, network: &Network) -> bool {
+        !network.icc
+            && BRIDGE_NF.into_iter().any(|(ipv6, switch)| network.has_family(ipv6) && !self.facts.sysctl_on(switch))
+    }
+
+    /// What comes to a published port by another network than the default route's is answered by the latter. Where the
+    /// kernel drops what arrives by another way than its answer would go (`rp_filter` 1), that takes a looser check (2).
+    fn loose_paths(&mut self, member: Member<'_>) {
+        let Some(default) = member.container.default_routes[0] else { return };
+        for port in &member.container.ports {
+            let Some(target) = port.targets[0].filter(|target| *target != default) else { continue };
+            let attachment = &member.container.attachments[target];
+            let path = format!("net/ipv4/conf/{}/rp_filter", attachment.interface);
+            self.want_sysctl(member.container.netns.netns(), path, "2", &port.owner);
+            let bridge = self.chosen.networks[member.container.attachments[default].network].bridge;
+            self.want_sysctl(&Netns::HOST, format!("net/ipv4/conf/{bridge}/rp_filter"), "2", &port.owner);
+        }
     }
 
     fn default_route(&mut self, member: Member<'_>, ipv6: bool) {
@@ -149,15 +181,5 @@ impl<'a> Build<'a> {
         let key = Key::Route { netns, table: RT_TABLE_MAIN, to, metric };
         let route = Route { via: Some(via), dev: Some(attachment.interface), protocol: PROTOCOL };
         self.want(key, Object::Route(route), &attachment.owner);
-    }
-}
-
-/// Whether a published port concerns a family.
-pub(super) fn port_has_family(port: &Port, ipv6: bool) -> bool {
-    match port.address {
-        PortAddress::Any => true,
-        PortAddress::AnyIpv4 => !ipv6,
-        PortAddress::AnyIpv6 => ipv6,
-        PortAddress::One(ip) => ip.is_ipv6() == ipv6,
     }
 }

@@ -141,16 +141,18 @@ impl Build<'_> {
     fn forwarding(&mut self) {
         for (ipv6, path) in [(false, facts::IPV4_FORWARDING), (true, facts::IPV6_FORWARDING)] {
             let config = self.config;
-            let users: Vec<&Network> = config.networks.iter().filter(|n| n.has_family(ipv6)).collect();
-            let Some(&first) = users.first() else { continue };
             let family = if ipv6 { "IPv6" } else { "IPv4" };
-            if !self.facts.sysctls.contains_key(path) {
+            if let Some(first) = config.networks.iter().find(|n| n.has_family(ipv6))
+                && !self.facts.sysctls.contains_key(path)
+            {
                 self.refusals.push(format!(
                     "network `{}` has an {family} subnet, but this kernel has no {family} (/proc/sys/{path} is missing)",
                     first.name
                 ));
                 continue;
             }
+            let users: Vec<&Network> = config.networks.iter().filter(|n| n.passes(ipv6)).collect();
+            let Some(&first) = users.first() else { continue };
             if self.facts.sysctl_on(path) {
                 // Already on: still wanted, so that it is put back when somebody turns it off, unless told otherwise.
                 if !config.settings.forwarding {

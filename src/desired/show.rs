@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Chosen, ChosenAttachment, ChosenNetwork};
-use crate::config::{Attachment, Config, Container, Network, Overlap, Port, PortAddress};
+use crate::config::{Attachment, Config, Container, Network, Overlap, Port, PortAddress, PortRange};
 use crate::desired::bridge::mtu;
 use crate::state::Facts;
 
@@ -36,15 +36,28 @@ pub fn filled_in(config: &Config, chosen: &Chosen, facts: &Facts) -> Value {
 
 fn network(network: &Network, chosen: &ChosenNetwork, mtu: u32) -> Value {
     let gateways: Vec<_> = network.subnets.iter().filter_map(|s| s.gateway).collect();
-    json!({
+    let mut value = json!({
         "driver": "bridge",
         "subnet": network.subnets.iter().map(|s| s.net).collect::<Vec<_>>(),
         "gateway": if gateways.is_empty() { json!(false) } else { json!(gateways) },
         "range": network.subnets.iter().map(|s| s.range).collect::<Vec<_>>(),
         "reserve": network.reserve,
         "bridge": chosen.bridge,
+        "adopt": network.adopt,
         "mtu": mtu,
-    })
+        "internal": network.is_internal(),
+        "icc": network.icc,
+        "trusted": network.trusted,
+    });
+    if !network.is_internal() {
+        let modes = [(false, "ipv4"), (true, "ipv6")].into_iter();
+        let modes = modes.filter_map(|(ipv6, key)| Some((key.to_owned(), json!(network.mode(ipv6)?.as_str()))));
+        value["mode"] = Value::Object(modes.collect());
+    }
+    if !network.snat.is_empty() {
+        value["snat"] = json!(network.snat);
+    }
+    value
 }
 
 fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]) -> Value {
@@ -58,7 +71,7 @@ fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]
     json!({
         "netns": container.netns.netns(),
         "networks": networks,
-        "ports": container.ports.iter().map(port).collect::<Vec<_>>(),
+        "ports": container.ports.iter().map(|p| port(config, container, p)).collect::<Vec<_>>(),
         "sysctl": sysctl,
     })
 }
@@ -71,12 +84,27 @@ fn attachment(attachment: &Attachment, chosen: &ChosenAttachment) -> Value {
     })
 }
 
-fn port(port: &Port) -> Value {
+fn range(range: PortRange) -> Value {
+    if range.is_one() { json!(range.first) } else { json!(range.to_string()) }
+}
+
+fn port(config: &Config, container: &Container, port: &Port) -> Value {
     let mut value = json!({
-        "host": port.host,
-        "container": port.container,
+        "host": range(port.host),
+        "container": range(port.container),
         "protocol": port.protocol.as_str(),
     });
+    if !port.allow.is_empty() {
+        value["allow"] = json!(port.allow);
+    }
+    // The two families may lead to two networks; then the file cannot say it in one word, and has not.
+    if let [Some(one), None] | [None, Some(one)] = port.targets {
+        value["network"] = json!(config.network(&container.attachments[one]).name);
+    } else if let [Some(one), Some(other)] = port.targets
+        && one == other
+    {
+        value["network"] = json!(config.network(&container.attachments[one]).name);
+    }
     match port.address {
         PortAddress::Any => {}
         PortAddress::AnyIpv4 => value["address"] = json!("0.0.0.0"),

@@ -243,10 +243,16 @@ pub struct Scope {
 }
 
 /// The parameters that netrec sets for a bridge, below `net/FAMILY/conf/DEVICE`.
-const BRIDGE_PARAMETERS: [&str; 5] =
-    ["ipv4/forwarding", "ipv4/route_localnet", "ipv6/accept_dad", "ipv6/accept_ra", "ipv6/forwarding"];
+const BRIDGE_PARAMETERS: [&str; 6] = [
+    "ipv4/forwarding",
+    "ipv4/route_localnet",
+    "ipv4/rp_filter",
+    "ipv6/accept_dad",
+    "ipv6/accept_ra",
+    "ipv6/forwarding",
+];
 /// Those for a container's end.
-const END_PARAMETERS: [&str; 1] = ["ipv6/accept_ra"];
+const END_PARAMETERS: [&str; 2] = ["ipv4/rp_filter", "ipv6/accept_ra"];
 
 impl Scope {
     /// The parameters of live links of netrec's that a desired state has no place for: they go with their links, and only

@@ -58,6 +58,7 @@ fn parameters_of_devices_are_told_as_proc_has_them() {
             ("ipv6/accept_ra", "-1"),
             ("ipv6/forwarding", "1"),
             ("ipv4/rp_filter", "2"),
+            ("ipv4/arp_ignore", "3"),
         ];
         let values = values.map(|(path, value)| (path.split_once('/').unwrap(), value));
         for (netns, at) in [(Netns::HOST, ""), (web(), "ip netns exec web ")] {

@@ -41,9 +41,10 @@ const IFLA_INET6_CONF: u16 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 /// Parameters of a device that its listing tells along, below `net/`, and where: their family's, and the place among the
 /// 32-bit numbers of that (`linux/ip.h`, whose first is number 1, and `linux/ipv6.h`).
-const TOLD: [(&str, u16, usize); 5] = [
+const TOLD: [(&str, u16, usize); 6] = [
     ("ipv4/forwarding", AF_INET, 0),
     ("ipv4/route_localnet", AF_INET, 25),
+    ("ipv4/rp_filter", AF_INET, 7),
     ("ipv6/accept_dad", AF_INET6, 27),
     ("ipv6/accept_ra", AF_INET6, 3),
     ("ipv6/forwarding", AF_INET6, 0),

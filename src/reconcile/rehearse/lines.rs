@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::world::World;
-use crate::config::{Config, Expect, Node, Port, PortAddress, Protocol, Target};
+use crate::config::{Config, Expect, Mode, Node, Port, PortAddress, Protocol, Target};
 use crate::desired::Chosen;
 
 /// One try of a line: an address that is asked.
@@ -54,7 +54,10 @@ impl Reader<'_> {
         };
         for (index, container) in self.config.containers.iter().enumerate() {
             for port in &container.ports {
-                open(Seat::Container(index), (port.protocol, port.container));
+                // Of a range the ends tell enough, and what the lines ask for.
+                for number in [port.container.first, port.container.last] {
+                    open(Seat::Container(index), (port.protocol, number));
+                }
             }
         }
         for line in &self.config.expect {
@@ -62,7 +65,13 @@ impl Reader<'_> {
             match line.to {
                 // `host:PORT` is a published port: nothing of the host may answer in its stead. A service of the host's own
                 // is asked for by an address.
-                Target::Node(Node::Host) => {}
+                Target::Node(Node::Host) => {
+                    for (index, mapping) in self.mappings(port, protocol) {
+                        if let Some(port) = mapping.container_port(port) {
+                            open(Seat::Container(index), (protocol, port));
+                        }
+                    }
+                }
                 Target::Address(ip) if ip.is_loopback() && self.mappings(port, protocol).next().is_some() => {}
                 Target::Node(node) => open(seat(node), (protocol, port)),
                 Target::Address(ip) => open(seat(self.whose(ip)), (protocol, port)),
@@ -115,11 +124,22 @@ impl Reader<'_> {
             (_, None) => None,
             // The world's source address always reaches the container.
             (Node::World, Some(_)) => Some(self.world.outside[family]),
-            // A container's is the host's when it leaves the host.
-            (Node::Container(_), Some("world")) => Some(self.world.host[family]),
+            (Node::Container(index), Some("world")) => self.seen_outside(index, family),
             _ => None,
         };
         Attempt { to, by, seen_from }
+    }
+
+    /// The source address of a container's packets in the world: the host's, where it is rewritten and nothing else said.
+    fn seen_outside(&self, index: usize, family: usize) -> Option<IpAddr> {
+        let container = &self.config.containers[index];
+        let attachment = container.default_routes[family]?;
+        let network = self.config.network(&container.attachments[attachment]);
+        if network.modes[family] == Mode::Nat {
+            return network.snat_of(family == 1).or(Some(self.world.host[family]));
+        }
+        let own = &self.chosen.containers[index][attachment].addresses;
+        own.iter().map(|address| address.ip.ip()).find(|ip| usize::from(ip.is_ipv6()) == family)
     }
 
     fn machine(&self, addresses: [IpAddr; 2], name: &str, line: &Expect) -> Vec<Attempt> {
@@ -183,8 +203,16 @@ impl Reader<'_> {
         if port.address == PortAddress::Any {
             addresses.push(ipv6);
         }
-        addresses.retain(|ip| self.has_family(Node::Container(index), ip.is_ipv6()));
+        addresses.retain(|ip| self.translated(index, port, ip.is_ipv6()));
         addresses
+    }
+
+    /// Whether a published port takes a port of the host's addresses of a family.
+    fn translated(&self, index: usize, port: &Port, ipv6: bool) -> bool {
+        port.targets[usize::from(ipv6)].is_some_and(|attachment| {
+            let container = &self.config.containers[index];
+            self.config.network(&container.attachments[attachment]).mode(ipv6) == Some(Mode::Nat)
+        })
     }
 
     /// The published ports of a host port, with their containers.
@@ -192,7 +220,8 @@ impl Reader<'_> {
         let containers = self.config.containers.iter().enumerate();
         containers
             .flat_map(|(index, container)| container.ports.iter().map(move |port| (index, port)))
-            .filter(move |(_, p)| (p.host, p.protocol) == (port, protocol))
+            .filter(move |(_, p)| p.host.contains(port) && p.protocol == protocol)
+            .filter(|(index, p)| self.translated(*index, p, false) || self.translated(*index, p, true))
     }
 
     fn has_family(&self, node: Node, ipv6: bool) -> bool {

@@ -1,0 +1,447 @@
+//! The firewall table: what may talk to what, and published ports.
+//!
+//! Every hook has one base chain of a few rules whose number does not grow: published ports and networks are look-ups in
+//! maps. Policies stay `accept`, since the hooks are shared; what is to be dropped is dropped by a rule that names one of
+//! netrec's devices or addresses. A network has chains of its own, called by the name of its bridge:
+//!
+//! | hook | base chain | asks |
+//! |---|---|---|
+//! | prerouting, raw | `guard` | is it a 127/8 address from outside? (only where `route_localnet` is set) |
+//! | prerouting, before dstnat | `allow` | may this source use the published port? (only where there are such lists) |
+//! | prerouting, dstnat | `prerouting` | is it a published port of this host? |
+//! | output, dstnat | `output` | the same for the host's own connections |
+//! | input, filter | `input` | is it a gateway address asked for from outside? |
+//! | forward, filter | `forward` | may it leave its network (`forward-from.NET`), and enter this one (`forward-to.NET`)? |
+//! | postrouting, srcnat | `postrouting` | does it leave its network (`nat-from.NET`), or turn back into it (`nat-to.NET`)? |
+
+mod ports;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+
+use self::ports::Published;
+use super::Build;
+use crate::config::{Mode, Network};
+use crate::state::firewall::{
+    BaseChain, CT_ESTABLISHED_RELATED, CT_STATUS_DNAT, Chain, ChainKind, Concat, DataType, Datum, Element, ElementData,
+    Expr, Family, Field, Hook, Policy, RTN_LOCAL, Rule, Set, SetData, Table, Verdict,
+};
+use crate::state::{InterfaceName, Key, Netns, Object, Owner};
+
+/// `NF_IP_PRI_RAW`: before connection tracking.
+const PRIORITY_RAW: i32 = -300;
+/// `NF_IP_PRI_NAT_DST`
+const PRIORITY_DSTNAT: i32 = -100;
+/// `NF_IP_PRI_FILTER`
+const PRIORITY_FILTER: i32 = 0;
+/// `NF_IP_PRI_NAT_SRC`
+const PRIORITY_SRCNAT: i32 = 100;
+
+/// `NF_IP_PRI_NAT_DST` less 10: after connection tracking, and while the destination is still the one that was asked for.
+const PRIORITY_ALLOW: i32 = -110;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// Verdict maps from bridges to their networks' chains, which are named after the map: `forward-to.front`.
+const FORWARD_FROM: &str = "forward-from";
+const FORWARD_TO: &str = "forward-to";
+const INPUT_FROM: &str = "input-from";
+const NAT_FROM: &str = "nat-from";
+const NAT_TO: &str = "nat-to";
+/// The chain that looks published ports up.
+const PORTS: &str = "ports";
+/// The base chain that asks who may use a published port, the chain that looks it up, and the prefix of the chains that
+/// hold the lists.
+const ALLOW: &str = "allow";
+const ALLOW_PORTS: &str = "allow-ports";
+
+/// The names that differ between the families. Maps of ranges are there only where there are ranges.
+struct Names {
+    family: Family,
+    daddr: Field,
+    saddr: Field,
+    address: DataType,
+    icmp: u8,
+    /// Published ports of one host address, and of any, each alone and in ranges that keep the port's number.
+    exact: &'static str,
+    any: &'static str,
+    exact_range: &'static str,
+    any_range: &'static str,
+    /// Published ports of routed networks, by the container's address.
+    open: &'static str,
+    open_range: &'static str,
+    /// Published ports that not everybody may use, of one host address and of any.
+    allow: &'static str,
+    allow_any: &'static str,
+    gateway: &'static str,
+}
+
+const FAMILIES: [Names; 2] = [
+    Names {
+        family: Family::Ipv4,
+        daddr: Field::IpDaddr,
+        saddr: Field::IpSaddr,
+        address: DataType::Ipv4Addr,
+        icmp: ICMP,
+        exact: "port4",
+        any: "port4-any",
+        exact_range: "port4-range",
+        any_range: "port4-any-range",
+        open: "open4",
+        open_range: "open4-range",
+        allow: "allow4",
+        allow_any: "allow4-any",
+        gateway: "gateway4",
+    },
+    Names {
+        family: Family::Ipv6,
+        daddr: Field::Ip6Daddr,
+        saddr: Field::Ip6Saddr,
+        address: DataType::Ipv6Addr,
+        icmp: ICMPV6,
+        exact: "port6",
+        any: "port6-any",
+        exact_range: "port6-range",
+        any_range: "port6-any-range",
+        open: "open6",
+        open_range: "open6-range",
+        allow: "allow6",
+        allow_any: "allow6-any",
+        gateway: "gateway6",
+    },
+];
+
+fn names(ipv6: bool) -> &'static Names {
+    &FAMILIES[usize::from(ipv6)]
+}
+
+fn equals(field: Field, value: Datum) -> Expr {
+    Expr::Match { field, negate: false, value }
+}
+
+fn differs(field: Field, value: Datum) -> Expr {
+    Expr::Match { field, negate: true, value }
+}
+
+fn established() -> Expr {
+    Expr::AnyBit { field: Field::CtState, bits: CT_ESTABLISHED_RELATED }
+}
+
+fn was_dnat() -> Expr {
+    Expr::AnyBit { field: Field::CtStatus, bits: CT_STATUS_DNAT }
+}
+
+fn vmap(field: Field, map: &str) -> Rule {
+    Rule(vec![Expr::Vmap { fields: vec![field], map: map.into() }])
+}
+
+fn accept() -> Expr {
+    Expr::Verdict(Verdict::Accept)
+}
+
+fn drop() -> Expr {
+    Expr::Verdict(Verdict::Drop)
+}
+
+fn jump(chain: &str) -> Expr {
+    Expr::Verdict(Verdict::Jump(chain.into()))
+}
+
+fn of_family(ipv6: bool) -> Expr {
+    equals(Field::NfProto, Datum::NfProto(names(ipv6).family))
+}
+
+fn of_protocol(protocol: u8) -> Expr {
+    equals(Field::L4Proto, Datum::InetProto(protocol))
+}
+
+/// Rules that begin with the same question.
+fn rule(first: Expr, rest: impl IntoIterator<Item = Expr>) -> Rule {
+    Rule(std::iter::once(first).chain(rest).collect())
+}
+
+/// The loopback device.
+const LO: Datum = Datum::Ifname(InterfaceName::LO);
+/// 127.0.0.0/8
+const LOOPBACK_NET: Datum = Datum::Ipv4Net(Ipv4Addr::new(127, 0, 0, 0), 8);
+/// ff00::/8
+const MULTICAST_NET: Datum = Datum::Ipv6Net(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
+/// fe80::/10
+const LINK_LOCAL_NET: Datum = Datum::Ipv6Net(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+
+impl Build<'_> {
+    /// The table, if there is any network.
+    pub(super) fn firewall(&mut self) {
+        if self.config.networks.is_empty() {
+            return;
+        }
+        self.want(Key::Table, Object::Table(Table::default()), &Owner::netrec());
+        let published = self.ports();
+        self.networks(&published);
+        self.base_chains(&published);
+        self.sets(&published);
+    }
+
+    fn sets(&mut self, published: &Published) {
+        use DataType::{Ifname, InetProto, InetService, ServiceRange};
+        for names in &FAMILIES {
+            let to = Some(SetData::Values(vec![names.address, InetService]));
+            self.set(names.exact, vec![names.address, InetProto, InetService], to.clone());
+            self.set(names.any, vec![InetProto, InetService], to);
+            self.set(names.gateway, vec![names.address], None);
+            let kept = || Some(SetData::Values(vec![names.address]));
+            let more = [
+                (names.exact_range, vec![names.address, InetProto, ServiceRange], kept()),
+                (names.any_range, vec![InetProto, ServiceRange], kept()),
+                (names.open, vec![names.address, InetProto, InetService], Some(SetData::Verdict)),
+                (names.open_range, vec![names.address, InetProto, ServiceRange], Some(SetData::Verdict)),
+                (names.allow, vec![names.address, InetProto, InetService], Some(SetData::Verdict)),
+                (names.allow_any, vec![InetProto, InetService], Some(SetData::Verdict)),
+            ];
+            for (name, key, data) in more {
+                if published.maps.contains(name) {
+                    self.set(name, key, data);
+                }
+            }
+        }
+        for map in [FORWARD_FROM, FORWARD_TO, INPUT_FROM, NAT_FROM, NAT_TO] {
+            self.set(map, vec![Ifname], Some(SetData::Verdict));
+        }
+    }
+
+    fn base_chains(&mut self, published: &Published) {
+        if !published.localnet.is_empty() {
+            let foreign = || differs(Field::Iifname, LO);
+            self.base_chain(
+                "guard",
+                (ChainKind::Filter, Hook::Prerouting, PRIORITY_RAW),
+                vec![
+                    Rule(vec![foreign(), equals(Field::IpDaddr, LOOPBACK_NET), drop()]),
+                    Rule(vec![foreign(), equals(Field::IpSaddr, LOOPBACK_NET), drop()]),
+                ],
+            );
+        }
+        let local = |chain: &str| Rule(vec![equals(Field::FibDaddrType, Datum::FibType(RTN_LOCAL)), jump(chain)]);
+        if published.limits() {
+            self.base_chain(
+                ALLOW,
+                (ChainKind::Filter, Hook::Prerouting, PRIORITY_ALLOW),
+                vec![
+                    Rule(vec![established(), accept()]),
+                    Rule(vec![equals(Field::Iifname, LO), accept()]),
+                    local(ALLOW_PORTS),
+                ],
+            );
+            self.chain(ALLOW_PORTS, None, published.allow_rules(), &Owner::netrec());
+        }
+        self.base_chain("prerouting", (ChainKind::Nat, Hook::Prerouting, PRIORITY_DSTNAT), vec![local(PORTS)]);
+        self.base_chain("output", (ChainKind::Nat, Hook::Output, PRIORITY_DSTNAT), vec![local(PORTS)]);
+        self.chain(PORTS, None, published.port_rules(), &Owner::netrec());
+        let mut input = vec![
+            Rule(vec![established(), accept()]),
+            Rule(vec![equals(Field::Iifname, LO), accept()]),
+            vmap(Field::Iifname, INPUT_FROM),
+        ];
+        input.extend(FAMILIES.iter().map(|names| {
+            Rule(vec![Expr::InSet { fields: vec![names.daddr], negate: false, set: names.gateway.into() }, drop()])
+        }));
+        self.base_chain("input", (ChainKind::Filter, Hook::Input, PRIORITY_FILTER), input);
+        self.base_chain(
+            "forward",
+            (ChainKind::Filter, Hook::Forward, PRIORITY_FILTER),
+            vec![
+                Rule(vec![established(), accept()]),
+                vmap(Field::Iifname, FORWARD_FROM),
+                vmap(Field::Oifname, FORWARD_TO),
+            ],
+        );
+        self.base_chain(
+            "postrouting",
+            (ChainKind::Nat, Hook::Postrouting, PRIORITY_SRCNAT),
+            vec![vmap(Field::Oifname, NAT_TO), vmap(Field::Iifname, NAT_FROM)],
+        );
+    }
+
+    /// Each network's chains, and the look-ups that lead to them.
+    fn networks(&mut self, published: &Published) {
+        let (config, chosen) = (self.config, self.chosen);
+        for (index, (network, names)) in config.networks.iter().zip(&chosen.networks).enumerate() {
+            let bridge = names.bridge;
+            let localnet = published.localnet.contains(&index);
+            self.network_chain(FORWARD_TO, network, bridge, forward_to(network, bridge, published));
+            for (map, rules) in [
+                (FORWARD_FROM, forward_from(network, bridge)),
+                (NAT_FROM, nat_from(network, bridge)),
+                (NAT_TO, nat_to(network, localnet)),
+            ] {
+                if !rules.is_empty() {
+                    self.network_chain(map, network, bridge, rules);
+                }
+            }
+            let input = input_from(network);
+            if input.is_empty() {
+                let verdict = Some(ElementData::Verdict(Verdict::Accept));
+                self.element(INPUT_FROM, vec![Datum::Ifname(bridge)], verdict, &network.owner);
+            } else {
+                self.network_chain(INPUT_FROM, network, bridge, input);
+            }
+            for gateway in network.subnets.iter().filter_map(|s| s.gateway) {
+                let set = self::names(gateway.is_ipv6()).gateway;
+                self.element(set, vec![ip(gateway)], None, &network.owner);
+            }
+            if network.has_family(false) {
+                // Stated where it is off, too: it must not outlive the last port that needed it, and its guard.
+                let value = if localnet { "1" } else { "0" };
+                self.want_sysctl(&Netns::HOST, format!("net/ipv4/conf/{bridge}/route_localnet"), value, &network.owner);
+            }
+        }
+    }
+
+    /// An element of a verdict map, and the chain that it leads to.
+    fn network_chain(&mut self, map: &str, network: &Network, bridge: InterfaceName, rules: Vec<Rule>) {
+        let name: Arc<str> = format!("{map}.{}", network.name).into();
+        self.chain(&name, None, rules, &network.owner);
+        let jump = ElementData::Verdict(Verdict::Jump(name));
+        self.element(map, vec![Datum::Ifname(bridge)], Some(jump), &network.owner);
+    }
+
+    fn base_chain(&mut self, name: &str, (kind, hook, priority): (ChainKind, Hook, i32), rules: Vec<Rule>) {
+        let base = BaseChain { kind, hook, priority, policy: Policy::Accept };
+        self.chain(name, Some(base), rules, &Owner::netrec());
+    }
+
+    fn chain(&mut self, name: &str, base: Option<BaseChain>, rules: Vec<Rule>, owner: &Owner) {
+        self.want(Key::Chain { name: name.into() }, Object::Chain(Chain { base, rules }), owner);
+    }
+
+    fn set(&mut self, name: &str, key: Vec<DataType>, data: Option<SetData>) {
+        self.want(Key::Set { name: name.into() }, Object::Set(Set { key, data }), &Owner::netrec());
+    }
+
+    fn element(&mut self, set: &str, key: Vec<Datum>, data: Option<ElementData>, owner: &Owner) {
+        let key = Key::Element { set: set.into(), key: Concat(key) };
+        self.want(key, Object::Element(Element { data }), owner);
+    }
+}
+
+/// The modes of the families that a network has.
+fn modes(network: &Network) -> impl Iterator<Item = (bool, Mode)> + Clone {
+    [false, true].into_iter().filter_map(|ipv6| Some((ipv6, network.mode(ipv6)?)))
+}
+
+/// Drops what is of the families that do not pass: all, or where one passes the other.
+fn closed(network: &Network) -> Option<Rule> {
+    if modes(network).all(|(_, mode)| !mode.passes()) {
+        return Some(Rule(vec![drop()]));
+    }
+    modes(network).find(|(_, mode)| !mode.passes()).map(|(ipv6, _)| Rule(vec![of_family(ipv6), drop()]))
+}
+
+/// What may enter a network: its own, unless its containers are kept apart; what a published port let in; what comes from
+/// a trusted device; and where containers are reached by their own addresses, their published ports and ICMP.
+fn forward_to(network: &Network, bridge: InterfaceName, published: &Published) -> Vec<Rule> {
+    let own = |verdict| Rule(vec![equals(Field::Iifname, Datum::Ifname(bridge)), verdict]);
+    let mut rules = Vec::new();
+    if network.icc {
+        rules.push(own(accept()));
+    }
+    if modes(network).any(|(_, mode)| mode.passes()) {
+        rules.extend(closed(network));
+        if modes(network).any(|(_, mode)| mode == Mode::Nat) {
+            rules.push(Rule(vec![was_dnat(), accept()]));
+        }
+        if !network.icc {
+            rules.push(own(drop()));
+        }
+        let trusted = network.trusted.iter();
+        rules.extend(trusted.map(|name| Rule(vec![equals(Field::Iifname, Datum::Ifname(*name)), accept()])));
+        for names in modes(network).filter(|(_, mode)| *mode == Mode::Routed).map(|(ipv6, _)| names(ipv6)) {
+            for map in [names.open, names.open_range].into_iter().filter(|map| published.maps.contains(map)) {
+                let fields = vec![names.daddr, Field::L4Proto, Field::ThDport];
+                rules.push(Rule(vec![Expr::Vmap { fields, map: map.into() }]));
+            }
+            rules.push(Rule(vec![of_protocol(names.icmp), accept()]));
+        }
+    }
+    rules.push(Rule(vec![drop()]));
+    rules
+}
+
+/// What may not leave a network.
+fn forward_from(network: &Network, bridge: InterfaceName) -> Vec<Rule> {
+    let Some(closed) = closed(network) else { return Vec::new() };
+    let inside = Rule(vec![equals(Field::Oifname, Datum::Ifname(bridge)), Expr::Verdict(Verdict::Return)]);
+    vec![inside, closed]
+}
+
+/// What of the host a network's containers may talk to; no rules for everything. An internal network's gateway is one,
+/// and neighbour discovery, without which nobody finds it.
+fn input_from(network: &Network) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for (ipv6, _) in modes(network).filter(|(_, mode)| *mode == Mode::Internal) {
+        let names = names(ipv6);
+        let gateways = network.subnets.iter().filter_map(|s| s.gateway).filter(|g| g.is_ipv6() == ipv6);
+        rules.extend(gateways.map(|gateway| Rule(vec![equals(names.daddr, ip(gateway)), accept()])));
+        if ipv6 {
+            for net in [LINK_LOCAL_NET, MULTICAST_NET] {
+                rules.push(Rule(vec![of_protocol(names.icmp), equals(names.daddr, net), accept()]));
+            }
+        }
+    }
+    let Some(closed) = closed(network) else { return rules };
+    rules.push(closed);
+    if modes(network).any(|(_, mode)| mode.passes()) {
+        rules.push(Rule(vec![accept()]));
+    }
+    rules
+}
+
+/// Source rewriting for what leaves a network.
+fn nat_from(network: &Network, bridge: InterfaceName) -> Vec<Rule> {
+    let outside = || differs(Field::Oifname, Datum::Ifname(bridge));
+    let rewritten = || modes(network).filter(|(_, mode)| *mode == Mode::Nat).map(|(ipv6, _)| ipv6);
+    let mut rules: Vec<Rule> = rewritten()
+        .filter_map(|ipv6| network.snat_of(ipv6))
+        .map(|address| Rule(vec![outside(), Expr::Snat(address)]))
+        .collect();
+    if rewritten().count() == modes(network).count() {
+        if rewritten().any(|ipv6| network.snat_of(ipv6).is_none()) {
+            rules.push(Rule(vec![outside(), Expr::Masquerade]));
+        }
+    } else {
+        let masqueraded = rewritten().filter(|ipv6| network.snat_of(*ipv6).is_none());
+        rules.extend(masqueraded.map(|ipv6| Rule(vec![outside(), of_family(ipv6), Expr::Masquerade])));
+    }
+    rules
+}
+
+/// Source rewriting for flows into a network that would otherwise be answered past the host: from its own containers to
+/// a published port (matched by subnet, since br_netfilter shows no incoming device here), and from 127/8.
+fn nat_to(network: &Network, localnet: bool) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    if localnet {
+        rules.push(Rule(vec![equals(Field::IpSaddr, LOOPBACK_NET), Expr::Masquerade]));
+    }
+    for subnet in network.subnets.iter().filter(|s| network.mode(s.net.is_ipv6()) == Some(Mode::Nat)) {
+        let saddr = names(subnet.net.is_ipv6()).saddr;
+        rules.push(Rule(vec![equals(saddr, net(subnet.net)), was_dnat(), Expr::Masquerade]));
+    }
+    rules
+}
+
+/// The addresses of a network, for a comparison.
+fn net(net: IpNetwork) -> Datum {
+    match net.network() {
+        IpAddr::V4(a) => Datum::Ipv4Net(a, net.prefix()),
+        IpAddr::V6(a) => Datum::Ipv6Net(a, net.prefix()),
+    }
+}
+
+fn ip(address: IpAddr) -> Datum {
+    match address {
+        IpAddr::V4(a) => Datum::Ipv4Addr(a),
+        IpAddr::V6(a) => Datum::Ipv6Addr(a),
+    }
+}

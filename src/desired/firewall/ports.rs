@@ -1,0 +1,208 @@
+//! Published ports: the elements of their maps, and the rules that look them up.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use super::{ALLOW, FAMILIES, LINK_LOCAL_NET, accept, differs, drop, equals, ip, names, net, of_family, rule};
+use crate::config::{Mode, Network, Port, PortAddress, PortRange};
+use crate::desired::Build;
+use crate::desired::container::Member;
+use crate::state::firewall::{Concat, Datum, ElementData, Expr, Family, Field, Rule, Verdict};
+
+/// What published ports need of the rest of the table.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    /// The maps that hold anything.
+    pub(super) maps: BTreeSet<&'static str>,
+    /// The networks (by index) that a port of 127/8 leads into.
+    pub(super) localnet: BTreeSet<usize>,
+}
+
+/// What leads to a port: protocol and numbers.
+fn service(protocol: u8, ports: PortRange) -> [Datum; 2] {
+    let PortRange { first, last } = ports;
+    let ports = if ports.is_one() { Datum::InetService(first) } else { Datum::ServiceRange(first, last) };
+    [Datum::InetProto(protocol), ports]
+}
+
+impl Published {
+    /// Whether any port is not everybody's to use.
+    pub(super) fn limits(&self) -> bool {
+        FAMILIES.iter().any(|names| self.maps.contains(names.allow) || self.maps.contains(names.allow_any))
+    }
+
+    /// The rules that ask who may use a published port, the exact address first.
+    pub(super) fn allow_rules(&self) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for names in &FAMILIES {
+            let vmap = |fields: &[Field], map: &str| Expr::Vmap { fields: fields.to_vec(), map: map.into() };
+            if self.maps.contains(names.allow) {
+                rules.push(Rule(vec![vmap(&[names.daddr, Field::L4Proto, Field::ThDport], names.allow)]));
+            }
+            if self.maps.contains(names.allow_any) {
+                let any = vmap(&[Field::L4Proto, Field::ThDport], names.allow_any);
+                rules.push(rule(of_family(names.family == Family::Ipv6), [any]));
+            }
+        }
+        rules
+    }
+
+    /// The rules that translate a local destination, the exact address first.
+    pub(super) fn port_rules(&self) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for names in &FAMILIES {
+            let service = [Field::L4Proto, Field::ThDport];
+            let exact: Vec<Field> = std::iter::once(names.daddr).chain(service).collect();
+            let look_up = |fields: &[Field], map: &'static str, keep_port: bool| {
+                // Maps of single ports are always there.
+                let there = !keep_port || self.maps.contains(map);
+                let (family, fields) = (names.family, fields.to_vec());
+                there.then(|| Expr::DnatMap { family, fields, map: map.into(), keep_port })
+            };
+            rules.extend(look_up(&exact, names.exact, false).map(|expr| Rule(vec![expr])));
+            rules.extend(look_up(&exact, names.exact_range, true).map(|expr| Rule(vec![expr])));
+            for (map, keep_port) in [(names.any, false), (names.any_range, true)] {
+                let Some(look_up) = look_up(&service, map, keep_port) else { continue };
+                let mut any = Vec::new();
+                if names.family == Family::Ipv6 {
+                    // The kernel cannot forward what was sent to ::1 or from a link-local address; left out, such clients
+                    // are refused at once instead of waiting.
+                    any.push(differs(names.daddr, Datum::Ipv6Addr(Ipv6Addr::LOCALHOST)));
+                    any.push(differs(names.daddr, LINK_LOCAL_NET));
+                }
+                any.push(look_up);
+                rules.push(Rule(any));
+            }
+        }
+        rules
+    }
+}
+
+impl Build<'_> {
+    /// The elements of published ports.
+    pub(super) fn ports(&mut self) -> Published {
+        let mut published = Published::default();
+        for member in self.members() {
+            for port in &member.container.ports {
+                self.warn_of_port(member, port);
+                for ipv6 in [false, true] {
+                    let Some((attachment, network, target)) = member.port_target(port, ipv6) else { continue };
+                    let verdict = self.allow_chain(member, port);
+                    if network.mode(ipv6) == Some(Mode::Routed) {
+                        self.open(port, target, verdict.unwrap_or(Verdict::Accept), &mut published);
+                        continue;
+                    }
+                    self.translate(port, target, &mut published);
+                    if let Some(verdict) = verdict {
+                        self.limit(port, ipv6, &verdict, &mut published);
+                    }
+                    let loopback = match port.address {
+                        PortAddress::One(host) => host.is_loopback(),
+                        _ => true,
+                    };
+                    if loopback && !ipv6 {
+                        published.localnet.insert(member.container.attachments[attachment].network);
+                    }
+                }
+            }
+        }
+        published
+    }
+
+    /// What a person should know of a port: that its host's number means nothing, or that the host lacks its address.
+    fn warn_of_port(&mut self, member: Member<'_>, port: &Port) {
+        let networks: Vec<(bool, &Network)> = [false, true]
+            .into_iter()
+            .filter_map(|ipv6| member.port_target(port, ipv6).map(|(_, network, _)| (ipv6, network)))
+            .collect();
+        let routed = |(ipv6, network): &(bool, &Network)| network.mode(*ipv6) == Some(Mode::Routed);
+        if networks.iter().all(routed) {
+            if port.host != port.container || port.address != PortAddress::Any {
+                let text = format!(
+                    "network `{}` is routed: {} is reached at the container's own address and port {}, not at the host's",
+                    networks.first().map_or("", |(_, network)| network.name.as_str()),
+                    port.owner,
+                    port.container
+                );
+                self.warn("routed-port", text, Some(&port.owner));
+            }
+            return;
+        }
+        if let PortAddress::One(host) = port.address
+            && !host.is_loopback()
+            && !self.is_own(host)
+        {
+            let text = format!("{} is published on {host}, which is no address of this host", port.owner);
+            self.warn("address-missing", text, Some(&port.owner));
+        }
+    }
+
+    /// Whether an address is the host's, or will be.
+    fn is_own(&self, address: IpAddr) -> bool {
+        let gateways = self.config.networks.iter().flat_map(|n| &n.subnets).filter_map(|s| s.gateway);
+        self.facts.addresses.iter().map(|a| a.ip.ip()).chain(gateways).any(|ip| ip == address)
+    }
+
+    /// The way from a host's address and port to a container's. What keeps its number is one element; else there is one
+    /// for each port, as the kernel knows no difference between numbers.
+    fn translate(&mut self, port: &Port, target: IpAddr, published: &mut Published) {
+        let names = names(target.is_ipv6());
+        let one = matches!(port.address, PortAddress::One(_));
+        let (single, range) = if one { (names.exact, names.exact_range) } else { (names.any, names.any_range) };
+        if port.host == port.container && !port.host.is_one() {
+            published.maps.insert(range);
+            let data = ElementData::Values(Concat(vec![ip(target)]));
+            self.element(range, port_key(port, port.host), Some(data), &port.owner);
+            return;
+        }
+        for (host, container) in port.host.ports().zip(port.container.ports()) {
+            let data = ElementData::Values(Concat(vec![ip(target), Datum::InetService(container)]));
+            self.element(single, port_key(port, PortRange::one(host)), Some(data), &port.owner);
+        }
+    }
+
+    /// Lets a container's port be reached by the container's address.
+    fn open(&mut self, port: &Port, target: IpAddr, verdict: Verdict, published: &mut Published) {
+        let names = names(target.is_ipv6());
+        let map = if port.container.is_one() { names.open } else { names.open_range };
+        published.maps.insert(map);
+        let key = std::iter::once(ip(target)).chain(service(port.protocol.number(), port.container)).collect();
+        self.element(map, key, Some(ElementData::Verdict(verdict)), &port.owner);
+    }
+
+    /// Lets a host's port be used by those on its list alone.
+    fn limit(&mut self, port: &Port, ipv6: bool, verdict: &Verdict, published: &mut Published) {
+        let names = names(ipv6);
+        let one = matches!(port.address, PortAddress::One(_));
+        let map = if one { names.allow } else { names.allow_any };
+        published.maps.insert(map);
+        for host in port.host.ports() {
+            let data = ElementData::Verdict(verdict.clone());
+            self.element(map, port_key(port, PortRange::one(host)), Some(data), &port.owner);
+        }
+    }
+
+    /// The chain that holds a port's list, and the way there; none where everybody may use it.
+    fn allow_chain(&mut self, member: Member<'_>, port: &Port) -> Option<Verdict> {
+        if port.allow.is_empty() {
+            return None;
+        }
+        let name: Arc<str> = format!("{ALLOW}.{}.{}", member.container.name, port.index).into();
+        let allowed = port.allow.iter();
+        let mut rules: Vec<Rule> =
+            allowed.map(|from| Rule(vec![equals(self::names(from.is_ipv6()).saddr, net(*from)), accept()])).collect();
+        rules.push(Rule(vec![drop()]));
+        self.chain(&name, None, rules, &port.owner);
+        Some(Verdict::Jump(name))
+    }
+}
+
+/// The key of a host's port or ports: with the address, where it is of one.
+fn port_key(port: &Port, ports: PortRange) -> Vec<Datum> {
+    let address = match port.address {
+        PortAddress::One(host) => Some(ip(host)),
+        _ => None,
+    };
+    address.into_iter().chain(service(port.protocol.number(), ports)).collect()
+}
