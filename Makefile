@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RUNNER := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: test setup fmt lint docs unit examples bench
+.PHONY: test setup fmt lint docs unit examples bench matrix faults
 
 test: setup fmt lint docs unit examples
 
@@ -30,3 +30,12 @@ examples:
 # Figures of time, by hand and as root; see docs/performance.md.
 bench:
 	$(CARGO) bench --bench apply
+
+# The whole sweeps of which `make test` tries a sample, by hand and as root: who may talk to whom in every cell, and a
+# failure or a death at every single kernel write.
+matrix:
+	NETREC_MATRIX=all NETREC_MATRIX_REPORT=$(CURDIR)/target/matrix.txt $(CARGO) $(RUNNER) --all-features -E 'binary(matrix)'
+	cat target/matrix.txt
+
+faults:
+	NETREC_EVERY=1 $(CARGO) $(RUNNER) --all-features -E 'binary(faults)'

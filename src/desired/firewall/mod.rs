@@ -352,18 +352,20 @@ fn forward_to(network: &Network, bridge: InterfaceName, published: &Published) -
         if modes(network).any(|(_, mode)| mode == Mode::Nat) {
             rules.push(Rule(vec![was_dnat(), accept()]));
         }
-        if !network.icc {
-            rules.push(own(drop()));
-        }
         let trusted = network.trusted.iter();
-        rules.extend(trusted.map(|name| Rule(vec![equals(Field::Iifname, Datum::Ifname(*name)), accept()])));
+        let mut more: Vec<Rule> =
+            trusted.map(|name| Rule(vec![equals(Field::Iifname, Datum::Ifname(*name)), accept()])).collect();
         for names in modes(network).filter(|(_, mode)| *mode == Mode::Routed).map(|(ipv6, _)| names(ipv6)) {
             for map in [names.open, names.open_range].into_iter().filter(|map| published.maps.contains(map)) {
                 let fields = vec![names.daddr, Field::L4Proto, Field::ThDport];
-                rules.push(Rule(vec![Expr::Vmap { fields, map: map.into() }]));
+                more.push(Rule(vec![Expr::Vmap { fields, map: map.into() }]));
             }
-            rules.push(Rule(vec![of_protocol(names.icmp), accept()]));
+            more.push(Rule(vec![of_protocol(names.icmp), accept()]));
         }
+        if !network.icc && !more.is_empty() {
+            rules.push(own(drop()));
+        }
+        rules.extend(more);
     }
     rules.push(Rule(vec![drop()]));
     rules
