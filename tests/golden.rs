@@ -12,7 +12,7 @@ use netrec::config::{Source, Sources, parse};
 use netrec::kernel::{Backend, ReadError, StepError};
 use netrec::plan::{Plan, phases};
 use netrec::reconcile::{prepare, prepare_destroy};
-use netrec::state::{Facts, Mapping, Netns, Scope, State, Step};
+use netrec::state::{Asked, Facts, Mapping, Scope, State, Step};
 
 /// A host that stands still.
 struct Still {
@@ -21,7 +21,7 @@ struct Still {
 }
 
 impl Backend for Still {
-    fn facts(&mut self, _: &[Netns]) -> Result<Facts, ReadError> {
+    fn facts(&mut self, _: &Asked) -> Result<Facts, ReadError> {
         Ok(self.facts.clone())
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use netrec::config::{Source, Sources};
 use netrec::desired::desired;
 use netrec::kernel::{Backend, Linux};
-use netrec::state::State;
+use netrec::state::{Asked, State};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -94,7 +94,7 @@ impl Lab {
     /// What the file wants here.
     pub(crate) fn desired(&self) -> State {
         let config = netrec::config::parse(Sources(vec![Source { name: FILE.into(), text: self.text.clone() }]));
-        let facts = Linux::open().unwrap().facts(&[]).unwrap();
+        let facts = Linux::open().unwrap().facts(&Asked::default()).unwrap();
         desired(&config.unwrap(), &facts).unwrap().state
     }
 

@@ -5,6 +5,7 @@ use anyhow::Context;
 use super::{Done, Error, Output, kernel};
 use crate::desired::{Chosen, filled_in};
 use crate::kernel::Backend;
+use crate::reconcile::asked;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -17,7 +18,7 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
     let config = args.load()?;
     let chosen = Chosen::new(&config)?;
     // The MTU's default is the uplink's; reading it needs no privilege.
-    let facts = kernel()?.facts(&[]).map_err(crate::reconcile::PrepareError::from)?;
+    let facts = kernel()?.facts(&asked(&config)).map_err(crate::reconcile::PrepareError::from)?;
     let document = filled_in(&config, &chosen, &facts);
     if command.json {
         output.json(&document);

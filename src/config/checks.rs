@@ -266,6 +266,14 @@ fn ports(networks: &[networks::Draft], containers: &[containers::Draft], problem
                 problems.extend(leads_nowhere(networks, container, draft));
                 continue;
             }
+            if let (PortAddress::One(address), Some(target)) = (draft.port.address, draft.port.targets[0])
+                && address.is_loopback()
+                && networks[container.attachments[target].network].adopt
+            {
+                let message = format!("a port of `{address}` cannot lead into an adopted bridge");
+                let problem = Problem::new(draft.place.clone(), message);
+                problems.push(problem.with_help("the kernel's `route_localnet` of the bridge is not netrec's to set"));
+            }
             for Placed { value: net, place } in &draft.allow {
                 if draft.port.targets[usize::from(net.is_ipv6())].is_none() {
                     let family = if net.is_ipv6() { "IPv6" } else { "IPv4" };

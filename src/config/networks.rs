@@ -39,7 +39,7 @@ pub(super) struct Draft {
     icc: bool,
     snat: Vec<Placed<IpAddr>>,
     trusted: Vec<InterfaceName>,
-    adopt: bool,
+    pub(super) adopt: bool,
 }
 
 /// A subnet with its places.

@@ -4,7 +4,7 @@ use ipnetwork::IpNetwork;
 
 use super::{Build, ChosenNetwork};
 use crate::config::{Mode, Network};
-use crate::state::{Address, Device, Facts, Key, Link, LinkKind, Netns, Object};
+use crate::state::{Address, Device, Facts, InterfaceName, Key, Link, LinkKind, Netns, Object};
 
 /// Ethernet's MTU, for hosts without a default route.
 const MTU_DEFAULT: u32 = 1500;
@@ -19,13 +19,39 @@ impl Build<'_> {
     }
 
     fn bridge(&mut self, network: &Network, names: &ChosenNetwork) {
+        if network.adopt {
+            self.adopted(network, names.bridge);
+        } else {
+            self.made(network, names);
+        }
+        for subnet in &network.subnets {
+            let Some(ip) = subnet.gateway.and_then(|g| IpNetwork::new(g, subnet.net.prefix()).ok()) else { continue };
+            let key = Key::Address { netns: Netns::HOST, link: names.bridge, ip };
+            self.want(key, Object::Address(Address { permanent: true, no_prefix_route: false }), &network.owner);
+        }
+    }
+
+    /// A bridge that somebody else made is used as it is.
+    fn adopted(&mut self, network: &Network, bridge: InterfaceName) {
+        let why = match self.facts.devices.get(&bridge) {
+            None => "which this host does not have: create it first, or leave out `adopt` to have netrec make it",
+            Some(device) if device.ours => "which netrec made itself: leave out `adopt`",
+            Some(device) if !device.bridge => "which is no bridge",
+            Some(_) => return,
+        };
+        let line = self.config.sources.line(&network.place);
+        self.refusals.push(format!("network `{}` ({line}) is to use the bridge `{bridge}`, {why}", network.name));
+    }
+
+    /// A bridge of netrec's own.
+    fn made(&mut self, network: &Network, names: &ChosenNetwork) {
         // An isolated family has no address here, not even a link-local one.
         let ipv6 = network.mode(true).is_some_and(|mode| mode != Mode::Isolated);
         let link = Link {
             kind: LinkKind::Bridge { stp: false },
             device: Device {
                 mac: names.mac,
-                mtu: mtu(network, self.facts),
+                mtu: mtu(network, names.bridge, self.facts),
                 up: true,
                 link_local: ipv6,
                 promote_secondaries: true,
@@ -52,15 +78,13 @@ impl Build<'_> {
             // detection would keep back for a second; its Ethernet address is netrec's own.
             self.want_sysctl(&Netns::HOST, parameter("ipv6", "accept_dad"), "0", &network.owner);
         }
-        for subnet in &network.subnets {
-            let Some(ip) = subnet.gateway.and_then(|g| IpNetwork::new(g, subnet.net.prefix()).ok()) else { continue };
-            let key = Key::Address { netns: Netns::HOST, link: names.bridge, ip };
-            self.want(key, Object::Address(Address { permanent: true, no_prefix_route: false }), &network.owner);
-        }
     }
 }
 
-/// The MTU of a network's devices, in bytes: the file's, else that of the way out.
-pub(super) fn mtu(network: &Network, facts: &Facts) -> u32 {
-    network.mtu.or(facts.uplink.as_ref().map(|u| u.mtu)).unwrap_or(MTU_DEFAULT)
+/// The MTU of a network's devices, in bytes: the file's, else that of a bridge that is there already, else that of the
+/// way out.
+pub(super) fn mtu(network: &Network, bridge: InterfaceName, facts: &Facts) -> u32 {
+    let adopted = facts.devices.get(&bridge).filter(|_| network.adopt);
+    let found = adopted.map(|device| device.mtu).or(facts.uplink.as_ref().map(|uplink| uplink.mtu));
+    network.mtu.or(found).unwrap_or(MTU_DEFAULT)
 }

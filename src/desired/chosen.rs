@@ -70,7 +70,7 @@ impl Chosen {
             .networks
             .iter()
             .map(|network| {
-                let bridge = network.bridge.unwrap_or_else(|| default_bridge(network));
+                let bridge = bridge_name(network);
                 names.take(bridge, Whose::Bridge(&network.name), &network.place, &mut problems);
                 ChosenNetwork { bridge, mac: mac(network.name.as_str()) }
             })
@@ -101,9 +101,12 @@ impl Chosen {
     }
 }
 
-/// `nr-NAME`, or where that is too long the start of it and a hash.
-fn default_bridge(network: &Network) -> InterfaceName {
+/// The bridge of a network: the file's, else `nr-NAME`, or where that is too long the start of it and a hash.
+pub fn bridge_name(network: &Network) -> InterfaceName {
     let name = &network.name;
+    if let Some(given) = network.bridge {
+        return given;
+    }
     format!("nr-{name}").parse().unwrap_or_else(|_| InterfaceName::hashed("nr-", name, hash(name.as_str())))
 }
 

@@ -89,7 +89,7 @@ impl<'a> Build<'a> {
         let network = &self.config.networks[attachment.network];
         let netns = member.container.netns.netns();
         let ipv6 = chosen.addresses.iter().any(|a| a.ip.is_ipv6());
-        let mtu = mtu(network, self.facts);
+        let mtu = mtu(network, self.chosen.networks[attachment.network].bridge, self.facts);
         let peer = Peer {
             netns: netns.clone(),
             name: attachment.interface,
@@ -164,8 +164,10 @@ impl<'a> Build<'a> {
             let attachment = &member.container.attachments[target];
             let path = format!("net/ipv4/conf/{}/rp_filter", attachment.interface);
             self.want_sysctl(member.container.netns.netns(), path, "2", &port.owner);
-            let bridge = self.chosen.networks[member.container.attachments[default].network].bridge;
-            self.want_sysctl(&Netns::HOST, format!("net/ipv4/conf/{bridge}/rp_filter"), "2", &port.owner);
+            if !member.network(default).adopt {
+                let bridge = self.chosen.networks[member.container.attachments[default].network].bridge;
+                self.want_sysctl(&Netns::HOST, format!("net/ipv4/conf/{bridge}/rp_filter"), "2", &port.owner);
+            }
         }
     }
 

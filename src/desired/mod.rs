@@ -12,7 +12,7 @@ use std::fmt;
 
 use ipnetwork::IpNetwork;
 
-pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork};
+pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork, bridge_name};
 pub use show::filled_in;
 
 use crate::config::{Config, Container, ContainerNetns, Invalid, Network, Overlap};
@@ -113,8 +113,11 @@ impl Build<'_> {
         let existing: Vec<(IpNetwork, Existing<'_>)> = addresses.chain(routes).collect();
         for network in &self.config.networks {
             let mut named = BTreeSet::new();
+            let bridge = bridge_name(network);
             for subnet in &network.subnets {
-                for (_, what) in existing.iter().filter(|(net, _)| overlap(subnet.net, *net)) {
+                let elsewhere = |what: &Existing<'_>| !network.adopt || what.device() != Some(bridge.as_str());
+                let mut there = existing.iter().filter(|(net, what)| overlap(subnet.net, *net) && elsewhere(what));
+                for (_, what) in there.by_ref() {
                     // An address brings a route with it: one line is enough for both.
                     if named.insert((subnet.net, what.network())) {
                         self.overlap(network, subnet.net, what);
@@ -209,6 +212,13 @@ enum Existing<'a> {
 }
 
 impl Existing<'_> {
+    fn device(&self) -> Option<&str> {
+        match self {
+            Self::Address(_, link) => Some(link),
+            Self::Route(_, dev) => dev.as_deref(),
+        }
+    }
+
     fn network(&self) -> IpNetwork {
         let (Self::Address(net, _) | Self::Route(net, _)) = self;
         IpNetwork::new(net.network(), net.prefix()).unwrap_or(*net)

@@ -14,7 +14,7 @@ pub fn filled_in(config: &Config, chosen: &Chosen, facts: &Facts) -> Value {
         .networks
         .iter()
         .zip(&chosen.networks)
-        .map(|(n, chosen)| (n.name.to_string(), network(n, chosen, mtu(n, facts))))
+        .map(|(n, chosen)| (n.name.to_string(), network(n, chosen, mtu(n, chosen.bridge, facts))))
         .collect();
     let containers: Map<String, Value> = config
         .containers

@@ -9,15 +9,15 @@ use nix::sys::utsname::uname;
 
 use super::ReadError;
 use super::live::{dump_error, read_error};
-use super::netlink::link::{self, RawLink};
+use super::netlink::link::{self, RawKind, RawLink};
 use super::netlink::route::{self, RTPROT_RA, RawRoute};
 use super::netlink::{address, address::RawAddress};
 use super::netns::{self, Handle, Namespaces};
 use super::sysctl;
 use crate::state::facts::{
-    BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING, Uplink,
+    Asked, BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostDevice, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING, Uplink,
 };
-use crate::state::{Facts, InterfaceName, Netns, RT_TABLE_MAIN};
+use crate::state::{Facts, InterfaceName, Netns, PROTOCOL, RT_TABLE_MAIN};
 
 /// The device and inode number of a container's namespace.
 fn identity(netns: &Netns) -> Result<Option<(u64, u64)>, String> {
@@ -26,7 +26,7 @@ fn identity(netns: &Netns) -> Result<Option<(u64, u64)>, String> {
 }
 
 /// Reads the facts.
-pub(super) fn read(namespaces: &mut Namespaces, containers: &[Netns]) -> Result<Facts, ReadError> {
+pub(super) fn read(namespaces: &mut Namespaces, asked: &Asked) -> Result<Facts, ReadError> {
     let inode = namespaces.host_id().1;
     let socket = namespaces.host();
     let addresses = address::dump(socket).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
@@ -42,7 +42,8 @@ pub(super) fn read(namespaces: &mut Namespaces, containers: &[Netns]) -> Result<
         sysctls: sysctls()?,
         ra_uplinks: ra_uplinks(&routes, &links)?,
         host_namespace: namespaces.host_id(),
-        namespaces: containers.iter().map(|netns| (netns.clone(), identity(netns))).collect(),
+        devices: devices(namespaces, &asked.devices)?,
+        namespaces: asked.namespaces.iter().map(|netns| (netns.clone(), identity(netns))).collect(),
     })
 }
 
@@ -62,6 +63,27 @@ fn links(namespaces: &mut Namespaces, indices: &BTreeSet<u32>) -> Result<Links, 
         }
     }
     Ok(links)
+}
+
+/// The devices that are asked for, as far as there are such.
+fn devices(
+    namespaces: &mut Namespaces,
+    names: &[InterfaceName],
+) -> Result<BTreeMap<InterfaceName, HostDevice>, ReadError> {
+    let inode = namespaces.host_id().1;
+    let mut found = BTreeMap::new();
+    for name in names {
+        match link::get_by_name(namespaces.host(), *name) {
+            Ok(link) => {
+                let bridge = matches!(link.kind, RawKind::Bridge { .. });
+                let ours = link.standing(inode).is_ours();
+                found.insert(*name, HostDevice { bridge, ours, mtu: link.device.mtu });
+            }
+            Err(refusal) if refusal.errno == libc::ENODEV => {}
+            Err(refusal) => return Err(read_error(&format!("link {name}"), &refusal)),
+        }
+    }
+    Ok(found)
 }
 
 /// The device of the default route with the lowest metric, IPv4's before IPv6's.
@@ -86,7 +108,7 @@ fn is_local(ip: &IpNetwork) -> bool {
 fn host_addresses(addresses: &[RawAddress], links: &Links, inode: u64) -> Vec<HostAddress> {
     let mut found: Vec<_> = addresses
         .iter()
-        .filter(|a| !is_local(&a.ip))
+        .filter(|a| !is_local(&a.ip) && a.protocol != PROTOCOL)
         .filter_map(|a| Some((links.get(&a.index)?, a.ip)))
         .filter(|(link, _)| !link.standing(inode).is_ours())
         .map(|(link, ip)| HostAddress { link: link.name, ip })

@@ -13,7 +13,7 @@ use super::netns::Namespaces;
 use super::nftables::Firewall;
 use super::run::Runner;
 use super::{Backend, ReadError, StepError, facts, live};
-use crate::state::{Facts, Mapping, Netns, Scope, State, Step};
+use crate::state::{Asked, Facts, Mapping, Netns, Scope, State, Step};
 
 /// The running kernel, seen from the network namespace that the opening thread is in. All calls must come from threads
 /// in that namespace.
@@ -58,8 +58,8 @@ impl Linux {
 }
 
 impl Backend for Linux {
-    fn facts(&mut self, namespaces: &[Netns]) -> Result<Facts, ReadError> {
-        facts::read(&mut self.namespaces, namespaces)
+    fn facts(&mut self, asked: &Asked) -> Result<Facts, ReadError> {
+        facts::read(&mut self.namespaces, asked)
     }
 
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {

@@ -271,16 +271,21 @@ impl Reader<'_> {
     /// Adds the addresses of netrec's links, all of which are netrec's but those that the kernel makes.
     fn add_addresses(&mut self, space: &Space) {
         let netns = &space.netns;
-        let links: HashMap<u32, &RawLink> =
-            space.links.iter().filter(|l| l.is_marked()).map(|l| (l.index, l)).collect();
+        let of_interest = |link: &&RawLink| netns.is_host() || link.is_marked();
+        let links: HashMap<u32, &RawLink> = space.links.iter().filter(of_interest).map(|l| (l.index, l)).collect();
         let connected = space.routes.iter().filter(|route| route.is_connected());
         let connected: HashSet<(Option<u32>, IpNetwork)> = connected.map(|route| (route.index, route.to)).collect();
         let has_route = |raw: &RawAddress| connected.contains(&(Some(raw.index), subnet(raw.ip)));
         for raw in space.addresses.iter().filter(|a| !a.kernel_made) {
             let Some(link) = links.get(&raw.index) else { continue };
-            let standing = link.standing(self.inode);
+            let mut standing = link.standing(self.inode);
             if netns.is_host() && !standing.is_ours() {
-                continue;
+                // On a bridge that somebody else made, an address says itself whose it is.
+                standing = match raw.protocol {
+                    PROTOCOL => Standing::Ours,
+                    _ if self.scope.addressed.contains(&link.name) => Standing::Foreign("not made by netrec".into()),
+                    _ => continue,
+                };
             }
             let key = Key::Address { netns: netns.clone(), link: link.name, ip: raw.ip };
             let routed = link.device.up && !raw.secondary && !is_single(raw.ip);

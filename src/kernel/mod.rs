@@ -18,13 +18,12 @@ mod transport;
 
 pub use linux::Linux;
 
-use crate::state::{Facts, Mapping, Netns, Scope, State, Step};
+use crate::state::{Asked, Facts, Mapping, Scope, State, Step};
 
 /// Where state is read from and steps go to: the kernel, or in tests a stand-in that refuses illegal steps.
 pub trait Backend {
-    /// Reads the facts and the live state: all that is netrec's, and what foreign objects the scope asks for.
-    /// `namespaces` are those of containers whose identity matters.
-    fn facts(&mut self, namespaces: &[Netns]) -> Result<Facts, ReadError>;
+    /// Reads the facts.
+    fn facts(&mut self, asked: &Asked) -> Result<Facts, ReadError>;
 
     /// Reads the live state: all that carries netrec's mark, and those foreign objects that are in the way of the scope.
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError>;

@@ -28,7 +28,7 @@ pub enum Phase {
     Switches,
     /// All other kernel parameters are set.
     Parameters,
-    /// The firewall's additions and changes, in one transaction. Rules name devices, so none need be there yet.
+    /// The firewall's additions and changes, and ranges of ports that go, in one transaction. Rules name devices, so none need be there yet.
     Firewall,
     /// Bridges and hosts' ends come up.
     Raise,
@@ -118,6 +118,8 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
             };
             emit(phase, before.filter(|_| op != Op::Replace), after);
         }
+        // It may overlap one that comes, which the kernel takes only where both are in one transaction.
+        (Key::Element { key, .. }, Op::Delete) if key.has_range() => emit(Phase::Firewall, before, None),
         (Key::Table | Key::Set { .. } | Key::Chain { .. } | Key::Element { .. }, Op::Delete) => {
             emit(Phase::Unguard, before, None);
         }

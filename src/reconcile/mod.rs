@@ -14,10 +14,10 @@ pub use input::{InputError, read_sources};
 pub use lock::{Lock, LockError};
 
 use crate::config::{Config, ContainerNetns, Invalid};
-use crate::desired::{Desired, DesiredError, desired};
+use crate::desired::{Desired, DesiredError, bridge_name, desired};
 use crate::kernel::{Backend, ReadError};
 use crate::plan::{Conflict, Diff, Plan, diff, moved_addresses};
-use crate::state::{Facts, Key, Netns, Places, Scope, State, Warning, facts};
+use crate::state::{Asked, Facts, Key, Places, Scope, State, Warning, facts};
 
 /// What is wanted, what there is, and the way from one to the other.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl From<DesiredError> for PrepareError {
 
 /// Reads the kernel and plans the way to what the file wants. `host` is the name that plans show, else the system's.
 pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -> Result<Prepared, PrepareError> {
-    let facts = backend.facts(&identified(config))?;
+    let facts = backend.facts(&asked(config))?;
     let Desired { state, warnings, chosen } = desired(config, &facts)?;
     #[cfg(feature = "fault-injection")]
     let state = mutate::mutated(state);
@@ -73,12 +73,15 @@ pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -
     Ok(Prepared { desired: state, live, scope, plan })
 }
 
-/// The namespaces whose identity matters: once one is named by a path, any two may be the same.
-fn identified(config: &Config) -> Vec<Netns> {
-    if !config.containers.iter().any(|c| matches!(c.netns, ContainerNetns::Path(_))) {
-        return Vec::new();
+/// What a file's desired state depends on: the bridges that it adopts, and the namespaces whose identity matters. Once
+/// one is named by a path, any two may be the same.
+pub fn asked(config: &Config) -> Asked {
+    let any_path = config.containers.iter().any(|c| matches!(c.netns, ContainerNetns::Path(_)));
+    let containers = config.containers.iter().filter(|_| any_path);
+    Asked {
+        namespaces: containers.map(|c| c.netns.netns().clone()).collect(),
+        devices: config.networks.iter().filter(|n| n.adopt).map(bridge_name).collect(),
     }
-    config.containers.iter().map(|c| c.netns.netns().clone()).collect()
 }
 
 /// Reads what there is, as far as it matters to what is wanted or would have to be brought back.
@@ -95,7 +98,7 @@ fn read(backend: &mut dyn Backend, desired: &State) -> Result<(State, Scope), Re
 
 /// Reads the kernel and plans the removal of all that is netrec's.
 pub fn prepare_destroy(backend: &mut dyn Backend, host: Option<&str>) -> Result<Prepared, PrepareError> {
-    let facts = backend.facts(&[])?;
+    let facts = backend.facts(&Asked::default())?;
     let state = State::new();
     let (live, scope) = read(backend, &state)?;
     let mut actions = diff(&state, &live).actions;
@@ -154,7 +157,7 @@ fn ways_out(key: &Key) -> String {
     match key {
         Key::Link { name, .. } => format!(
             "rename: give the network another `bridge`, or the container another name; adopt: `adopt = true` uses an \
-             existing bridge (not supported yet); remove: `ip {netns}link del {name}`"
+             existing bridge; remove: `ip {netns}link del {name}`"
         ),
         Key::Netns { netns } => format!(
             "rename: give the container another `netns`; adopt: `netns = \"/run/netns/{netns}\"` uses it as it is; \

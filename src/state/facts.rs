@@ -16,7 +16,7 @@ pub struct Facts {
     pub host: String,
     /// The device of the default route (IPv4's first, else IPv6's), in the main table.
     pub uplink: Option<Uplink>,
-    /// Addresses of the host, those on netrec's links left out, loopback and link-local ones too.
+    /// Addresses of the host that are not netrec's, loopback and link-local ones left out.
     pub addresses: Vec<HostAddress>,
     /// Routes of all the host's tables but the local one that are neither netrec's nor by netrec's links: unicast ones, and
     /// those that refuse (blackhole, unreachable, prohibit). Default routes and link-local and multicast ones are left out.
@@ -28,6 +28,8 @@ pub struct Facts {
     /// Devices whose IPv6 default route comes from router advertisements while `accept_ra` is 1, so that turning
     /// forwarding on would take it away.
     pub ra_uplinks: Vec<InterfaceName>,
+    /// The devices that were asked for by name, as far as there are such.
+    pub devices: BTreeMap<InterfaceName, HostDevice>,
     /// The device and inode number of the host's network namespace.
     pub host_namespace: (u64, u64),
     /// The same of the namespaces that containers are to live in, as far as they were asked for: none where there is no
@@ -56,6 +58,26 @@ pub const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 pub const BRIDGE_NF_IPV4: &str = "net/bridge/bridge-nf-call-iptables";
 /// The same for IPv6.
 pub const BRIDGE_NF_IPV6: &str = "net/bridge/bridge-nf-call-ip6tables";
+
+/// What facts are to tell of beside the host as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The namespaces of containers whose identity matters.
+    pub namespaces: Vec<Netns>,
+    /// Devices of the host.
+    pub devices: Vec<InterfaceName>,
+}
+
+/// A device of the host's that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostDevice {
+    /// Whether it is a bridge.
+    pub bridge: bool,
+    /// Whether netrec made it.
+    pub ours: bool,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+}
 
 /// The device towards the world.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -130,6 +130,13 @@ impl fmt::Display for Datum {
 #[serde(transparent)]
 pub struct Concat(pub Vec<Datum>);
 
+impl Concat {
+    /// Whether a part is a range.
+    pub fn has_range(&self) -> bool {
+        self.0.iter().any(|part| matches!(part, Datum::ServiceRange(..)))
+    }
+}
+
 impl fmt::Display for Concat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         join(f, &self.0, " . ")

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use facts::Facts;
+pub use facts::{Asked, Facts};
 pub use mapping::{At, Flow, Mapping, Mappings};
 pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner};
 pub use object::{
@@ -240,6 +240,8 @@ pub struct Scope {
     pub sysctls: BTreeMap<Netns, BTreeSet<Arc<str>>>,
     /// The names that devices are to have, at both ends: a foreign device of one is reported too.
     pub ends: BTreeSet<(Netns, InterfaceName)>,
+    /// Devices of the host that are to have addresses: on a foreign one, all that it has are reported.
+    pub addressed: BTreeSet<InterfaceName>,
 }
 
 /// The parameters that netrec sets for a bridge, below `net/FAMILY/conf/DEVICE`.
@@ -282,7 +284,7 @@ impl Scope {
 
     /// Whether it looks at nothing.
     pub fn is_empty(&self) -> bool {
-        self.namespaces.is_empty() && self.sysctls.is_empty() && self.ends.is_empty()
+        self.namespaces.is_empty() && self.sysctls.is_empty() && self.ends.is_empty() && self.addressed.is_empty()
     }
 
     /// With what another scope looks at too.
@@ -293,6 +295,7 @@ impl Scope {
             self.sysctls.entry(netns).or_default().extend(paths);
         }
         self.ends.extend(other.ends);
+        self.addressed.extend(other.addressed);
         self
     }
 
@@ -311,6 +314,9 @@ impl Scope {
                         ends.push((peer.netns.clone(), peer.name));
                     }
                     ends.push((netns.clone(), *name));
+                }
+                (Key::Address { netns, link, .. }, _) if netns.is_host() => {
+                    scope.addressed.insert(*link);
                 }
                 (Key::Sysctl { netns, path }, _) => {
                     scope.sysctls.entry(netns.clone()).or_default().insert(path.clone());

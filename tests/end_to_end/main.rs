@@ -14,6 +14,7 @@ mod conflicts;
 mod drift;
 mod flows;
 mod idempotence;
+mod ports;
 mod removal;
 mod traffic;
 

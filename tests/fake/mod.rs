@@ -11,8 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use netrec::kernel::{Backend, ReadError, StepError};
 use netrec::state::firewall::{Concat, Datum, ElementData, Expr, SetData, Verdict};
 use netrec::state::{
-    Address, BridgePort, Entry, Facts, Flow, InterfaceName, Key, Link, LinkKind, Mapping, Mappings, Netns, Object,
-    Owner, Route, Scope, Standing, State, Step,
+    Address, Asked, BridgePort, Entry, Facts, Flow, InterfaceName, Key, Link, LinkKind, Mapping, Mappings, Netns,
+    Object, Owner, Route, Scope, Standing, State, Step,
 };
 
 /// The kernel.
@@ -401,7 +401,7 @@ fn netns_of(key: &Key) -> &Netns {
 }
 
 impl Backend for Fake {
-    fn facts(&mut self, _: &[Netns]) -> Result<Facts, ReadError> {
+    fn facts(&mut self, _: &Asked) -> Result<Facts, ReadError> {
         Ok(self.facts.clone())
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use netrec::kernel::{Backend, Linux, ReadError};
-use netrec::state::{Entry, Key, Netns, Object, Scope, State, Sysctl};
+use netrec::state::{Asked, Entry, Key, Netns, Object, Scope, State, Sysctl};
 
 use super::lab::*;
 
@@ -86,7 +86,7 @@ fn parameters_of_devices_are_told_as_proc_has_them() {
 fn facts_tell_the_uplink_and_what_is_not_netrecs() {
     lab(|| {
         let mut linux = Linux::open().unwrap();
-        assert_eq!(linux.facts(&[]).unwrap().uplink, None);
+        assert_eq!(linux.facts(&Asked::default()).unwrap().uplink, None);
         sh("ip link add eth9 mtu 1450 type veth peer name far && ip link set eth9 up && ip link set far up && \
             ip addr add 192.0.2.7/24 dev eth9 && ip -6 addr add 2001:db8::7/64 dev eth9 nodad && \
             ip route add default via 192.0.2.1 metric 100 && ip -6 route add default via fe80::1 dev eth9 proto ra && \
@@ -95,7 +95,7 @@ fn facts_tell_the_uplink_and_what_is_not_netrecs() {
             ip -6 route add prohibit 2001:db8:1::/48 && ip route add throw 10.12.0.0/16 && \
             ip route add default dev far table 7 && ip -6 route add unreachable default metric 1 && echo 1 > /proc/sys/net/ipv6/conf/eth9/accept_ra");
         make(&mut linux, &small_shop());
-        let facts = linux.facts(&[]).unwrap();
+        let facts = linux.facts(&Asked::default()).unwrap();
         assert_eq!(facts.host, sh("uname -n").trim());
         let uplink = facts.uplink.unwrap();
         assert_eq!((uplink.name, uplink.mtu), (name("eth9"), 1450));
@@ -118,7 +118,7 @@ fn facts_tell_the_uplink_and_what_is_not_netrecs() {
         assert_eq!(facts.sysctls["net/ipv4/ip_forward"], "0");
         assert!(facts.sysctls.contains_key("net/ipv6/conf/all/forwarding"));
         sh("echo 2 > /proc/sys/net/ipv6/conf/eth9/accept_ra && ip route del default");
-        let facts = linux.facts(&[]).unwrap();
+        let facts = linux.facts(&Asked::default()).unwrap();
         assert_eq!((facts.ra_uplinks, facts.uplink.unwrap().name), (vec![], name("eth9")));
     });
 }
@@ -127,7 +127,7 @@ fn facts_tell_the_uplink_and_what_is_not_netrecs() {
 fn without_rights_reading_works_and_writing_says_what_is_missing() {
     if is_again() {
         let mut linux = Linux::open().unwrap();
-        linux.facts(&[]).unwrap();
+        linux.facts(&Asked::default()).unwrap();
         let error = linux.live(&Scope::default()).unwrap_err();
         let expected = ReadError::Permission { what: "namespace web".into(), reason: "Operation not permitted".into() };
         assert_eq!(error, expected);

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use netrec::kernel::{Backend, Linux, ReadError};
-use netrec::state::{Device, InterfaceName, Mac, Netns, NetnsObject, Object, Scope, Standing, State};
+use netrec::state::{Asked, Device, InterfaceName, Mac, Netns, NetnsObject, Object, Scope, Standing, State};
 
 use super::lab::*;
 
@@ -113,7 +113,7 @@ fn a_netrec_in_a_container_leaves_its_devices_alone() {
         assert_eq!(eth0.standing, Standing::Foreign("made by netrec for another host".into()));
         assert!(live.iter().all(|(_, entry)| !entry.standing.is_ours()), "{live:?}");
         assert_eq!(inside.live(&Scope::default()).unwrap(), State::new());
-        let facts = inside.facts(&[]).unwrap();
+        let facts = inside.facts(&Asked::default()).unwrap();
         assert_eq!((facts.addresses.len(), facts.routes.len()), (2, 4));
         assert_eq!(facts.uplink.unwrap().name, name("eth0"));
     });

@@ -291,7 +291,8 @@ impl Build<'_> {
                 let set = self::names(gateway.is_ipv6()).gateway;
                 self.element(set, vec![ip(gateway)], None, &network.owner);
             }
-            if network.has_family(false) {
+            // The parameters of a bridge that somebody else made are theirs.
+            if network.has_family(false) && !network.adopt {
                 // Stated where it is off, too: it must not outlive the last port that needed it, and its guard.
                 let value = if localnet { "1" } else { "0" };
                 self.want_sysctl(&Netns::HOST, format!("net/ipv4/conf/{bridge}/route_localnet"), value, &network.owner);

@@ -101,7 +101,8 @@ impl Build<'_> {
                         PortAddress::One(host) => host.is_loopback(),
                         _ => true,
                     };
-                    if loopback && !ipv6 {
+                    // It would take a parameter of the bridge, which on somebody else's nobody would take back.
+                    if loopback && !ipv6 && !network.adopt {
                         published.localnet.insert(member.container.attachments[attachment].network);
                     }
                 }

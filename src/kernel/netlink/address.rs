@@ -32,6 +32,8 @@ pub(crate) struct RawAddress {
     pub secondary: bool,
     /// Whether the kernel made it by itself.
     pub kernel_made: bool,
+    /// Who made it (`IFA_PROTO`); 0 where that is not said.
+    pub protocol: u8,
 }
 
 /// All addresses of a namespace.
@@ -59,7 +61,7 @@ fn parse(body: &[u8]) -> Option<RawAddress> {
         || protocol == 0 && matches!(ip, IpNetwork::V6(v6) if v6.ip().is_unicast_link_local());
     // Of IPv6 addresses the same bit says that they are temporary.
     let secondary = ip.is_ipv4() && flags & IFA_F_SECONDARY != 0;
-    Some(RawAddress { index, ip, permanent: flags & IFA_F_PERMANENT != 0, secondary, kernel_made })
+    Some(RawAddress { index, ip, permanent: flags & IFA_F_PERMANENT != 0, secondary, kernel_made, protocol })
 }
 
 /// Adds an address; `replace` takes the place of the same one with another lifetime. The route to its subnet comes along,

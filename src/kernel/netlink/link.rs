@@ -173,6 +173,15 @@ pub(crate) fn get(socket: &mut Socket, index: u32) -> Result<RawLink, Refusal> {
     socket.get(RouteNetlinkMessage::GetLink(request), parse)
 }
 
+/// One device, by its name.
+pub(crate) fn get_by_name(socket: &mut Socket, name: InterfaceName) -> Result<RawLink, Refusal> {
+    let request = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(name.as_str())
+        .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
+        .build();
+    socket.get(RouteNetlinkMessage::GetLink(request), parse)
+}
+
 /// The index of a device. (The ioctl for it has modprobe run for a device that is not there.)
 pub(crate) fn index(socket: &mut Socket, name: InterfaceName) -> Result<u32, Refusal> {
     let request = LinkMessageBuilder::<LinkUnspec>::new()

@@ -11,8 +11,7 @@ use super::rule::compile;
 use super::ruleset::{self, INET, nft};
 use crate::kernel::nfnetlink::wire::{APPEND, CREATE, Writer};
 use crate::state::firewall::{
-    BaseChain, Chain, ChainKind, Concat, DataType, Datum, Element, ElementData, Hook, Policy, Rule, Set, SetData,
-    TABLE, Table,
+    BaseChain, Chain, ChainKind, Concat, DataType, Element, ElementData, Hook, Policy, Rule, Set, SetData, TABLE, Table,
 };
 use crate::state::{Entry, Key, Object, Owner, Step};
 
@@ -414,7 +413,7 @@ fn put_content(
     owner: Option<&Owner>,
 ) -> Result<(), Unfit> {
     put_values(w, scratch, 1, key, Bound::First)?; // NFTA_SET_ELEM_KEY
-    if key.0.iter().any(|part| matches!(part, Datum::ServiceRange(..))) {
+    if key.has_range() {
         put_values(w, scratch, 10, key, Bound::Last)?; // NFTA_SET_ELEM_KEY_END
     }
     match data {
