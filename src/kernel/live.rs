@@ -1,6 +1,6 @@
 //! The kernel's devices, addresses, routes, namespaces and parameters as state.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -155,7 +155,6 @@ impl Reader<'_> {
                 return Err(error);
             }
         }
-        let names: HashMap<u32, &RawLink> = host.links.iter().map(|l| (l.index, l)).collect();
         for raw in &host.links {
             let standing = raw.standing(self.inode);
             if !standing.is_ours() && !self.scope.ends.contains(&(Netns::HOST, raw.name)) {
@@ -170,7 +169,7 @@ impl Reader<'_> {
             let kind = match &raw.kind {
                 RawKind::Bridge { stp } => LinkKind::Bridge { stp: *stp },
                 RawKind::Veth if standing.is_ours() => {
-                    let far = far_end(raw, &names, &far_ends);
+                    let far = far_end(raw, &host.links, &far_ends);
                     if let Some((_, far_mark)) = &far {
                         // A crash can leave a mark on one end alone: the pair has one when both do.
                         mark = mark.filter(|near| far_mark.as_ref().is_some_and(|far| far.owner == near.owner));
@@ -183,7 +182,7 @@ impl Reader<'_> {
             let link = Link {
                 kind,
                 device: raw.device.clone(),
-                master: raw.master.and_then(|index| names.get(&index)).map(|l| l.name),
+                master: raw.master.and_then(|index| link::by_index(&host.links, index)).map(|l| l.name),
                 port: raw.port,
                 leaving: raw.group == GROUP_LEAVING,
             };
@@ -271,13 +270,11 @@ impl Reader<'_> {
     /// Adds the addresses of netrec's links, all of which are netrec's but those that the kernel makes.
     fn add_addresses(&mut self, space: &Space) {
         let netns = &space.netns;
-        let links: HashMap<u32, &RawLink> =
-            space.links.iter().filter(|l| l.is_marked()).map(|l| (l.index, l)).collect();
         let connected = space.routes.iter().filter(|route| route.is_connected());
-        let connected: HashSet<(Option<u32>, IpNetwork)> = connected.map(|route| (route.index, route.to)).collect();
+        let connected: BTreeSet<(Option<u32>, IpNetwork)> = connected.map(|route| (route.index, route.to)).collect();
         let has_route = |raw: &RawAddress| connected.contains(&(Some(raw.index), subnet(raw.ip)));
         for raw in space.addresses.iter().filter(|a| !a.kernel_made) {
-            let Some(link) = links.get(&raw.index) else { continue };
+            let Some(link) = link::by_index(&space.links, raw.index).filter(|l| l.is_marked()) else { continue };
             let standing = link.standing(self.inode);
             if netns.is_host() && !standing.is_ours() {
                 continue;
@@ -292,8 +289,7 @@ impl Reader<'_> {
     /// Adds netrec's routes, and in a container those of others in the main table, which may be in the way.
     fn add_routes(&mut self, space: &Space) {
         let netns = &space.netns;
-        let links: HashMap<u32, &RawLink> = space.links.iter().map(|l| (l.index, l)).collect();
-        let dev_of = |raw: &RawRoute| raw.index.and_then(|index| links.get(&index).copied());
+        let dev_of = |raw: &RawRoute| link::by_index(&space.links, raw.index?);
         let (ours, others): (Vec<_>, Vec<_>) =
             space.routes.iter().partition(|raw| raw.is_ours(dev_of(raw), self.inode));
         let in_the_way =
@@ -421,10 +417,10 @@ fn far_end_key(link: &RawLink) -> Option<(u32, u32)> {
 }
 
 /// The other end of a veth of the host's.
-fn far_end(raw: &RawLink, host: &HashMap<u32, &RawLink>, far_ends: &FarEnds) -> Option<FarEnd> {
+fn far_end(raw: &RawLink, host: &[RawLink], far_ends: &FarEnds) -> Option<FarEnd> {
     match far_end_key(raw) {
         Some(_) => far_ends.get(&raw.index).cloned(),
-        None => raw.peer.and_then(|index| host.get(&index)).map(|other| far_end_of(&Netns::HOST, other)),
+        None => raw.peer.and_then(|index| link::by_index(host, index)).map(|other| far_end_of(&Netns::HOST, other)),
     }
 }
 
