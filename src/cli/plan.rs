@@ -1,6 +1,7 @@
 //! `netrec plan`: what apply would do.
 
 use super::{Done, Error, Output, kernel};
+use crate::kernel::Ahead;
 use crate::reconcile::{prepare, prepare_destroy};
 
 #[derive(Debug, clap::Args)]
@@ -33,11 +34,12 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
     Ok(done)
 }
 
-/// The file is checked before the kernel is asked; a destroy needs none.
+/// The file is checked before the kernel is asked, or rather before its answers are looked at; a destroy needs none.
 fn kernel_for(
     args: &super::Args,
     command: &Args,
 ) -> Result<(crate::kernel::Linux, Option<crate::config::Config>), Error> {
+    let ahead = Ahead::start();
     let config = if command.destroy { None } else { Some(args.load()?) };
-    Ok((kernel()?, config))
+    Ok((kernel()?.with(ahead), config))
 }
