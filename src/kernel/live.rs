@@ -11,8 +11,8 @@ use super::netlink::address::RawAddress;
 use super::netlink::link::{self, ANOTHER_HOST, Mark, RawKind, RawLink};
 use super::netlink::route::{self, RTPROT_KERNEL, RawRoute};
 use super::netns::{self, Handle, Id, Namespaces};
-use super::sysctl;
 use super::space::{Space, namespace_mark};
+use super::sysctl;
 use super::transport::{DumpError, Refusal, Socket};
 use crate::state::{
     Address, Device, Entry, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object,

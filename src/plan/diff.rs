@@ -14,17 +14,16 @@ use crate::state::{Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Own
 pub fn diff(desired: &State, live_state: &State) -> Diff {
     let fate = Fate::of(desired, live_state);
     let mut walk = Diff::default();
-    let moves = |key, object| if fate.takes(key, object) { None } else { fate.new_key(key) };
-    let moved: Vec<(Key, Entry)> = live_state
-        .iter()
-        .filter_map(|(key, entry)| Some((moves(key, &entry.object)?, fate.adjust(key, entry))))
-        .collect();
-    let stays = live_state.iter().filter_map(|(key, entry)| {
+    let mut renamed = Vec::new();
+    let mut live: Vec<Found<'_>> = Vec::with_capacity(live_state.len());
+    for (key, entry) in live_state {
         let falls = fate.takes(key, &entry.object);
-        (falls || fate.new_key(key).is_none()).then_some(Found { key, entry, falls })
-    });
-    let moved = moved.iter().map(|(key, entry)| Found { key, entry, falls: false });
-    let mut live: Vec<Found<'_>> = stays.chain(moved).collect();
+        match fate.new_key(key) {
+            Some(new) if !falls => renamed.push((new, fate.adjust(key, entry))),
+            _ => live.push(Found { key, entry, falls }),
+        }
+    }
+    live.extend(renamed.iter().map(|(key, entry)| Found { key, entry, falls: false }));
     // Nearly in order already. What a device brings along under its new name counts, not what goes with the device that
     // had the name before.
     live.sort_by(|a, b| a.key.cmp(b.key).then(a.falls.cmp(&b.falls)));
@@ -154,17 +153,13 @@ impl Fate {
             (Key::Element { set, .. }, _) => self.table || self.sets.contains(set),
             (Key::Set { .. } | Key::Chain { .. }, _) => self.table,
             (Key::Netns { .. } | Key::Link { .. } | Key::Table, _) => false,
-            (Key::Address { netns, link, .. }, _) => {
-                self.emptied.contains(netns) || lost(netns, *link)
-            }
+            (Key::Address { netns, link, .. }, _) => self.emptied.contains(netns) || lost(netns, *link),
             (Key::Route { netns, .. }, Object::Route(Route { dev: Some(dev), .. })) => {
                 self.emptied.contains(netns) || lost(netns, *dev)
             }
             (Key::Route { netns, .. }, _) => self.emptied.contains(netns),
             (Key::Sysctl { .. }, _) if self.lost.is_empty() => false,
-            (Key::Sysctl { netns, path }, _) => {
-                device_of(path).is_some_and(|device| lost(netns, device))
-            }
+            (Key::Sysctl { netns, path }, _) => device_of(path).is_some_and(|device| lost(netns, device)),
         }
     }
 
