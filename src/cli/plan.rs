@@ -1,7 +1,9 @@
 //! `netrec plan`: what apply would do.
 
 use super::{Done, Error, Output, kernel};
-use crate::reconcile::{prepare, prepare_destroy};
+use crate::config::{self, Config};
+use crate::kernel::{Ahead, Linux};
+use crate::reconcile::{prepare, prepare_destroy, read_sources};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -33,11 +35,14 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
     Ok(done)
 }
 
-/// The file is checked before the kernel is asked; a destroy needs none.
-fn kernel_for(
-    args: &super::Args,
-    command: &Args,
-) -> Result<(crate::kernel::Linux, Option<crate::config::Config>), Error> {
-    let config = if command.destroy { None } else { Some(args.load()?) };
-    Ok((kernel()?, config))
+/// The kernel is read ahead once the text is there: who writes it may change the kernel until then. What is wrong with the
+/// file is said before what is wrong with the kernel. A destroy needs no file.
+fn kernel_for(args: &super::Args, command: &Args) -> Result<(Linux, Option<Config>), Error> {
+    if command.destroy {
+        return Ok((kernel()?, None));
+    }
+    let sources = read_sources(&args.config)?;
+    let ahead = Ahead::start();
+    let config = config::parse(sources)?;
+    Ok((kernel()?.with(ahead), Some(config)))
 }

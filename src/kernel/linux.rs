@@ -12,6 +12,7 @@ use super::netlink::route;
 use super::netns::Namespaces;
 use super::nftables::Firewall;
 use super::run::Runner;
+use super::space::Ahead;
 use super::{Backend, ReadError, StepError, facts, live};
 use crate::state::{Asked, Facts, Mapping, Netns, Scope, State, Step};
 
@@ -19,6 +20,8 @@ use crate::state::{Asked, Facts, Mapping, Netns, Scope, State, Step};
 /// in that namespace.
 pub struct Linux {
     namespaces: Namespaces,
+    /// What the first reading finds done.
+    ahead: Option<Ahead>,
     firewall: Option<Firewall>,
     writes: Writes,
     /// Asked for when something is first written: to look for a file under `/proc/sys` takes a millisecond where there are
@@ -30,7 +33,13 @@ impl Linux {
     /// Opens the host's namespace. Reading it needs no rights; reading other namespaces and writing need root.
     pub fn open() -> Result<Self, ReadError> {
         let namespaces = Namespaces::open().map_err(|refusal| read_error("the host's network namespace", &refusal))?;
-        Ok(Self { namespaces, firewall: None, writes: Writes::new(), can: None })
+        Ok(Self { namespaces, ahead: None, firewall: None, writes: Writes::new(), can: None })
+    }
+
+    /// The same, where reading has begun already: its first live state is as old as that.
+    #[must_use]
+    pub fn with(self, ahead: Option<Ahead>) -> Self {
+        Self { ahead, ..self }
     }
 
     /// The firewall, opened when it is first needed: facts are read without the rights that it takes.
@@ -63,14 +72,17 @@ impl Backend for Linux {
     }
 
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {
-        let read = live::read(&mut self.namespaces, scope);
+        let firewall = match self.firewall() {
+            Ok(firewall) => firewall.read(),
+            Err(error) => Err(error),
+        };
+        let ahead = self.ahead.take().map(Ahead::found).unwrap_or_default();
+        let read = live::read(&mut self.namespaces, ahead, scope);
         // A name may stand for another namespace soon, and an open socket would keep a removed one alive.
         self.namespaces.forget();
-        let mut state = read?;
-        for (key, entry) in self.firewall()?.read()? {
-            state.insert(key, entry);
-        }
-        Ok(state)
+        let mut entries = read?;
+        entries.extend(firewall?);
+        Ok(entries.into_iter().collect())
     }
 
     fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {

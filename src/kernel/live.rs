@@ -1,31 +1,23 @@
 //! The kernel's devices, addresses, routes, namespaces and parameters as state.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
 use super::ReadError;
-use super::netlink::address::{self, RawAddress};
+use super::netlink::address::RawAddress;
 use super::netlink::link::{self, ANOTHER_HOST, Mark, RawKind, RawLink};
 use super::netlink::route::{self, RTPROT_KERNEL, RawRoute};
 use super::netns::{self, Handle, Id, Namespaces};
+use super::space::{Space, namespace_mark};
 use super::sysctl;
 use super::transport::{DumpError, Refusal, Socket};
 use crate::state::{
-    Address, Device, Entry, GROUP, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object,
-    PROTOCOL, Peer, RT_TABLE_MAIN, Route, Scope, Standing, State, Sysctl,
+    Address, Device, Entry, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object,
+    PROTOCOL, Peer, RT_TABLE_MAIN, Route, Scope, Standing, Sysctl,
 };
-
-/// What was found in one namespace.
-struct Space {
-    netns: Netns,
-    links: Vec<RawLink>,
-    /// Read only where they are of interest.
-    addresses: Vec<RawAddress>,
-    routes: Vec<RawRoute>,
-}
 
 /// The other ends of the host's veths that are in containers, by the index of the host's end.
 type FarEnds = HashMap<u32, FarEnd>;
@@ -33,13 +25,20 @@ type FarEnds = HashMap<u32, FarEnd>;
 /// The end of a veth in a container, with the mark that it carries.
 type FarEnd = (Peer, Option<Mark>);
 
-/// Reads all that carries netrec's mark, and what the scope asks for.
-pub(super) fn read(namespaces: &mut Namespaces, scope: &Scope) -> Result<State, ReadError> {
+/// Reads all that carries netrec's mark, and what the scope asks for, as far as it was not read ahead. Yields objects
+/// little out of order, of which the last of one key counts.
+pub(super) fn read(
+    namespaces: &mut Namespaces,
+    ahead: HashMap<Netns, Space>,
+    scope: &Scope,
+) -> Result<Vec<(Key, Entry)>, ReadError> {
     let mut reader = Reader {
         inode: namespaces.host_id().1,
         namespaces,
+        ahead,
         scope,
         entries: Vec::new(),
+        sysctls: Vec::new(),
         spaces: Vec::new(),
         unread: None,
     };
@@ -55,16 +54,19 @@ pub(super) fn read(namespaces: &mut Namespaces, scope: &Scope) -> Result<State, 
     for space in std::iter::once(&host).chain(&spaces) {
         reader.add_routes(space);
     }
-    Ok(reader.entries.into_iter().collect())
+    let Reader { mut entries, mut sysctls, .. } = reader;
+    entries.append(&mut sysctls);
+    Ok(entries)
 }
 
 struct Reader<'a> {
     namespaces: &'a mut Namespaces,
+    ahead: HashMap<Netns, Space>,
     scope: &'a Scope,
     /// The inode number of the host's namespace.
     inode: u64,
-    /// What was found, little out of order; of two with one key the last counts.
     entries: Vec<(Key, Entry)>,
+    sysctls: Vec<(Key, Entry)>,
     spaces: Vec<Space>,
     /// Why the first of the namespaces that nobody asked for and that could not be read could not. It is no matter unless
     /// something is missing that may be in it.
@@ -75,37 +77,75 @@ impl Reader<'_> {
     /// Reads the host's namespace, and keeps those of the scope and of `/run/netns`.
     fn read_namespaces(&mut self) -> Result<Space, ReadError> {
         let listed = netns::names().map_err(|e| read_error(netns::RUN_NETNS, &e.into()))?;
-        let others = listed.iter().filter(|netns| !self.scope.namespaces.contains(*netns));
+        let scope = self.scope;
+        let others = listed.iter().filter(|netns| !scope.namespaces.contains(*netns));
         let missing = || ReadError::Other("read the host's namespace: /proc is not mounted".into());
-        let Inside { id, space: host, sysctls } =
-            Inside::read(self.namespaces, self.scope, &Netns::HOST)?.ok_or_else(missing)?;
-        self.entries.extend(sysctls);
-        let mut seen: HashMap<Id, Netns> = HashMap::from([(id, Netns::HOST)]);
-        for netns in self.scope.namespaces.iter().chain(others) {
-            let read = match Inside::read(self.namespaces, self.scope, netns) {
-                Err(error) if !self.scope.namespaces.contains(netns) => {
+        let host = self.read_namespace(&Netns::HOST)?.ok_or_else(missing)?;
+        let mut seen: HashMap<Id, Netns> = HashMap::from([(host.id, Netns::HOST)]);
+        for netns in scope.namespaces.iter().chain(others) {
+            let read = match self.read_namespace(netns) {
+                Err(error) if !scope.namespaces.contains(netns) => {
                     self.unread.get_or_insert(error);
                     continue;
                 }
                 read => read?,
             };
-            let Some(Inside { id, space, sysctls }) = read else {
+            let Some(space) = read else {
                 if netns::left_by_crash(netns) {
                     let object = Object::Netns(NetnsObject { lo_up: false, unbound: true });
                     self.add(Key::Netns { netns: netns.clone() }, object, None, Standing::Ours);
                 }
                 continue;
             };
-            if let Some(first) = seen.get(&id) {
+            if let Some(first) = seen.get(&space.id) {
                 self.add_second_name(netns, first, &host);
                 continue;
             }
-            seen.insert(id, netns.clone());
-            self.entries.extend(sysctls);
+            seen.insert(space.id, netns.clone());
+            self.add_sysctls(&space)?;
             self.add_namespace(netns, &space.links);
             self.spaces.push(space);
         }
+        self.add_sysctls(&host)?;
         Ok(host)
+    }
+
+    /// Reads a namespace; none where there is no such.
+    fn read_namespace(&mut self, netns: &Netns) -> Result<Option<Space>, ReadError> {
+        let wanted = netns.is_host() || self.scope.namespaces.contains(netns);
+        if let Some(space) = self.ahead.remove(netns).filter(|space| space.whole || !wanted) {
+            return Ok(Some(space));
+        }
+        let failed = |refusal| read_error(&whose(netns), &refusal);
+        let Some(handle) = Handle::open(&netns::path(netns)).map_err(|e| failed(e.into()))? else { return Ok(None) };
+        // What has just been changed through a socket is read back through it.
+        let mut socket = match self.namespaces.take_socket(netns, handle.id) {
+            Some(socket) => socket,
+            // Into its own a thread needs no rights to come.
+            None if netns.is_host() => Socket::open().map_err(|e| failed(e.into()))?,
+            None => {
+                let opened = self.namespaces.visit(&handle, Socket::open);
+                opened.map_err(|e| failed(e.into()))?.map_err(|e| failed(e.into()))?
+            }
+        };
+        Space::read(&mut socket, netns, handle.id, self.inode, wanted).map(Some)
+    }
+
+    /// Adds the parameters of a namespace that the scope asks for.
+    fn add_sysctls(&mut self, space: &Space) -> Result<(), ReadError> {
+        let netns = &space.netns;
+        let mut others = Vec::new();
+        for path in self.scope.sysctls.get(netns).into_iter().flatten() {
+            match told(&space.links, path) {
+                Some(value) => self.sysctls.push(parameter(netns, path, value)),
+                None => others.push(path),
+            }
+        }
+        if !others.is_empty() {
+            let read = self.namespaces.within(netns, || read_sysctls(netns, &others));
+            self.sysctls.extend(read.and_then(|read| read).map_err(|refusal| read_error(&whose(netns), &refusal))?);
+        }
+        Ok(())
     }
 
     /// A second name of a namespace holds nothing of its own; what is in it is read under the first.
@@ -155,8 +195,10 @@ impl Reader<'_> {
                 return Err(error);
             }
         }
-        let names: HashMap<u32, &RawLink> = host.links.iter().map(|l| (l.index, l)).collect();
-        for raw in &host.links {
+        // In the order of their keys.
+        let mut links: Vec<&RawLink> = host.links.iter().collect();
+        links.sort_by_key(|link| link.name);
+        for raw in links {
             let standing = raw.standing(self.inode);
             if !standing.is_ours() && !self.scope.ends.contains(&(Netns::HOST, raw.name)) {
                 continue;
@@ -170,7 +212,7 @@ impl Reader<'_> {
             let kind = match &raw.kind {
                 RawKind::Bridge { stp } => LinkKind::Bridge { stp: *stp },
                 RawKind::Veth if standing.is_ours() => {
-                    let far = far_end(raw, &names, &far_ends);
+                    let far = far_end(raw, &host.links, &far_ends);
                     if let Some((_, far_mark)) = &far {
                         // A crash can leave a mark on one end alone: the pair has one when both do.
                         mark = mark.filter(|near| far_mark.as_ref().is_some_and(|far| far.owner == near.owner));
@@ -183,7 +225,7 @@ impl Reader<'_> {
             let link = Link {
                 kind,
                 device: raw.device.clone(),
-                master: raw.master.and_then(|index| names.get(&index)).map(|l| l.name),
+                master: raw.master.and_then(|index| link::by_index(&host.links, index)).map(|l| l.name),
                 port: raw.port,
                 leaving: raw.group == GROUP_LEAVING,
             };
@@ -264,20 +306,18 @@ impl Reader<'_> {
         let Some(handle) = Handle::open(path).ok().flatten() else { return Ok(None) };
         let Ok(Ok(mut socket)) = self.namespaces.visit(&handle, Socket::open) else { return Ok(None) };
         let netns = Netns::new(path.to_string_lossy());
-        let links = link::dump(&mut socket).map_err(|e| dump_error("links", &netns, e))?;
-        Ok(Some(Space { netns, links, addresses: Vec::new(), routes: Vec::new() }))
+        Space::of_links(&mut socket, &netns, handle.id).map(Some)
     }
 
     /// Adds the addresses of netrec's links, all of which are netrec's but those that the kernel makes.
     fn add_addresses(&mut self, space: &Space) {
         let netns = &space.netns;
-        let of_interest = |link: &&RawLink| netns.is_host() || link.is_marked();
-        let links: HashMap<u32, &RawLink> = space.links.iter().filter(of_interest).map(|l| (l.index, l)).collect();
         let connected = space.routes.iter().filter(|route| route.is_connected());
-        let connected: HashSet<(Option<u32>, IpNetwork)> = connected.map(|route| (route.index, route.to)).collect();
+        let connected: BTreeSet<(Option<u32>, IpNetwork)> = connected.map(|route| (route.index, route.to)).collect();
         let has_route = |raw: &RawAddress| connected.contains(&(Some(raw.index), subnet(raw.ip)));
         for raw in space.addresses.iter().filter(|a| !a.kernel_made) {
-            let Some(link) = links.get(&raw.index) else { continue };
+            let of_interest = |link: &&RawLink| netns.is_host() || link.is_marked();
+            let Some(link) = link::by_index(&space.links, raw.index).filter(of_interest) else { continue };
             let mut standing = link.standing(self.inode);
             if netns.is_host() && !standing.is_ours() {
                 // On a bridge that somebody else made, an address says itself whose it is.
@@ -297,8 +337,7 @@ impl Reader<'_> {
     /// Adds netrec's routes, and in a container those of others in the main table, which may be in the way.
     fn add_routes(&mut self, space: &Space) {
         let netns = &space.netns;
-        let links: HashMap<u32, &RawLink> = space.links.iter().map(|l| (l.index, l)).collect();
-        let dev_of = |raw: &RawRoute| raw.index.and_then(|index| links.get(&index).copied());
+        let dev_of = |raw: &RawRoute| link::by_index(&space.links, raw.index?);
         let (ours, others): (Vec<_>, Vec<_>) =
             space.routes.iter().partition(|raw| raw.is_ours(dev_of(raw), self.inode));
         let in_the_way =
@@ -325,51 +364,6 @@ impl Reader<'_> {
     }
 }
 
-/// What was found in a namespace, and which one that is.
-struct Inside {
-    id: Id,
-    space: Space,
-    sysctls: Vec<(Key, Entry)>,
-}
-
-impl Inside {
-    /// Reads a namespace; none where there is no such.
-    fn read(namespaces: &mut Namespaces, scope: &Scope, netns: &Netns) -> Result<Option<Self>, ReadError> {
-        let opened = Handle::open(&netns::path(netns)).map_err(|e| read_error(&whose(netns), &e.into()))?;
-        let Some(handle) = opened else { return Ok(None) };
-        // What has just been changed through a socket is read back through it.
-        let mut socket = match namespaces.take_socket(netns, handle.id) {
-            Some(socket) => socket,
-            None => inside(namespaces, netns, &handle, || Ok(Socket::open()?))?,
-        };
-        let links = link::dump(&mut socket).map_err(|e| dump_error("links", netns, e))?;
-        let (mut sysctls, mut others) = (Vec::new(), Vec::new());
-        for path in scope.sysctls.get(netns).into_iter().flatten() {
-            match told(&links, path) {
-                Some(value) => sysctls.push(parameter(netns, path, value)),
-                None => others.push(path),
-            }
-        }
-        if !others.is_empty() {
-            sysctls.extend(inside(namespaces, netns, &handle, || read_sysctls(netns, &others))?);
-        }
-        let mut space = Space { netns: netns.clone(), links, addresses: Vec::new(), routes: Vec::new() };
-        let host = Some(namespaces.host_id().1);
-        let ours = space.links.iter().any(|l| l.loopback && namespace_mark(l).is_some_and(|mark| mark.inode == host));
-        if ours || netns.is_host() || scope.namespaces.contains(netns) {
-            space.addresses = address::dump(&mut socket).map_err(|e| dump_error("addresses", netns, e))?;
-            // Those of others are in the way in containers only.
-            let protocol = netns.is_host().then_some(PROTOCOL);
-            space.routes = route::dump(&mut socket, protocol).map_err(|e| dump_error("routes", netns, e))?;
-            if netns.is_host() {
-                let connected = route::dump_connected(&mut socket).map_err(|e| dump_error("routes", netns, e))?;
-                space.routes.extend(connected);
-            }
-        }
-        Ok(Some(Self { id: handle.id, space, sysctls }))
-    }
-}
-
 /// The subnet that an address is in.
 fn subnet(ip: IpNetwork) -> IpNetwork {
     IpNetwork::new(ip.network(), ip.prefix()).unwrap_or(ip)
@@ -378,22 +372,6 @@ fn subnet(ip: IpNetwork) -> IpNetwork {
 /// Whether an address has no subnet, so that no route comes with it.
 fn is_single(ip: IpNetwork) -> bool {
     ip.prefix() == if ip.is_ipv4() { 32 } else { 128 }
-}
-
-/// The mark of a namespace, on its `lo`.
-fn namespace_mark(lo: &RawLink) -> Option<&Mark> {
-    lo.mark.as_ref().filter(|_| lo.group == GROUP)
-}
-
-/// Does something inside of a namespace. Into its own a thread needs no rights to come.
-fn inside<T>(
-    namespaces: &Namespaces,
-    netns: &Netns,
-    handle: &Handle,
-    work: impl FnOnce() -> Result<T, Refusal>,
-) -> Result<T, ReadError> {
-    let done = if netns.is_host() { work() } else { namespaces.visit(handle, work).unwrap_or_else(|e| Err(e.into())) };
-    done.map_err(|refusal| read_error(&whose(netns), &refusal))
 }
 
 /// The value of a parameter that the listing of devices tells along. To open its file, under a thousand namespaces a
@@ -426,10 +404,10 @@ fn far_end_key(link: &RawLink) -> Option<(u32, u32)> {
 }
 
 /// The other end of a veth of the host's.
-fn far_end(raw: &RawLink, host: &HashMap<u32, &RawLink>, far_ends: &FarEnds) -> Option<FarEnd> {
+fn far_end(raw: &RawLink, host: &[RawLink], far_ends: &FarEnds) -> Option<FarEnd> {
     match far_end_key(raw) {
         Some(_) => far_ends.get(&raw.index).cloned(),
-        None => raw.peer.and_then(|index| host.get(&index)).map(|other| far_end_of(&Netns::HOST, other)),
+        None => raw.peer.and_then(|index| link::by_index(host, index)).map(|other| far_end_of(&Netns::HOST, other)),
     }
 }
 

@@ -13,10 +13,12 @@ pub mod nftables;
 pub mod probe;
 mod run;
 pub mod sandbox;
+mod space;
 mod sysctl;
 mod transport;
 
 pub use linux::Linux;
+pub use space::Ahead;
 
 use crate::state::{Asked, Facts, Mapping, Scope, State, Step};
 

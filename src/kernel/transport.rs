@@ -105,6 +105,8 @@ impl<E: Into<Refusal>> From<E> for DumpError {
 pub(super) struct Socket {
     inner: RawSocket,
     sequence: u32,
+    /// Whether it is ready for many answers at once.
+    roomy: bool,
 }
 
 impl std::os::fd::AsRawFd for Socket {
@@ -119,13 +121,20 @@ impl Socket {
         let inner = RawSocket::new(NETLINK_ROUTE)?;
         inner.connect(&SocketAddr::new(0, 0))?;
         inner.set_ext_ack(true)?;
-        inner.set_cap_ack(true)?;
         inner.set_netlink_get_strict_chk(true)?;
-        // Beyond the system's limit only with CAP_NET_ADMIN; without, as much as it gives.
-        if setsockopt(&inner, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-            setsockopt(&inner, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+        Ok(Self { inner, sequence: 0, roomy: false })
+    }
+
+    /// Gets ready for many answers at once, as well as it can be had: to read there is no need of it.
+    fn make_room(&mut self) {
+        if std::mem::replace(&mut self.roomy, true) {
+            return;
         }
-        Ok(Self { inner, sequence: 0 })
+        let _ = self.inner.set_cap_ack(true);
+        // Beyond the system's limit only with CAP_NET_ADMIN; without, as much as it gives.
+        if setsockopt(&self.inner, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+            let _ = setsockopt(&self.inner, sockopt::RcvBuf, &RECEIVE_BUFFER);
+        }
     }
 
     /// Sends messages, up to [`BATCH`] at once, and says of each what the kernel answered. The kernel goes on with the
@@ -159,6 +168,7 @@ impl Socket {
         if out.is_empty() {
             return;
         }
+        self.make_room();
         let mut waiting = messages(out).count();
         let first = self.sequence.wrapping_sub(u32::try_from(results.len()).unwrap_or(0)).wrapping_add(1);
         let sent = self.send(out);

@@ -3,7 +3,7 @@
 //! Before the walk, live state is seen as it will be once the links have changed: what hangs on a link that is renamed
 //! goes by its new name, and what hangs on a link that goes is gone with it.
 
-use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -14,40 +14,48 @@ use crate::state::{Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Own
 pub fn diff(desired: &State, live_state: &State) -> Diff {
     let fate = Fate::of(desired, live_state);
     let mut walk = Diff::default();
-    let found = live_state.iter().map(|(key, entry)| {
+    let mut renamed = Vec::new();
+    let mut live: Vec<Found<'_>> = Vec::with_capacity(live_state.len());
+    for (key, entry) in live_state {
         let falls = fate.takes(key, &entry.object);
         match fate.new_key(key) {
-            Some(new) if !falls => (Cow::Owned(new), Found { entry: Cow::Owned(fate.adjust(key, entry)), falls }),
-            _ => (Cow::Borrowed(key), Found { entry: Cow::Borrowed(entry), falls }),
+            Some(new) if !falls => renamed.push((new, fate.adjust(key, entry))),
+            _ => live.push(Found { key, entry, falls }),
         }
-    });
-    let mut live: Vec<(Cow<'_, Key>, Found<'_>)> = found.collect();
+    }
+    live.extend(renamed.iter().map(|(key, entry)| Found { key, entry, falls: false }));
     // Nearly in order already. What a device brings along under its new name counts, not what goes with the device that
     // had the name before.
-    live.sort_by(|(a, one), (b, other)| a.cmp(b).then(one.falls.cmp(&other.falls)));
-    live.dedup_by(|(later, _), (first, _)| later == first);
+    live.sort_by(|a, b| a.key.cmp(b.key).then(a.falls.cmp(&b.falls)));
+    live.dedup_by(|later, first| later.key == first.key);
     walk.ends_taken(desired, live_state);
     let mut wanted = desired.into_iter().peekable();
     let mut found = live.into_iter().peekable();
     loop {
-        match (wanted.peek(), found.peek()) {
-            (Some((w, _)), Some((f, _))) if **w == **f => {
-                if let (Some((key, after)), Some((_, before))) = (wanted.next(), found.next()) {
-                    walk.both(key, &before, after, &fate);
+        let order = match (wanted.peek(), found.peek()) {
+            (Some((key, _)), Some(found)) => (*key).cmp(found.key),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => break,
+        };
+        match order {
+            Ordering::Less => walk.missing(wanted.next()),
+            Ordering::Greater => walk.extra(found.next()),
+            Ordering::Equal => {
+                if let (Some((key, after)), Some(before)) = (wanted.next(), found.next()) {
+                    walk.both(key, before, after, &fate);
                 }
             }
-            (Some((w, _)), Some((f, _))) if **w > **f => walk.extra(found.next()),
-            (Some(_), _) => walk.missing(wanted.next()),
-            (None, Some(_)) => walk.extra(found.next()),
-            (None, None) => break,
         }
     }
     walk
 }
 
 /// A live object as the changes of the links leave it.
+#[derive(Clone, Copy)]
 struct Found<'a> {
-    entry: Cow<'a, Entry>,
+    key: &'a Key,
+    entry: &'a Entry,
     /// Whether it goes with what it hangs on.
     falls: bool,
 }
@@ -140,21 +148,18 @@ impl Fate {
 
     /// Whether an object goes by itself, because what it hangs on goes.
     fn takes(&self, key: &Key, object: &Object) -> bool {
+        let lost = |netns: &Netns, device| !self.lost.is_empty() && self.lost.contains(&(netns.clone(), device));
         match (key, object) {
             (Key::Element { set, .. }, _) => self.table || self.sets.contains(set),
             (Key::Set { .. } | Key::Chain { .. }, _) => self.table,
             (Key::Netns { .. } | Key::Link { .. } | Key::Table, _) => false,
-            (Key::Address { netns, link, .. }, _) => {
-                self.emptied.contains(netns) || self.lost.contains(&(netns.clone(), *link))
-            }
+            (Key::Address { netns, link, .. }, _) => self.emptied.contains(netns) || lost(netns, *link),
             (Key::Route { netns, .. }, Object::Route(Route { dev: Some(dev), .. })) => {
-                self.emptied.contains(netns) || self.lost.contains(&(netns.clone(), *dev))
+                self.emptied.contains(netns) || lost(netns, *dev)
             }
             (Key::Route { netns, .. }, _) => self.emptied.contains(netns),
             (Key::Sysctl { .. }, _) if self.lost.is_empty() => false,
-            (Key::Sysctl { netns, path }, _) => {
-                device_of(path).is_some_and(|device| self.lost.contains(&(netns.clone(), device)))
-            }
+            (Key::Sysctl { netns, path }, _) => device_of(path).is_some_and(|device| lost(netns, device)),
         }
     }
 
@@ -258,12 +263,15 @@ impl Diff {
 
     /// Foreign devices inside containers that have the name of an end to be; the end has no key of its own.
     fn ends_taken(&mut self, desired: &State, live: &State) {
+        let foreign = live.iter().filter_map(|(key, entry)| match (key, &entry.standing) {
+            (Key::Link { netns, name }, Standing::Foreign(why)) => Some(((netns, *name), (key, why))),
+            _ => None,
+        });
+        let foreign: BTreeMap<(&Netns, InterfaceName), (&Key, &String)> = foreign.collect();
         for after in desired.into_iter().map(|(_, entry)| entry) {
-            let Some((netns, name)) = peer(&after.object) else { continue };
-            let key = Key::Link { netns: netns.clone(), name };
-            if let Some(Entry { standing: Standing::Foreign(why), .. }) = live.get(&key) {
+            if let Some((key, why)) = peer(&after.object).and_then(|end| foreign.get(&end)) {
                 let owner = after.owner().cloned().unwrap_or_else(Owner::netrec);
-                self.conflicts.push(Conflict { key, why: why.clone(), owner });
+                self.conflicts.push(Conflict { key: (*key).clone(), why: (*why).clone(), owner });
             }
         }
     }
@@ -274,18 +282,18 @@ impl Diff {
         }
     }
 
-    fn extra(&mut self, found: Option<(Cow<'_, Key>, Found<'_>)>) {
+    fn extra(&mut self, found: Option<Found<'_>>) {
         // A parameter has a value whether it is wanted or not.
-        if let Some((key, Found { entry, falls })) = found
+        if let Some(Found { key, entry, falls }) = found
             && entry.standing.is_ours()
-            && !matches!(*key, Key::Sysctl { .. })
+            && !matches!(key, Key::Sysctl { .. })
         {
-            self.push(Op::Delete, &key, Some(entry.into_owned()), None).implied = falls;
+            self.push(Op::Delete, key, Some(entry.clone()), None).implied = falls;
         }
     }
 
-    fn both(&mut self, key: &Key, found: &Found<'_>, after: &Entry, fate: &Fate) {
-        let before = &*found.entry;
+    fn both(&mut self, key: &Key, found: Found<'_>, after: &Entry, fate: &Fate) {
+        let before = found.entry;
         if let Standing::Foreign(why) = &before.standing {
             if !serves(&before.object, &after.object) {
                 let owner = after.owner().cloned().unwrap_or_else(Owner::netrec);

@@ -156,12 +156,20 @@ impl Mark {
     }
 }
 
-/// All devices of a namespace.
+/// All devices of a namespace, by their indices.
 pub(crate) fn dump(socket: &mut Socket) -> Result<Vec<RawLink>, DumpError> {
     let request = LinkMessageBuilder::<LinkUnspec>::new()
         .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
         .build();
-    socket.dump(&RouteNetlinkMessage::GetLink(request), parse)
+    let mut links = socket.dump(&RouteNetlinkMessage::GetLink(request), parse)?;
+    // As the kernel lists them since 6.9; before, they come by a hash of their names.
+    links.sort_by_key(|link| link.index);
+    Ok(links)
+}
+
+/// The device of an index among those of a namespace.
+pub(crate) fn by_index(links: &[RawLink], index: u32) -> Option<&RawLink> {
+    links.binary_search_by_key(&index, |link| link.index).ok().and_then(|at| links.get(at))
 }
 
 /// One device.

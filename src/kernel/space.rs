@@ -1,0 +1,97 @@
+//! A namespace as its listings show it: read when it is asked for, or ahead of that.
+
+use std::collections::HashMap;
+use std::thread::{self, JoinHandle};
+
+use super::ReadError;
+use super::live::dump_error;
+use super::netlink::address::{self, RawAddress};
+use super::netlink::link::{self, Mark, RawLink};
+use super::netlink::route::{self, RawRoute};
+use super::netns::{self, Handle, Id};
+use super::transport::Socket;
+use crate::state::{GROUP, Netns, PROTOCOL};
+
+/// What was found in one namespace.
+pub(super) struct Space {
+    pub netns: Netns,
+    pub id: Id,
+    pub links: Vec<RawLink>,
+    /// Whether addresses and routes were read: they are of interest in some namespaces only.
+    pub whole: bool,
+    pub addresses: Vec<RawAddress>,
+    pub routes: Vec<RawRoute>,
+}
+
+impl Space {
+    /// A namespace with nothing but its devices.
+    pub(super) fn of_links(socket: &mut Socket, netns: &Netns, id: Id) -> Result<Self, ReadError> {
+        let links = link::dump(socket).map_err(|e| dump_error("links", netns, e))?;
+        Ok(Self { netns: netns.clone(), id, links, whole: false, addresses: Vec::new(), routes: Vec::new() })
+    }
+
+    /// Reads the namespace that the socket is in: the whole of it where it is `wanted` or marked by the netrec that runs
+    /// in the namespace of the inode number `inode`.
+    pub(super) fn read(
+        socket: &mut Socket,
+        netns: &Netns,
+        id: Id,
+        inode: u64,
+        wanted: bool,
+    ) -> Result<Self, ReadError> {
+        let mut space = Self::of_links(socket, netns, id)?;
+        let marked = |lo: &RawLink| namespace_mark(lo).is_some_and(|mark| mark.inode == Some(inode));
+        if !wanted && !space.links.iter().any(|link| link.loopback && marked(link)) {
+            return Ok(space);
+        }
+        space.addresses = address::dump(socket).map_err(|e| dump_error("addresses", netns, e))?;
+        // Those of others are in the way in containers only.
+        let protocol = netns.is_host().then_some(PROTOCOL);
+        space.routes = route::dump(socket, protocol).map_err(|e| dump_error("routes", netns, e))?;
+        if netns.is_host() {
+            space.routes.extend(route::dump_connected(socket).map_err(|e| dump_error("routes", netns, e))?);
+        }
+        space.whole = true;
+        Ok(space)
+    }
+}
+
+/// The mark of a namespace, on its `lo`.
+pub(super) fn namespace_mark(lo: &RawLink) -> Option<&Mark> {
+    lo.mark.as_ref().filter(|_| lo.group == GROUP)
+}
+
+/// Reading ahead: the host and the namespaces of `/run/netns` need nothing from the file, and take longer than it does.
+/// One thread, not several: the kernel lists devices under one lock.
+pub struct Ahead(JoinHandle<HashMap<Netns, Space>>);
+
+impl Ahead {
+    /// Starts to read; none where there can be no thread. What cannot be read is left out, for who needs it to come to
+    /// the same error.
+    pub fn start() -> Option<Self> {
+        thread::Builder::new().spawn(read_all).ok().map(Self)
+    }
+
+    /// What was found.
+    pub(super) fn found(self) -> HashMap<Netns, Space> {
+        self.0.join().unwrap_or_default()
+    }
+}
+
+/// Goes from namespace to namespace, and not home again: the thread ends in the last.
+fn read_all() -> HashMap<Netns, Space> {
+    let Ok(Some(home)) = Handle::own() else { return HashMap::new() };
+    let read = |netns: Netns, id, wanted| {
+        let space = Space::read(&mut Socket::open().ok()?, &netns, id, home.id.1, wanted).ok()?;
+        Some((netns, space))
+    };
+    let mut found: HashMap<Netns, Space> = read(Netns::HOST, home.id, true).into_iter().collect();
+    for netns in netns::names().unwrap_or_default() {
+        if let Ok(Some(handle)) = Handle::open(&netns::path(&netns))
+            && handle.enter().is_ok()
+        {
+            found.extend(read(netns, handle.id, false));
+        }
+    }
+    found
+}
