@@ -108,9 +108,10 @@ fn is_local(ip: &IpNetwork) -> bool {
 fn host_addresses(addresses: &[RawAddress], links: &Links, inode: u64) -> Vec<HostAddress> {
     let mut found: Vec<_> = addresses
         .iter()
-        .filter(|a| !is_local(&a.ip) && a.protocol != PROTOCOL)
-        .filter_map(|a| Some((links.get(&a.index)?, a.ip)))
-        .filter(|(link, _)| !link.standing(inode).is_ours())
+        .filter(|a| !is_local(&a.ip))
+        .filter_map(|a| Some((links.get(&a.index)?, a)))
+        .filter(|(link, a)| !link.standing(inode).is_ours() && (a.protocol != PROTOCOL || link.is_marked()))
+        .map(|(link, a)| (link, a.ip))
         .map(|(link, ip)| HostAddress { link: link.name, ip })
         .collect();
     found.sort_by_key(|a| (a.link, a.ip));

@@ -320,9 +320,10 @@ impl Reader<'_> {
             let Some(link) = link::by_index(&space.links, raw.index).filter(of_interest) else { continue };
             let mut standing = link.standing(self.inode);
             if netns.is_host() && !standing.is_ours() {
-                // On a bridge that somebody else made, an address says itself whose it is.
+                // On a bridge that somebody else made, an address says itself whose it is; on an end of another host's
+                // netrec it is that one's.
                 standing = match raw.protocol {
-                    PROTOCOL => Standing::Ours,
+                    PROTOCOL if !link.is_marked() => Standing::Ours,
                     _ if self.scope.addressed.contains(&link.name) => Standing::Foreign("not made by netrec".into()),
                     _ => continue,
                 };

@@ -242,13 +242,13 @@ impl Table {
             self.within(x);
             for y in &NETS {
                 if x.name != y.name {
-                    self.to_container(x, y);
+                    self.across(x, y);
                 }
-                self.to_published(x, y);
+                self.published(x, y);
             }
             self.out(x);
-            self.from_world(x);
-            self.from_host(x);
+            self.inward(x);
+            self.of_host(x);
         }
         self.cells
     }
@@ -263,7 +263,7 @@ impl Table {
         self.try_ping("same network", &from, &to, x.icc);
     }
 
-    fn to_container(&mut self, x: &Net, y: &Net) {
+    fn across(&mut self, x: &Net, y: &Net) {
         let ipv6 = self.ipv6;
         let (from, to) = (x.container('a'), y.of('a', ipv6));
         let open = x.mode(ipv6).passes() && y.mode(ipv6) == Mode::Routed;
@@ -275,7 +275,7 @@ impl Table {
     }
 
     /// A published port by the host's addresses: the uplink's, the target's gateway and the own one.
-    fn to_published(&mut self, x: &Net, y: &Net) {
+    fn published(&mut self, x: &Net, y: &Net) {
         let ipv6 = self.ipv6;
         if y.mode(ipv6) != Mode::Nat {
             return;
@@ -329,7 +329,7 @@ impl Table {
         }
     }
 
-    fn from_world(&mut self, y: &Net) {
+    fn inward(&mut self, y: &Net) {
         let ipv6 = self.ipv6;
         let (world, host) = (WORLD[usize::from(ipv6)], HOST[usize::from(ipv6)]);
         let (mode, to) = (y.mode(ipv6), y.of('a', ipv6));
@@ -357,7 +357,7 @@ impl Table {
         }
     }
 
-    fn from_host(&mut self, y: &Net) {
+    fn of_host(&mut self, y: &Net) {
         let ipv6 = self.ipv6;
         let (mode, to, gateway) = (y.mode(ipv6), y.of('a', ipv6), y.gateway(ipv6));
         let sees = |seen: &str| Want::Sees(y.container('a'), seen.to_owned());
@@ -476,7 +476,9 @@ fn matrix(lab: &Lab, bridge_nf: &str) {
     let total = all.len();
     let cells = sample(all);
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
-    cells.iter().for_each(|cell| *count.entry(cell.row).or_default() += 1);
+    for cell in &cells {
+        *count.entry(cell.row).or_default() += 1;
+    }
     // What is answered is so at once; for what is not, many can wait together.
     let (silent, answered): (Vec<Cell>, Vec<Cell>) = cells.into_iter().partition(|cell| cell.want == Want::Nothing);
     let mut wrong = run(lab, &answered, 8);
