@@ -11,6 +11,7 @@ mod lab;
 mod changes;
 mod commands;
 mod conflicts;
+mod documents;
 mod drift;
 mod flows;
 mod idempotence;
