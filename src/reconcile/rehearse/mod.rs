@@ -242,14 +242,23 @@ impl<'a> Rehearsal<'a> {
     /// Opens the listeners and tries every line, all at once.
     fn lines(&mut self) -> Result<(), RehearseError> {
         let reader = Reader { config: self.config, chosen: &self.chosen, world: &self.world };
+        let start = Instant::now();
         let mut listening = Vec::new();
+        let mut count = 0;
         for (seat, services) in reader.listeners() {
             let space = self.space(seat)?;
             // What the kernel lacks is not tried.
             let ports = services.into_iter().map(|(protocol, port)| (transport(protocol), port));
             let ports: Vec<(Transport, u16)> = ports.filter(|(transport, _)| transport.supported()).collect();
             listening.push(Listener::open_all(&space, &self.name(seat), &ports).map_err(world_error)?);
+            count += ports.len();
         }
+        let opened = (count > 0).then(|| Row {
+            what: "listen".to_owned(),
+            verdict: Verdict::Ok,
+            ms: since(start),
+            note: format!("{count} services"),
+        });
         let tries: Vec<(&Expect, Space, Vec<Attempt>)> = self
             .config
             .expect
@@ -265,6 +274,7 @@ impl<'a> Rehearsal<'a> {
         });
         let traced = self.trace(&mut results, &tries);
         drop(listening);
+        self.report.rows.extend(opened);
         self.report.rows.extend(results.into_iter().map(|result| result.row));
         self.report.rows.extend(traced);
         Ok(())
