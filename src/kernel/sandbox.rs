@@ -109,9 +109,16 @@ const HIDDEN: [&str; 7] = [
     "net/netfilter/",
     "net/unix/",
 ];
-/// Parameters whose value may be one that only root of the machine may give: groups that a user namespace does not know,
-/// an algorithm whose module is not loaded.
-const PRIVILEGED: [&str; 2] = ["net/ipv4/ping_group_range", "net/ipv4/tcp_congestion_control"];
+
+/// Whether only root of the machine may give a parameter this value: groups that a user namespace does not know, an
+/// algorithm whose module is not loaded.
+fn privileged(path: &str, value: &str) -> bool {
+    match path {
+        "net/ipv4/ping_group_range" => value.split_whitespace().all(|group| group.parse::<u32>().is_ok()),
+        "net/ipv4/tcp_congestion_control" => true,
+        _ => false,
+    }
+}
 
 /// The parameters of the namespace that the caller is in, as far as it matters which there are: to be taken before
 /// [`enter`].
@@ -128,18 +135,18 @@ impl Parameters {
 /// Those of some parameters, with the values that they are to get, that a network namespace of root would take and one of
 /// this user namespace does not. To be called after [`enter`].
 pub fn not_to_be_set(before: &Parameters, wanted: &[(String, String)]) -> Result<Vec<bool>, SandboxError> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
     // On a thread that ends there: what is tried does not matter to anybody.
     let tried = thread::scope(|scope| {
         let tries = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
             let refused = |(path, value): &(String, String)| {
-                let hidden = HIDDEN.iter().any(|prefix| path.starts_with(prefix));
-                if hidden {
+                if HIDDEN.iter().any(|prefix| path.starts_with(prefix)) {
                     before.0.contains(path) && matches!(sysctl::read(path), Ok(None))
                 } else {
-                    PRIVILEGED.contains(&path.as_str())
-                        && before.0.contains(path)
-                        && sysctl::write(path, value, &mut Writes::default()).is_err()
+                    privileged(path, value) && sysctl::write(path, value, &mut Writes::default()).is_err()
                 }
             };
             Ok(wanted.iter().map(refused).collect())

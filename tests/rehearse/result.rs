@@ -39,7 +39,7 @@ fn as_a_table() {
 ok TIME  make the world
 ok TIME  apply  (N changes)
 ok TIME  plan again  (no changes)
-ok TIME  listen  (1 services)
+ok TIME  listen  (1 service)
 ok TIME  host -> a
 FAIL TIME  world -> a:80  (no answer from 10.9.0.2
                       to 10.9.0.2: dropped in table inet netrec, chain forward-to.n, by rule 3: drop)
@@ -70,7 +70,7 @@ fn as_a_document() {
             row("make the world", "ok", ""),
             row("apply", "ok", "N changes"),
             row("plan again", "ok", "no changes"),
-            row("listen", "ok", "1 services"),
+            row("listen", "ok", "1 service"),
             row("host -> a", "ok", ""),
             row("world -> a:80", "failed", TRACED),
             row("ask again, with a trace", "ok", ""),

@@ -47,7 +47,7 @@ fn namespaces_and_parameters_are_stood_in_for() {
          not set it)",
         "ok: apply (N changes)",
         "ok: plan again (no changes)",
-        "ok: listen (1 services)",
+        "ok: listen (1 service)",
         "ok: host -> a ()",
         "ok: a -> b:80 ()",
         "ok: destroy (N changes)",

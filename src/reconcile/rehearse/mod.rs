@@ -257,7 +257,7 @@ impl<'a> Rehearsal<'a> {
             what: "listen".to_owned(),
             verdict: Verdict::Ok,
             ms: since(start),
-            note: format!("{count} services"),
+            note: format!("{count} service{}", if count == 1 { "" } else { "s" }),
         });
         let tries: Vec<(&Expect, Space, Vec<Attempt>)> = self
             .config
