@@ -8,7 +8,7 @@ use crate::lab;
 /// The text of the first block of a kind, and where it is.
 fn block<'a>(text: &'a str, kind: &str) -> (std::ops::Range<usize>, &'a str) {
     let open = format!("```{kind}\n");
-    let start = text.find(&open).unwrap_or_else(|| panic!("no block of {kind}")) + open.len();
+    let start = text.find(&open).expect("a block of this kind") + open.len();
     let end = start + text[start..].find("```").expect("the end of the block");
     (start..end, &text[start..end])
 }
