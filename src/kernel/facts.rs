@@ -17,7 +17,7 @@ use super::sysctl;
 use crate::state::facts::{
     BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING, Uplink,
 };
-use crate::state::{Facts, InterfaceName, Netns, RT_TABLE_MAIN};
+use crate::state::{Facts, InterfaceName, Netns, RT_TABLE_MAIN, Surroundings};
 
 /// The device and inode number of a container's namespace.
 fn identity(netns: &Netns) -> Result<Option<(u64, u64)>, String> {
@@ -43,6 +43,7 @@ pub(super) fn read(namespaces: &mut Namespaces, containers: &[Netns]) -> Result<
         ra_uplinks: ra_uplinks(&routes, &links)?,
         host_namespace: namespaces.host_id(),
         namespaces: containers.iter().map(|netns| (netns.clone(), identity(netns))).collect(),
+        surroundings: Surroundings::default(),
     })
 }
 

@@ -4,6 +4,7 @@
 mod conntrack;
 mod facts;
 pub mod fault;
+mod foreign;
 mod linux;
 mod live;
 mod netlink;
@@ -13,18 +14,26 @@ pub mod nftables;
 pub mod probe;
 mod run;
 pub mod sandbox;
+mod sockets;
 mod sysctl;
 mod transport;
 
 pub use linux::Linux;
 
-use crate::state::{Facts, Mapping, Netns, Scope, State, Step};
+use crate::state::{Facts, Mapping, Netns, Published, Scope, State, Step, Surroundings};
 
 /// Where state is read from and steps go to: the kernel, or in tests a stand-in that refuses illegal steps.
 pub trait Backend {
     /// Reads the facts and the live state: all that is netrec's, and what foreign objects the scope asks for.
     /// `namespaces` are those of containers whose identity matters.
     fn facts(&mut self, namespaces: &[Netns]) -> Result<Facts, ReadError>;
+
+    /// Reads what else is there that a desired state meets: other programs' firewalls, and sockets at the ports that it
+    /// publishes. What cannot be read is said in the result; no plan fails for it.
+    fn surroundings(&mut self, facts: &Facts, published: &[Published]) -> Surroundings {
+        let _ = published;
+        facts.surroundings.clone()
+    }
 
     /// Reads the live state: all that carries netrec's mark, and those foreign objects that are in the way of the scope.
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError>;

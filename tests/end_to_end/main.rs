@@ -15,6 +15,7 @@ mod drift;
 mod flows;
 mod idempotence;
 mod removal;
+mod surroundings;
 mod traffic;
 
 /// Two networks of both families, three containers with addresses of their own choice, and ports of most kinds.
