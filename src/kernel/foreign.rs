@@ -188,3 +188,55 @@ fn reject(how: Option<&Reject>) -> String {
         _ => "reject".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read_as_far_as_they_are_known() {
+        for (statements, wanted) in [
+            (
+                r#"{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}},
+                   {"counter": {"packets": 1, "bytes": 60}}, {"accept": null}"#,
+                "ct state { established, related } accept",
+            ),
+            (
+                r#"{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": {"set": ["a", "nr-*"]}}},
+                   {"match": {"op": "!=", "left": {"meta": {"key": "oif"}}, "right": "lo"}}, {"goto": {"target": "z"}}"#,
+                "iifname { a, nr-* } oifname != lo goto z",
+            ),
+            (
+                r#"{"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}}, {"return": null}"#,
+                "ct status dnat return",
+            ),
+            (
+                r#"{"match": {"op": "!=", "left": {"meta": {"key": "nfproto"}}, "right": "ipv4"}}, {"jump": {"target": "six"}}"#,
+                "meta nfproto ipv6 jump six",
+            ),
+            (r#"{"reject": {"type": "icmpx", "expr": "admin-prohibited"}}"#, "reject with icmpx admin-prohibited"),
+            (r#"{"reject": {"type": "tcp reset"}}"#, "reject with tcp reset"),
+            (r#"{"log": {"prefix": "x"}}, {"reject": null}"#, "reject"),
+            // What is not looked into, or not known to the crate.
+            (
+                r#"{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 22}}, {"drop": null}"#,
+                "... drop",
+            ),
+            (
+                r#"{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "@trusted"}}, {"accept": null}"#,
+                "... accept",
+            ),
+            (r#"{"xt": null}, {"accept": null}"#, "... accept"),
+            (r#"{"limit": {"rate": 3, "per": "minute"}}, {"drop": null}"#, "... drop"),
+            (r#"{"of tomorrow": {"what": [1, 2]}}, {"drop": null}"#, "... drop"),
+            (
+                r#"{"vmap": {"key": {"ct": {"key": "state"}}, "data": {"set": [["invalid", {"drop": null}]]}}}"#,
+                "... ...",
+            ),
+        ] {
+            let rule = serde_json::from_str(&format!(r#"{{"handle": 7, "expr": [{statements}]}}"#)).unwrap();
+            let read = read_rule(rule).unwrap();
+            assert_eq!((read.handle, read.to_string().as_str()), (7, wanted));
+        }
+    }
+}

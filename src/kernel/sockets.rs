@@ -43,14 +43,7 @@ pub(super) fn shadowed(published: &[Published]) -> Result<Vec<Listener>, Trouble
     for (protocol, (first, last, ipv4)) in wanted {
         // An IPv6 socket may take IPv4 as well.
         for family in [libc::AF_INET, libc::AF_INET6].into_iter().skip(usize::from(!ipv4)) {
-            let header = request(family, protocol);
-            let outcome = socket.dump_of(
-                BY_FAMILY,
-                &header,
-                |w| w.put(1, &between(first, last)), // INET_DIAG_REQ_BYTECODE
-                |message| found.extend(parse(protocol, message)),
-            );
-            match outcome {
+            match dump(&mut socket, (family, protocol), (first, last), &mut found) {
                 // No such protocol in this kernel, or none that it can list: SCTP mostly, whose sockets are rare.
                 Err(Trouble::Refused(fault)) if fault.errno == libc::ENOENT => {}
                 // Sockets that come or go meanwhile are seen the next time.
@@ -61,6 +54,19 @@ pub(super) fn shadowed(published: &[Published]) -> Result<Vec<Listener>, Trouble
     }
     found.retain(|(listener, _)| published.iter().any(|one| listener.is_shadowed_by(one)));
     Ok(with_processes(found))
+}
+
+/// The sockets of a family and protocol that take what is sent to these ports.
+fn dump(
+    socket: &mut Socket,
+    (family, protocol): (i32, u8),
+    (first, last): (u16, u16),
+    found: &mut Vec<Found>,
+) -> Result<(), Trouble> {
+    const BYTECODE: u16 = 1; // INET_DIAG_REQ_BYTECODE
+    let ports = between(first, last);
+    let take = |message: Message<'_>| found.extend(parse(protocol, message));
+    socket.dump_of(BY_FAMILY, &request(family, protocol), |w| w.put(BYTECODE, &ports), take)
 }
 
 /// `struct inet_diag_req_v2`: of a family and protocol, all sockets that take what is sent to a port.
@@ -156,4 +162,49 @@ fn holders(mut missing: BTreeSet<u32>) -> BTreeMap<u32, Process> {
 /// The number in `socket:[4711]`.
 fn socket_inode(link: &str) -> Option<u32> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::*;
+    use crate::state::At;
+
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+
+    // In whatever namespace the tests run in.
+
+    #[test]
+    fn the_kernel_leaves_out_what_has_another_port_or_state() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let client = std::net::TcpStream::connect(at).unwrap();
+        let mut socket = Socket::open_for(SOCK_DIAG).unwrap();
+        let mut ports = |first: u16, last: u16| {
+            let mut found = Vec::new();
+            dump(&mut socket, (libc::AF_INET, TCP), (first, last), &mut found).unwrap();
+            found.into_iter().map(|(listener, _)| (listener.address, listener.port)).collect::<Vec<_>>()
+        };
+        let (port, from) = (at.port(), client.local_addr().unwrap().port());
+        assert_eq!(ports(port, port), [(at.ip(), port)]);
+        assert!(ports(1, port - 1).iter().chain(&ports(port + 1, u16::MAX)).all(|(_, other)| *other != port));
+        assert_eq!(ports(from, from), []); // it does not listen
+    }
+
+    #[test]
+    fn a_socket_is_found_with_its_process() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let published = [Published { protocol: UDP, at: At::AnyIpv4, first: port, last: port }];
+        let name = fs::read_to_string("/proc/self/comm").unwrap().trim_end().to_owned();
+        let process = Some(Process { name, pid: std::process::id() });
+        let address = Ipv4Addr::LOCALHOST.into();
+        let found = [Listener { protocol: UDP, address, port, only_ipv6: false, process }];
+        assert_eq!(shadowed(&published).unwrap(), found);
+        socket.connect("127.0.0.1:9").unwrap(); // now it takes nothing from others
+        assert_eq!(shadowed(&published).unwrap(), []);
+        assert_eq!(shadowed(&[]).unwrap(), []);
+    }
 }

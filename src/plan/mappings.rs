@@ -7,7 +7,7 @@ use crate::state::firewall::{Concat, Datum, Element, ElementData};
 use crate::state::{At, Entry, Key, Mapping, Object, State};
 
 /// A published port: protocol, port and addresses of the host.
-pub(super) type Published = (u8, u16, At);
+type Published = (u8, u16, At);
 
 /// The mappings of every published port (protocol, host port, family) of which one changes between two states. None
 /// where no published port does.
@@ -28,7 +28,7 @@ pub fn mappings(before: &State, after: &State) -> Vec<Mapping> {
 }
 
 /// An element of a port map: `[address .] protocol . port : address . port`.
-pub(super) fn published((key, entry): (&Key, &Entry)) -> Option<(Published, SocketAddr)> {
+fn published((key, entry): (&Key, &Entry)) -> Option<(Published, SocketAddr)> {
     let Key::Element { key: Concat(key), .. } = key else { return None };
     let Object::Element(Element { data: Some(ElementData::Values(Concat(data))) }) = &entry.object else { return None };
     let [address, Datum::InetService(port)] = data[..] else { return None };

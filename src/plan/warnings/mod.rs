@@ -7,27 +7,50 @@ mod walk;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
 
-use super::mappings;
-use crate::state::firewall::{Hook, Policy};
+use crate::state::firewall::{Concat, Datum, Element, ElementData, Hook, Policy};
 use crate::state::{
-    Entry, Facts, ForeignChain, ForeignTable, InterfaceName, Key, Listener, Owner, Process, Published, State, Warning,
+    At, Entry, Facts, ForeignChain, ForeignTable, ForeignVerdict, InterfaceName, Key, Listener, Object, Owner, Process,
+    Published, State, Warning,
 };
 use remedy::Program;
 use traffic::{Flow, Traffic, Way};
 use walk::{Outcome, walk};
 
-/// The published ports of a desired state, each with its owners.
-fn ports(desired: &State) -> impl Iterator<Item = (Published, &Entry)> {
-    desired.iter().filter_map(|pair| {
-        let ((protocol, port, at), _) = mappings::published(pair)?;
-        Some((Published { protocol, at, first: port, last: port }, pair.1))
+/// The ports that a desired state publishes by rewriting destinations, each with the container's address: elements of
+/// maps from `[address .] protocol . port` to an address with or without a port.
+fn ports(desired: &State) -> impl Iterator<Item = (Published, IpAddr, &Entry)> {
+    desired.iter().filter_map(|(key, entry)| {
+        let Key::Element { key: Concat(key), .. } = key else { return None };
+        let Object::Element(Element { data: Some(ElementData::Values(Concat(data))) }) = &entry.object else {
+            return None;
+        };
+        let target = ip(data.first()?)?;
+        let (at, service) = match &key[..] {
+            [address, service @ ..] if service.len() == 2 => (At::One(ip(address)?), service),
+            service => (At::any(target.is_ipv6()), service),
+        };
+        let (protocol, first, last) = match *service {
+            [Datum::InetProto(protocol), Datum::InetService(port)] => (protocol, port, port),
+            [Datum::InetProto(protocol), Datum::ServiceRange(first, last)] => (protocol, first, last),
+            _ => return None,
+        };
+        Some((Published { protocol, at, first, last }, target, entry))
     })
+}
+
+fn ip(datum: &Datum) -> Option<IpAddr> {
+    match *datum {
+        Datum::Ipv4Addr(address) => Some(address.into()),
+        Datum::Ipv6Addr(address) => Some(address.into()),
+        _ => None,
+    }
 }
 
 /// The ports that a desired state publishes by rewriting destinations.
 pub fn published(desired: &State) -> Vec<Published> {
-    ports(desired).map(|(published, _)| published).collect()
+    ports(desired).map(|(published, ..)| published).collect()
 }
 
 /// Whether there is anything on a host that a desired state could meet: it has a network that a container is on.
@@ -90,7 +113,7 @@ fn foreign_drop(
     let hook_name = if hook == Hook::Input { "input" } else { "forward" };
     let mut text = format!("chain {} of table {} {} ({whose}hook {hook_name}", chain.name, table.family, table.name);
     let verb = match outcome {
-        Outcome::Rule { rule, .. } if rule.verdict != crate::state::ForeignVerdict::Drop => "rejects",
+        Outcome::Rule { rule, .. } if rule.verdict != ForeignVerdict::Drop => "rejects",
         _ => "drops",
     };
     if *outcome == Outcome::Policy {
@@ -134,7 +157,7 @@ fn listeners(warnings: &mut Vec<Warning>, listeners: &[Listener], desired: &Stat
     if listeners.is_empty() {
         return;
     }
-    let ports: Vec<(Published, &Entry)> = ports(desired).collect();
+    let ports: Vec<(Published, IpAddr, &Entry)> = ports(desired).collect();
     let mut seen: BTreeMap<Listener, Vec<&Process>> = BTreeMap::new();
     for listener in listeners {
         let processes = seen.entry(Listener { process: None, ..listener.clone() }).or_default();
@@ -142,7 +165,7 @@ fn listeners(warnings: &mut Vec<Warning>, listeners: &[Listener], desired: &Stat
     }
     for (listener, processes) in seen {
         let mut owners: Vec<&Owner> = Vec::new();
-        for owner in ports.iter().filter(|(port, _)| listener.is_shadowed_by(port)).flat_map(|(_, e)| &e.owners) {
+        for owner in ports.iter().filter(|(port, ..)| listener.is_shadowed_by(port)).flat_map(|(.., e)| &e.owners) {
             if !owners.contains(&owner) {
                 owners.push(owner);
             }
@@ -156,7 +179,7 @@ fn listeners(warnings: &mut Vec<Warning>, listeners: &[Listener], desired: &Stat
         let verb = if names.len() == 1 { "publishes" } else { "publish" };
         let message = format!(
             "{}/{} is in use by {who}, and {} {verb} it: new flows go to the container",
-            std::net::SocketAddr::new(listener.address, listener.port),
+            SocketAddr::new(listener.address, listener.port),
             protocol(listener.protocol),
             names.join(", "),
         );

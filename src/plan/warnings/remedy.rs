@@ -79,12 +79,14 @@ pub(super) fn command(
             let user = "DOCKER-USER";
             let has_user = forward && table.chains.iter().any(|chain| chain.name == user);
             let chain = if has_user { user } else { chain.name.as_str() };
-            let rule = |option: &str, device: &str| format!("{tool} -I {chain} {option} {device} -j ACCEPT");
+            let rule = |option: &str, device: &str| format!("{tool} -I {chain} {option} {} -j ACCEPT", quoted(device));
             each_way(forward, &several(devices, "+"), rule, "-i", "-o")
         }
         _ => {
             let of = format!("{} {} {}", table.family, quoted(&table.name), quoted(&chain.name));
-            let rule = |what: &str, device: &str| format!("nft insert rule {of} {what} '\"{device}\"' accept");
+            let rule = |what: &str, device: &str| {
+                format!("nft insert rule {of} {what} {} accept", quoted(&format!("\"{device}\"")))
+            };
             // Of a bridge's own hooks every frame comes by a port of a container's.
             let both = forward && table.family != TableFamily::Bridge;
             each_way(both, &several(devices, "*"), rule, "iifname", "oifname")
@@ -97,7 +99,7 @@ fn several(devices: &[InterfaceName], ending: &str) -> Vec<String> {
     let all = |start: &str| devices.len() > 1 && devices.iter().all(|device| device.as_str().starts_with(start));
     match ["nr-", "ve-"].into_iter().find(|start| all(start)) {
         Some(start) => vec![format!("{start}{ending}")],
-        None => devices.iter().map(|device| quoted(device.as_str())).collect(),
+        None => devices.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -127,4 +129,123 @@ fn for_each(devices: &[String], command: impl Fn(&str) -> String) -> String {
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+@".contains(c);
     if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The program and the command for the first chain of a table with these chains.
+    fn help(table: &str, chains: &[&str], hook: Hook, devices: &[&str]) -> (Option<String>, String) {
+        let (family, name) = table.split_once(' ').unwrap();
+        let family = match family {
+            "ip" => TableFamily::Ip,
+            "ip6" => TableFamily::Ip6,
+            "inet" => TableFamily::Inet,
+            _ => TableFamily::Bridge,
+        };
+        let chain = |name: &&str| ForeignChain { name: (*name).to_owned(), base: None, rules: Vec::new() };
+        let chains = chains.iter().map(chain).collect();
+        let table = ForeignTable { family, name: name.to_owned(), chains, rules_known: false };
+        let devices: Vec<InterfaceName> = devices.iter().map(|device| device.parse().unwrap()).collect();
+        let program = Program::of(&table, hook);
+        let command = command(program, &table, &table.chains[0], hook, &devices);
+        (program.map(|program| program.to_string()), command)
+    }
+
+    #[test]
+    fn each_program_has_its_command() {
+        const TWO: [&str; 2] = ["nr-a", "nr-b"];
+        let (forward, input) = (Hook::Forward, Hook::Input);
+        for (table, chains, hook, devices, program, command) in [
+            (
+                "ip filter",
+                &["FORWARD", "DOCKER-USER", "ufw-before-forward"][..],
+                forward,
+                &TWO[..1],
+                Some("Docker"),
+                "iptables -I DOCKER-USER -i nr-a -j ACCEPT && iptables -I DOCKER-USER -o nr-a -j ACCEPT",
+            ),
+            (
+                "ip6 filter",
+                &["FORWARD", "DOCKER"],
+                forward,
+                &TWO,
+                Some("Docker"),
+                "ip6tables -I FORWARD -i nr-+ -j ACCEPT && ip6tables -I FORWARD -o nr-+ -j ACCEPT",
+            ),
+            (
+                "ip filter",
+                &["INPUT", "DOCKER", "ufw-user-input"],
+                input,
+                &TWO[..1],
+                Some("ufw"),
+                "ufw allow in on nr-a",
+            ),
+            (
+                "ip6 filter",
+                &["FORWARD", "ufw6-user-forward"],
+                forward,
+                &TWO,
+                Some("ufw"),
+                "for i in nr-a nr-b; do ufw route allow in on $i && ufw route allow out on $i; done",
+            ),
+            (
+                "ip filter",
+                &["FORWARD", "LIBVIRT_FWI"],
+                forward,
+                &["nr-a", "lan"],
+                Some("libvirt"),
+                "iptables -I FORWARD -i nr-a -j ACCEPT && iptables -I FORWARD -o nr-a -j ACCEPT && \
+                 iptables -I FORWARD -i lan -j ACCEPT && iptables -I FORWARD -o lan -j ACCEPT",
+            ),
+            (
+                "ip libvirt_network",
+                &["forward"],
+                forward,
+                &TWO,
+                Some("libvirt"),
+                "nft insert rule ip libvirt_network forward iifname '\"nr-*\"' accept && \
+                 nft insert rule ip libvirt_network forward oifname '\"nr-*\"' accept",
+            ),
+            (
+                "ip docker-bridges",
+                &["filter-FORWARD"],
+                forward,
+                &TWO[..1],
+                Some("Docker"),
+                "nft insert rule ip docker-bridges filter-FORWARD iifname '\"nr-a\"' accept && \
+                 nft insert rule ip docker-bridges filter-FORWARD oifname '\"nr-a\"' accept",
+            ),
+            (
+                "inet firewalld",
+                &["filter_INPUT"],
+                input,
+                &TWO,
+                Some("firewalld"),
+                "firewall-cmd --permanent --zone=trusted --add-interface=nr-a --add-interface=nr-b && \
+                 firewall-cmd --reload",
+            ),
+            ("ip filter", &["INPUT"], input, &TWO[..1], Some("iptables"), "iptables -I INPUT -i nr-a -j ACCEPT"),
+            (
+                "inet filter",
+                &["input"],
+                input,
+                &["it's;"],
+                None,
+                "nft insert rule inet filter input iifname '\"it'\\''s;\"' accept",
+            ),
+            (
+                "bridge filter",
+                &["FORWARD"],
+                forward,
+                &["ve-a1", "ve-b2"],
+                None,
+                "nft insert rule bridge filter FORWARD iifname '\"ve-*\"' accept",
+            ),
+        ] {
+            let (found, text) = help(table, chains, hook, devices);
+            assert_eq!((found.as_deref(), text.as_str()), (program, command), "{table} {chains:?}");
+        }
+    }
 }

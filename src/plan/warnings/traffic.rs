@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::plan::mappings;
+use super::ports;
 use crate::state::firewall::Hook;
 use crate::state::{Entry, Facts, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, State, TableFamily, facts};
 
@@ -130,8 +130,8 @@ impl Traffic {
                 _ => {}
             }
         }
-        for (_, target) in desired.iter().filter_map(mappings::published) {
-            if let Some(&network) = addresses.get(&target.ip()) {
+        for (_, target, _) in ports(desired) {
+            if let Some(&network) = addresses.get(&target) {
                 networks[network].uses[usize::from(target.is_ipv6())].published = true;
             }
         }
