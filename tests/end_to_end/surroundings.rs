@@ -100,6 +100,8 @@ fn what_docker_drops_is_let_through_by_the_command_that_the_plan_gives() {
         assert!(output.stdout.ends_with("\nNo changes. host matches /run/lab/netrec.toml.\n"), "{}", output.stdout);
         assert_eq!(lab.host.apply(FILE).json["writes"], 0);
         assert_eq!(lab.host.run(["nft", "list", "ruleset"]), ruleset, "nothing foreign is touched");
+        let own = lab.host.run(["nft", "list", "table", "inet", "netrec"]);
+        assert!(!own.contains("policy drop"), "hooks are shared: {own}");
         let warnings = drops(lab, FILE);
         assert_eq!(
             warnings,

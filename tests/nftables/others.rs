@@ -49,7 +49,7 @@ isolated! {
         assert_eq!(seen, [
             "bridge frames: outward forward drop",
             "inet both: outward forward drop, post",
-            "ip filter: forward forward drop, output, SUB",
+            "ip filter: forward forward drop, OUTPUT, SUB",
             "ip netrec: inward input drop",
             "ip6 six: inward input accept",
         ]);

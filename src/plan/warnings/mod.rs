@@ -149,7 +149,7 @@ fn some(names: &[InterfaceName]) -> String {
     const SHOWN: usize = 3;
     let shown: Vec<String> = names.iter().take(SHOWN).map(ToString::to_string).collect();
     let more = names.len().saturating_sub(SHOWN);
-    if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+    if more > 0 { format!("{} (and {more} more)", shown.join(", ")) } else { shown.join(", ") }
 }
 
 /// Processes that listen where a port is published: one line for each address and port.
