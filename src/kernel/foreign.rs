@@ -1,6 +1,6 @@
-//! The rules of other programs' tables, as `nft` lists them, where it is installed: what netrec cannot do without it, it
-//! does not need. One process for each table, all at once and within a time limit; statements are read by the `nftables`
-//! crate one by one, so that those that it does not know do not hide the others.
+//! The rules of other programs' tables, as `nft` lists them. They make warnings more exact, and nothing else depends on
+//! them, so a host without `nft` lacks nothing. One process for each table, all at once and within a time limit; the
+//! `nftables` crate reads statements one by one, so that one that it does not know does not hide the others.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
