@@ -7,6 +7,8 @@ need nft nftables
 need ip iproute2
 need bridge iproute2
 need conntrack conntrack
+need iptables iptables
+need python3 python3
 need unshare util-linux
 need nsenter util-linux
 [ -z "$missing" ] && exit 0

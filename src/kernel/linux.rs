@@ -13,8 +13,8 @@ use super::netns::Namespaces;
 use super::nftables::Firewall;
 use super::run::Runner;
 use super::space::Ahead;
-use super::{Backend, ReadError, StepError, facts, live};
-use crate::state::{Asked, Facts, Mapping, Netns, Scope, State, Step};
+use super::{Backend, ReadError, StepError, facts, foreign, live, sockets};
+use crate::state::{Asked, Facts, Mapping, Netns, Published, Scope, State, Step, Surroundings};
 
 /// The running kernel, seen from the network namespace that the opening thread is in. All calls must come from threads
 /// in that namespace.
@@ -69,6 +69,21 @@ impl Linux {
 impl Backend for Linux {
     fn facts(&mut self, asked: &Asked) -> Result<Facts, ReadError> {
         facts::read(&mut self.namespaces, asked)
+    }
+
+    fn surroundings(&mut self, _: &Facts, published: &[Published]) -> Surroundings {
+        let mut notes = Vec::new();
+        let tables = self.firewall().and_then(Firewall::others);
+        let mut tables = tables.unwrap_or_else(|error| {
+            notes.push(error.to_string());
+            Vec::new()
+        });
+        notes.extend(foreign::read_rules(&mut tables));
+        let listeners = sockets::shadowed(published).unwrap_or_else(|trouble| {
+            notes.push(format!("sockets at published ports could not be read: {trouble}"));
+            Vec::new()
+        });
+        Surroundings { tables, listeners, notes }
     }
 
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {

@@ -6,11 +6,13 @@ mod mappings;
 mod phases;
 mod text;
 mod view;
+mod warnings;
 
 pub use diff::{Diff, diff, moved_addresses};
 pub use json::FORMAT_VERSION;
 pub use mappings::mappings;
 pub use phases::{Phase, phases};
+pub use warnings::{meets_others, published, surroundings};
 
 use crate::state::{Entry, Key, Owner, Places, Warning};
 

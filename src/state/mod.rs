@@ -5,6 +5,7 @@ pub mod firewall;
 mod mapping;
 mod names;
 mod object;
+mod surroundings;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::sync::Arc;
@@ -17,6 +18,10 @@ pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner
 pub use object::{
     Address, BridgePort, Device, GROUP, GROUP_LEAVING, Key, Kind, Link, LinkKind, NetnsObject, Object, PROTOCOL, Peer,
     RT_TABLE_MAIN, Route, Sysctl,
+};
+pub use surroundings::{
+    Condition, ForeignChain, ForeignRule, ForeignTable, ForeignVerdict, Listener, OneOf, Process, Published,
+    Surroundings, TableFamily,
 };
 
 /// An object with what is known of whom it belongs to.

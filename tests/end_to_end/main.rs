@@ -17,6 +17,7 @@ mod flows;
 mod idempotence;
 mod ports;
 mod removal;
+mod surroundings;
 mod traffic;
 
 /// Two networks of both families, three containers with addresses of their own choice, and ports of most kinds.

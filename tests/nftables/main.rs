@@ -67,6 +67,7 @@ mod changes;
 mod everything;
 mod failures;
 mod foreign;
+mod others;
 mod size;
 
 /// Runs `nft` on a script; its output.
