@@ -245,10 +245,37 @@ const WRONG: &[(&str, &str, &[&str])] = &[
 #[test]
 fn in_wrong_files_exactly_the_right_lines_fail() {
     assert_eq!(failures(&rehearse(RIGHT, &[])), [""; 0]);
+    fail_exactly(RIGHT, WRONG);
+}
+
+/// The same for an example with networks of every mode.
+const WRONG_POLICIES: &[(&str, &str, &[&str])] = &[
+    ("icc    = false", "icc    = true", &["red -/> blue:80", "red -/> blue"]),
+    ("mode   = \"routed\"", "mode   = \"nat\"", &["world -> [fd41::10]:443", "world -> fd41::10"]),
+    ("443:443", "80:443", &[]),
+    ("443:443", "443:22", &["world -> [fd41::10]:443", "world -/> [fd41::10]:22"]),
+    ("internal = true", "internal = false", &["ledger -/> world:443", "ledger -/> host:8081"]),
+    ("internal = true", "mode = \"routed\"", &["ledger -/> world:443", "ledger -/> host:8081"]),
+    ("internal = true", "mode = \"isolated\"", &["ledger -> 10.42.0.1", "host -> vault:8200"]),
+    ("mode   = \"isolated\"", "internal = true", &["host -/> left:7000"]),
+    ("mode   = \"isolated\"", "icc = true", &["host -/> left:7000", "left -/> world:443"]),
+    ("allow = [\"192.0.2.0/24\"]", "allow = [\"0.0.0.0/0\"]", &["world -/> host:9000"]),
+    ("30000-30009:30000-30009", "30000-30008:30000-30008", &["world -> host:30009/udp"]),
+    ("30000-30009:30000-30009", "30000-30010:30000-30010", &["world -/> host:30010/udp"]),
+    ("30000-30009:30000-30009", "30001-30009:30001-30009", &["world -> host:30000/udp"]),
+    ("subnet = \"10.40.0.0/24\"", "subnet = \"10.40.0.0/24\"\ntrusted = [\"uplink\"]", &[]),
+];
+
+#[test]
+fn in_wrong_policies_exactly_the_right_lines_fail() {
+    fail_exactly(include_str!("../../examples/policies.toml"), WRONG_POLICIES);
+}
+
+fn fail_exactly(right: &str, changes: &[(&str, &str, &[&str])]) {
     let mut wrong = Vec::new();
-    for (from, to, lines) in WRONG {
-        assert!(RIGHT.contains(from), "{from}");
-        let found = failures(&rehearse(&RIGHT.replacen(from, to, 1), &[]));
+    for (from, to, lines) in changes {
+        assert!(right.contains(from), "{from}");
+        let found = failures(&rehearse(&right.replacen(from, to, 1), &[]));
         if found != *lines {
             wrong.push(format!("{from} as {to}: {found:?}, not {lines:?}"));
         }
