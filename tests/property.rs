@@ -14,7 +14,7 @@ use netrec::kernel::Backend;
 use netrec::plan::diff;
 use netrec::reconcile::{Undo, apply, prepare, prepare_destroy};
 use netrec::state::firewall::{Expr, Rule, Verdict};
-use netrec::state::{Entry, Facts, Flow, Key, Link, LinkKind, Netns, Object, Scope, State, facts};
+use netrec::state::{End, Entry, Facts, Flow, Key, Link, LinkKind, Netns, Object, Scope, State, facts};
 
 /// xorshift64*, so that a failure can be had again by its seed.
 struct Random(u64);
@@ -237,8 +237,8 @@ fn a_failure_at_any_step_puts_back_what_there_was() {
                 (without_sysctls(&before.clone().live(&scope).unwrap()), without_sysctls(&host.live(&scope).unwrap()));
             let difference = diff(&was, &is).actions;
             assert_eq!(difference, [], "seed {seed}, step {n}: not as before");
-            for flow in host.flows.iter().flat_map(BTreeMap::values) {
-                let stays = has_peer(flow) || host.translated(flow.protocol, flow.to) == flow.answers;
+            for ((protocol, to), flow) in host.flows.iter().flatten() {
+                let stays = has_peer(flow) || End::from(host.translated(*protocol, *to)) == flow.answers;
                 assert!(stays, "seed {seed}, step {n}: {flow:?} came up meanwhile and lives on");
             }
             runs += 1;
@@ -272,7 +272,7 @@ fn flows_end_exactly_when_the_port_maps_send_them_elsewhere() {
         }
         let after = host.flows.clone().unwrap();
         for (key, flow) in before {
-            let stays = has_peer(&flow) || host.translated(flow.protocol, flow.to) == flow.answers;
+            let stays = has_peer(&flow) || End::from(host.translated(key.0, key.1)) == flow.answers;
             assert_eq!(after.get(&key), stays.then_some(&flow), "seed {seed}");
             *(if stays { &mut kept } else { &mut ended }) += 1;
         }

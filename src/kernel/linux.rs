@@ -13,7 +13,7 @@ use super::netns::Namespaces;
 use super::nftables::Firewall;
 use super::run::Runner;
 use super::{Backend, ReadError, StepError, facts, live};
-use crate::state::{Facts, Mapping, Netns, Scope, State, Step};
+use crate::state::{Facts, Netns, Scope, Stale, State, Step};
 
 /// The running kernel, seen from the network namespace that the opening thread is in. All calls must come from threads
 /// in that namespace.
@@ -90,10 +90,7 @@ impl Backend for Linux {
         outcomes
     }
 
-    fn forget(&mut self, mappings: &[Mapping]) -> Result<u64, StepError> {
-        if mappings.is_empty() {
-            return Ok(0);
-        }
+    fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError> {
         let local: Local = route::dump_local(self.namespaces.host())
             .map_err(|error| StepError {
                 errno: 0,
@@ -101,7 +98,7 @@ impl Backend for Linux {
             })?
             .into_iter()
             .collect();
-        conntrack::forget(mappings, &local, &mut self.writes)
+        conntrack::forget(&|flow| stale(flow, &|ip| local.contains(ip)), &mut self.writes)
     }
 
     fn writes(&self) -> u64 {

@@ -1,15 +1,15 @@
 //! The difference between what is wanted and what there is, as actions in order, and its renderings. Pure.
 
 mod diff;
+mod flows;
 mod json;
-mod mappings;
 mod phases;
 mod text;
 mod view;
 
 pub use diff::{Diff, diff, moved_addresses};
+pub use flows::Change;
 pub use json::FORMAT_VERSION;
-pub use mappings::mappings;
 pub use phases::{Phase, phases};
 
 use crate::state::{Entry, Key, Owner, Places, Warning};

@@ -2,7 +2,7 @@
 
 pub mod facts;
 pub mod firewall;
-mod mapping;
+mod flow;
 mod names;
 mod object;
 
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use facts::Facts;
-pub use mapping::{At, Flow, Mapping, Mappings};
+pub use flow::{End, Flow, Stale};
 pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner};
 pub use object::{
     Address, BridgePort, Device, GROUP, GROUP_LEAVING, Key, Kind, Link, LinkKind, NetnsObject, Object, PROTOCOL, Peer,
