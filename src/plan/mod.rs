@@ -1,14 +1,13 @@
 //! The difference between what is wanted and what there is, as actions in order, and its renderings. Pure.
 
 mod diff;
-mod flows;
+pub mod flows;
 mod json;
 mod phases;
 mod text;
 mod view;
 
 pub use diff::{Diff, diff, moved_addresses};
-pub use flows::Change;
 pub use json::FORMAT_VERSION;
 pub use phases::{Phase, phases};
 

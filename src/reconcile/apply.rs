@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::kernel::{Backend, StepError};
-use crate::plan::{Action, Change, Diff, Op, Phase, diff, phases};
+use crate::plan::flows::Change;
+use crate::plan::{Action, Diff, Op, Phase, diff, phases};
 use crate::state::{Entry, Key, Object, Scope, State, Step};
 
 use super::Prepared;

@@ -1,7 +1,7 @@
 //! Which flows a change leaves behind: what the rules of before and of after do with their first packets.
 //!
 //! The kernel asks the rules at a flow's first packet; what they say later does not concern the flow. So it is asked
-//! here what they would say now, of the rules themselves ([`ruleset`]) and of where the addresses are ([`places`]).
+//! here what they would say now, of the rules themselves ([`Ruleset`]) and of where the addresses are.
 
 mod places;
 mod ruleset;
@@ -12,7 +12,7 @@ mod tests;
 use std::net::IpAddr;
 
 use crate::state::{End, Flow, Key, Object, State};
-use ruleset::{Fate, Ruleset};
+pub use ruleset::{Fate, Local, Ruleset, Way};
 
 /// `IPPROTO_UDP`
 const UDP: u8 = 17;

@@ -29,11 +29,11 @@ const STATUS_CONFIRMED: u32 = 1 << 3;
 const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 
 /// Says whether an address is the host's own.
-pub(super) type Local<'a> = &'a dyn Fn(IpAddr) -> bool;
+pub type Local<'a> = &'a dyn Fn(IpAddr) -> bool;
 
 /// The firewall table of a state, made ready for many packets.
 #[derive(Debug)]
-pub(super) struct Ruleset<'a> {
+pub struct Ruleset<'a> {
     pub(super) places: Places,
     /// Base chains in the order in which they are called.
     bases: Vec<Base<'a>>,
@@ -51,42 +51,42 @@ struct Base<'a> {
 }
 
 /// The ways that a packet may take.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Fate {
-    /// Each once.
-    pub(super) ways: Vec<Way>,
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fate {
+    /// Each once, sorted.
+    pub ways: Vec<Way>,
     /// Whether there may be others, of which nothing is known.
-    pub(super) unclear: bool,
+    pub unclear: bool,
 }
 
 /// What becomes of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Way {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Way {
     /// Where a rule of the table sends it instead of where it was sent to.
-    pub(super) translated: Option<End>,
+    pub translated: Option<End>,
     /// Whether it is dropped.
-    pub(super) dropped: bool,
+    pub dropped: bool,
 }
 
 impl Fate {
     fn add(&mut self, way: Way) {
-        if !self.ways.contains(&way) {
-            self.ways.push(way);
+        if let Err(place) = self.ways.binary_search(&way) {
+            self.ways.insert(place, way);
         }
     }
 
     /// Whether it is dropped whatever is not known.
-    pub(super) fn is_dropped(&self) -> bool {
+    pub fn is_dropped(&self) -> bool {
         !self.unclear && self.ways.iter().all(|way| way.dropped)
     }
 
     /// Whether a rule that is known may send it there.
-    pub(super) fn may_lead_to(&self, end: End) -> bool {
+    pub fn may_lead_to(&self, end: End) -> bool {
         self.ways.iter().any(|way| way.translated == Some(end))
     }
 
     /// Whether some rule sends it elsewhere, whatever is not known.
-    pub(super) fn is_translated(&self) -> bool {
+    pub fn is_translated(&self) -> bool {
         !self.unclear && self.ways.iter().all(|way| way.translated.is_some())
     }
 }
@@ -137,7 +137,8 @@ impl Exits {
 }
 
 impl<'a> Ruleset<'a> {
-    pub(super) fn of(state: &'a State) -> Self {
+    /// The rules of a state, and where its addresses are.
+    pub fn of(state: &'a State) -> Self {
         let mut ruleset =
             Self { places: Places::of(state), bases: Vec::new(), chains: HashMap::new(), sets: HashMap::new() };
         if !matches!(state.get(&Key::Table).map(|e| &e.object), Some(Object::Table(table)) if !table.dormant) {
@@ -176,7 +177,7 @@ impl<'a> Ruleset<'a> {
 
     /// What becomes of the first packet of a flow. One that was rewritten was sent to an address that was the host's own
     /// then, and is sent on to where it went whoever rewrote it.
-    pub(super) fn first_packet(&self, flow: &Flow, local: Local<'_>) -> Fate {
+    pub fn first_packet(&self, flow: &Flow, local: Local<'_>) -> Fate {
         let mut walk = Walk { rules: self, flow, local, fate: Fate::default() };
         if self.bases.is_empty() {
             walk.fate.add(Way { translated: None, dropped: false });

@@ -122,9 +122,8 @@ impl<'a> Lookup<'a> {
     pub(super) fn add(&mut self, Concat(key): &'a Concat, element: &'a Element, places: &Places) {
         let index = self.elements.len();
         self.elements.push((key, element.data.as_ref()));
-        let is_exact = |part: &Datum| {
-            !matches!(part, Datum::ServiceRange(..) | Datum::Ipv4Net(..) | Datum::Ipv6Net(..))
-        };
+        let is_exact =
+            |part: &Datum| !matches!(part, Datum::ServiceRange(..) | Datum::Ipv4Net(..) | Datum::Ipv6Net(..));
         match self.range_at.and_then(|at| Some((at, *key.get(at)?))) {
             Some((at, Datum::ServiceRange(first, last))) if without(key, at).iter().all(is_exact) => {
                 self.ranges.entry(without(key, at)).or_default().push((first, last, index));
