@@ -67,6 +67,7 @@ mod changes;
 mod everything;
 mod failures;
 mod foreign;
+mod packets;
 mod size;
 
 /// Runs `nft` on a script; its output.

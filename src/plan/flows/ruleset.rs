@@ -19,7 +19,10 @@ const DEPTH: usize = 17;
 const PRIORITY_DSTNAT: i32 = -100;
 /// `NF_IP_PRI_NAT_SRC`: the same for sources.
 const PRIORITY_SRCNAT: i32 = 100;
-/// `NF_CT_STATE_BIT()` of related and new.
+/// `NF_IP_PRI_CONNTRACK`: chains that are called before see no flow yet.
+const PRIORITY_CONNTRACK: i32 = -200;
+/// `NF_CT_STATE_BIT()` of invalid, related and new.
+const STATE_INVALID: u32 = 1;
 const STATE_RELATED: u32 = 4;
 const STATE_NEW: u32 = 8;
 /// `IPS_EXPECTED` and `IPS_CONFIRMED`.
@@ -48,6 +51,19 @@ struct Base<'a> {
     nat: bool,
     policy: Policy,
     rules: &'a [Rule],
+}
+
+impl Base<'_> {
+    /// A packet as the chain sees it. What comes back by the loopback device brings its flow along.
+    fn shown(&self, packet: &Packet) -> Packet {
+        let translates = matches!(self.hook, Hook::Prerouting | Hook::Output);
+        let back = packet.iif == Device::Named(InterfaceName::LO);
+        if translates && self.priority < PRIORITY_CONNTRACK && !back {
+            Packet { state: STATE_INVALID, status: None, ..*packet }
+        } else {
+            *packet
+        }
+    }
 }
 
 /// The ways that a packet may take.
@@ -100,7 +116,8 @@ struct Packet {
     iif: Device,
     oif: Device,
     state: u32,
-    status: u32,
+    /// None before it belongs to a flow.
+    status: Option<u32>,
     /// Where a rule of the table sent it.
     translated: Option<End>,
     /// Whether a rule has decided on its destination, so that no other is asked.
@@ -214,7 +231,7 @@ impl Walk<'_> {
             iif: Device::None,
             oif: Device::None,
             state: if flow.related { STATE_RELATED } else { STATE_NEW },
-            status: if flow.related { STATUS_EXPECTED } else { 0 },
+            status: Some(if flow.related { STATUS_EXPECTED } else { 0 }),
             translated: None,
             settled: false,
         };
@@ -232,7 +249,7 @@ impl Walk<'_> {
             let back = Packet {
                 iif: Device::Named(InterfaceName::LO),
                 oif: Device::None,
-                status: sent.status | STATUS_CONFIRMED,
+                status: sent.status.map(|status| status | STATUS_CONFIRMED),
                 settled: true,
                 ..sent
             };
@@ -275,7 +292,7 @@ impl Walk<'_> {
             let to = if self.flow.is_rewritten() { Some(self.flow.answers) } else { packet.translated };
             if let Some(to) = to {
                 packet.to = to;
-                packet.status |= CT_STATUS_DNAT;
+                packet.status = packet.status.map(|status| status | CT_STATUS_DNAT);
                 if hook == Hook::Output {
                     // The kernel looks for the way anew, and chains that follow are still shown the old device.
                     packet.oif = Device::Unknown;
@@ -297,7 +314,7 @@ impl Walk<'_> {
                     continue;
                 }
                 let mut outcome = Outcome::default();
-                if self.chain(base.rules, &packet, 0, &mut outcome) {
+                if self.chain(base.rules, &base.shown(&packet), 0, &mut outcome) {
                     *(if base.policy == Policy::Accept { &mut outcome.accept } else { &mut outcome.drop }) = true;
                 }
                 self.fate.unclear |= outcome.unclear;
@@ -352,7 +369,10 @@ impl Walk<'_> {
             }
             Expr::AnyBit { field, bits } => Exits::when(match field {
                 Field::CtState => (packet.state & bits != 0).into(),
-                Field::CtStatus => (packet.status & bits != 0).into(),
+                Field::CtStatus => match packet.status {
+                    Some(status) => (status & bits != 0).into(),
+                    None => return Exits::NEXT,
+                },
                 _ => Answer::Maybe,
             }),
             Expr::InSet { fields, negate, set } => {
