@@ -60,7 +60,7 @@ impl Places {
                 _ => {}
             }
         }
-        let prefixes: BTreeSet<u8> = places.subnets.keys().map(|net| net.prefix()).collect();
+        let prefixes: BTreeSet<u8> = places.subnets.keys().map(IpNetwork::prefix).collect();
         places.prefixes = prefixes.into_iter().rev().collect();
         places
     }

@@ -93,7 +93,7 @@ impl Fate {
 
     /// Whether it is dropped whatever is not known.
     pub fn is_dropped(&self) -> bool {
-        !self.unclear && self.ways.iter().all(|way| way.dropped)
+        !self.unclear && !self.ways.is_empty() && self.ways.iter().all(|way| way.dropped)
     }
 
     /// Whether a rule that is known may send it there.
@@ -103,7 +103,7 @@ impl Fate {
 
     /// Whether some rule sends it elsewhere, whatever is not known.
     pub fn is_translated(&self) -> bool {
-        !self.unclear && self.ways.iter().all(|way| way.translated.is_some())
+        !self.unclear && !self.ways.is_empty() && self.ways.iter().all(|way| way.translated.is_some())
     }
 }
 
@@ -235,10 +235,10 @@ impl Walk<'_> {
             translated: None,
             settled: false,
         };
-        if (self.local)(flow.from) { self.from_host(packet) } else { self.from_outside(packet) }
+        if (self.local)(flow.from) { self.goes_out(packet) } else { self.comes_in(packet) }
     }
 
-    fn from_host(&mut self, packet: Packet) {
+    fn goes_out(&mut self, packet: Packet) {
         let packet = Packet { oif: self.device(packet.to.ip), ..packet };
         for sent in self.translating(Hook::Output, packet) {
             if !self.is_local(sent.to.ip) {
@@ -259,7 +259,7 @@ impl Walk<'_> {
         }
     }
 
-    fn from_outside(&mut self, packet: Packet) {
+    fn comes_in(&mut self, packet: Packet) {
         let packet = Packet { iif: self.rules.places.device(packet.from), ..packet };
         for packet in self.translating(Hook::Prerouting, packet) {
             let (local, many) = (self.is_local(packet.to.ip), is_for_many(packet.to.ip));

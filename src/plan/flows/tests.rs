@@ -1,4 +1,5 @@
 use std::net::{IpAddr, SocketAddr};
+use std::slice;
 
 use ipnetwork::IpNetwork;
 
@@ -91,8 +92,8 @@ fn element(set: &str, key: &[Datum], data: Option<ElementData>) -> Part {
     (Key::Element { set: set.into(), key: Concat(key.to_vec()) }, Object::Element(Element { data }))
 }
 
-fn to(values: &[Datum]) -> Option<ElementData> {
-    Some(ElementData::Values(Concat(values.to_vec())))
+fn to(values: &[Datum]) -> ElementData {
+    ElementData::Values(Concat(values.to_vec()))
 }
 
 fn is(field: Field, value: Datum) -> Expr {
@@ -137,7 +138,7 @@ fn fate(state: &State, flow: &Flow) -> String {
 type Port<'a> = (&'a str, u8, (u16, u16), &'a str);
 
 /// The rules of published ports, with ranges that keep their ports too, as far as these ports need them.
-fn ports(ports: &[Port<'_>]) -> State {
+fn published(mappings: &[Port<'_>]) -> State {
     use DataType::{InetProto, InetService, Ipv4Addr, Ipv6Addr, ServiceRange};
     let local = || is(Field::FibDaddrType, Datum::FibType(RTN_LOCAL));
     let mut parts = vec![
@@ -170,17 +171,19 @@ fn ports(ports: &[Port<'_>]) -> State {
         parts.push(set(&format!("range{n}"), &[InetProto, ServiceRange], values(&[kind])));
     }
     parts.push(chain("ports", None, &rules.iter().map(Vec::as_slice).collect::<Vec<_>>()));
-    for (at, protocol, (first, last), target) in ports {
+    for (at, protocol, (first, last), target) in mappings {
         let (target, protocol) = (end(target), Datum::InetProto(*protocol));
         let n = if target.ip.is_ipv6() { 6 } else { 4 };
         let ip = datum(&target.ip.to_string());
         let service = [protocol, Datum::InetService(*first)];
         parts.push(match target.port {
-            None => element(&format!("range{n}"), &[protocol, Datum::ServiceRange(*first, *last)], to(&[ip])),
-            Some(port) if *at == "any" => element(&format!("any{n}"), &service, to(&[ip, Datum::InetService(port)])),
+            None => element(&format!("range{n}"), &[protocol, Datum::ServiceRange(*first, *last)], Some(to(&[ip]))),
+            Some(port) if *at == "any" => {
+                element(&format!("any{n}"), &service, Some(to(&[ip, Datum::InetService(port)])))
+            }
             Some(port) => {
                 let key = [vec![datum(at)], service.to_vec()].concat();
-                element(&format!("port{n}"), &key, to(&[ip, Datum::InetService(port)]))
+                element(&format!("port{n}"), &key, Some(to(&[ip, Datum::InetService(port)])))
             }
         });
     }
@@ -194,7 +197,7 @@ fn mapping<'a>(at: &'a str, target: &'a str) -> Vec<Port<'a>> {
 
 /// The stale ones among flows of either protocol, all of them answered.
 fn stale(before: &[Port<'_>], after: &[Port<'_>], flows: &[(&str, &str)]) -> Vec<String> {
-    let (before, after) = (ports(before), ports(after));
+    let (before, after) = (published(before), published(after));
     let change = Change::between(&before, &after).expect("a change");
     let mut left = Vec::new();
     for (name, protocol) in [("tcp", TCP), ("udp", UDP)] {
@@ -230,7 +233,7 @@ fn a_mapping_that_comes_leaves_what_udp_clients_sent_before() {
 
 #[test]
 fn a_mapping_that_comes_leaves_what_nobody_answered() {
-    let (before, after) = (ports(&[]), ports(&mapping("any", WEB)));
+    let (before, after) = (published(&[]), published(&mapping("any", WEB)));
     let change = Change::between(&before, &after).unwrap();
     let unanswered = Flow { answered: false, ..flow(TCP, HOST, HOST) };
     assert!(change.leaves(&unanswered, &local));
@@ -317,7 +320,7 @@ fn a_range_that_shrinks_or_moves_leaves_the_flows_of_the_ports_that_it_lost() {
 
 #[test]
 fn nothing_is_asked_where_nothing_has_changed_that_concerns_flows() {
-    let state = ports(&mapping("any", WEB));
+    let state = published(&mapping("any", WEB));
     assert!(Change::between(&state, &state).is_none());
     let mut other = state.clone();
     for (key, entry) in &state {
@@ -476,13 +479,13 @@ fn sets_and_verdict_maps_are_looked_up() {
         (from(WORLD, TCP, "10.2.0.10:90"), "drop"),
         (from(WORLD, TCP, "10.2.0.11:80"), "drop"),
     ] {
-        assert_eq!(asked(&[&[vmap.clone()], &[DROP]], &flow), wanted, "{flow:?}");
+        assert_eq!(asked(&[slice::from_ref(&vmap), &[DROP]], &flow), wanted, "{flow:?}");
     }
     for (port, wanted) in [(95, "drop"), (94, "pass"), (96, "pass")] {
-        assert_eq!(asked(&[&[vmap.clone()]], &from(WORLD, TCP, &format!("10.2.0.10:{port}"))), wanted, "{port}");
+        assert_eq!(asked(&[slice::from_ref(&vmap)], &from(WORLD, TCP, &format!("10.2.0.10:{port}"))), wanted, "{port}");
     }
     for (port, wanted) in [(5, "drop"), (6, "pass")] {
-        assert_eq!(asked(&[&[vmap.clone()]], &from(WORLD, UDP, &format!("10.2.0.10:{port}"))), wanted, "{port}");
+        assert_eq!(asked(&[slice::from_ref(&vmap)], &from(WORLD, UDP, &format!("10.2.0.10:{port}"))), wanted, "{port}");
     }
     // What a map does not know ends the rule, and so does what it knows.
     assert_eq!(asked(&[&[vmap.clone(), DROP]], &udp), "pass");
@@ -545,14 +548,14 @@ fn base_chains_are_called_in_order_and_all_must_agree() {
     assert_eq!(fate(&dormant, &flow), "pass", "a dormant one");
 
     // Before the destination is rewritten the old one is seen, and behind that the new one.
-    let published = |more: Part| {
-        let mut state = ports(&mapping("any", WEB));
+    let with = |more: Part| {
+        let mut state = published(&mapping("any", WEB));
         state.insert(more.0, Entry::new(more.1, Owner::netrec()));
         state
     };
     let dropped = |hook, priority, field, value| {
         let rules: &[&[Expr]] = &[&[is(field, value), DROP]];
-        let state = published(filter("more", hook, priority, rules));
+        let state = with(filter("more", hook, priority, rules));
         fate(&state, &flow_to(HOST))
     };
     let (old, new) = (Datum::InetService(8080), Datum::InetService(80));
@@ -563,7 +566,7 @@ fn base_chains_are_called_in_order_and_all_must_agree() {
     assert_eq!(dropped(Hook::Forward, 0, Field::IpDaddr, datum("10.20.0.10")), format!("drop {WEB}"));
     assert_eq!(dropped(Hook::Input, 0, Field::ThDport, new), WEB, "it is forwarded");
     let bit = Expr::AnyBit { field: Field::CtStatus, bits: CT_STATUS_DNAT };
-    let state = published(filter("more", Hook::Forward, 0, &[&[bit, DROP]]));
+    let state = with(filter("more", Hook::Forward, 0, &[&[bit, DROP]]));
     assert_eq!(fate(&state, &flow_to(HOST)), format!("drop {WEB}"));
     assert_eq!(fate(&state, &flow_to(TRANSIT)), "pass");
 }
@@ -591,9 +594,9 @@ fn the_hosts_own_flows_go_out_and_come_back_by_the_loopback_device() {
     assert_eq!(fate(&filter(Hook::Output, 0, &[&[is(Field::Iifname, name("lo")), DROP]]), &to_self), "pass");
     assert_eq!(fate(&filter(Hook::Input, 0, &[&[is_not(Field::Oifname, name("lo")), DROP]]), &to_self), "drop");
     // What output has sent elsewhere is not rewritten again.
-    let published = ports(&[("any", UDP, (53, 53), "192.0.2.2:54"), ("any", UDP, (54, 54), WEB)]);
-    assert_eq!(fate(&published, &to_self), "192.0.2.2:54");
-    assert_eq!(fate(&published, &from("192.0.2.1", UDP, "192.0.2.2:54")), WEB);
+    let both = published(&[("any", UDP, (53, 53), "192.0.2.2:54"), ("any", UDP, (54, 54), WEB)]);
+    assert_eq!(fate(&both, &to_self), "192.0.2.2:54");
+    assert_eq!(fate(&both, &from("192.0.2.1", UDP, "192.0.2.2:54")), WEB);
 }
 
 #[test]
