@@ -66,6 +66,7 @@ macro_rules! isolated {
 mod changes;
 mod everything;
 mod failures;
+mod flows;
 mod foreign;
 mod packets;
 mod size;
