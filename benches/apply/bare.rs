@@ -291,7 +291,7 @@ impl Reading {
             match key {
                 Key::Netns { netns } => spaces.push(Path::new(RUN_NETNS).join(netns.label().unwrap())),
                 Key::Sysctl { netns, path } if netns.is_host() && !path.contains("/conf/") => {
-                    sysctls.push(Path::new("/proc/sys").join(&**path))
+                    sysctls.push(Path::new("/proc/sys").join(&**path));
                 }
                 Key::Set { name } => firewall.push(wire::nftables_dump(13, &[(1, TABLE), (2, name)])),
                 _ => {}

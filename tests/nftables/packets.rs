@@ -419,7 +419,7 @@ isolated! {
                 packets += 1;
                 certain += u32::from(fate.ways.len() == 1);
                 dropped += u32::from(fate.is_dropped());
-                translated += u32::from(fate.is_translated());
+                translated += u32::from(!fate.may_stay() && !fate.is_dropped());
             }
             // Once in some hundred thousand packets the kernel does not find what type an address has.
             for _ in 0..TRIES {

@@ -11,7 +11,7 @@ mod tests;
 
 use std::net::IpAddr;
 
-use crate::state::{End, Flow, Key, Object, State};
+use crate::state::{End, Flow, InterfaceName, Key, Link, Object, State};
 pub use ruleset::{Fate, Local, Ruleset, Way};
 
 /// `IPPROTO_UDP`
@@ -48,7 +48,7 @@ impl<'a> Change<'a> {
         let moved = if flow.is_rewritten() {
             !now.unclear && !now.may_lead_to(flow.answers) && was().may_lead_to(flow.answers)
         } else {
-            (flow.protocol == UDP || !flow.answered) && now.is_translated() && targets(&now) != targets(&was())
+            (flow.protocol == UDP || !flow.answered) && !now.may_stay() && targets(&now) != targets(&was())
         };
         moved || now.is_dropped() && !was().is_dropped()
     }
@@ -62,12 +62,14 @@ fn targets(fate: &Fate) -> Vec<Option<End>> {
     targets
 }
 
-/// What of a state decides on the ways of packets: the rules, and the addresses. Of addresses that they are there is
-/// enough, and of rules it does not matter whose they are.
-fn concerned(state: &State) -> impl Iterator<Item = (&Key, Option<&Object>)> {
-    state.iter().filter(|(_, entry)| entry.standing.is_ours()).filter_map(|(key, entry)| match key {
-        Key::Address { .. } => Some((key, None)),
-        key if key.kind().is_firewall() => Some((key, Some(&entry.object))),
+/// What of a state decides on the ways of packets: the rules, the addresses, and the bridges that containers are behind. Of
+/// addresses that they are there is enough, and of rules it does not matter whose they are.
+fn concerned(state: &State) -> impl Iterator<Item = (&Key, Option<&Object>, Option<InterfaceName>)> {
+    let ours = state.iter().filter(|(_, entry)| entry.standing.is_ours());
+    ours.filter_map(|(key, entry)| match (key, &entry.object) {
+        (Key::Address { .. }, _) => Some((key, None, None)),
+        (Key::Link { .. }, Object::Link(Link { master: Some(master), .. })) => Some((key, None, Some(*master))),
+        (key, object) if key.kind().is_firewall() => Some((key, Some(object), None)),
         _ => None,
     })
 }

@@ -101,9 +101,9 @@ impl Fate {
         self.ways.iter().any(|way| way.translated == Some(end))
     }
 
-    /// Whether some rule sends it elsewhere, whatever is not known.
-    pub fn is_translated(&self) -> bool {
-        !self.unclear && !self.ways.is_empty() && self.ways.iter().all(|way| way.translated.is_some())
+    /// Whether it may go where it was sent to.
+    pub fn may_stay(&self) -> bool {
+        self.unclear || self.ways.iter().any(|way| way.translated.is_none() && !way.dropped)
     }
 }
 

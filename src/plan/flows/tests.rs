@@ -241,6 +241,20 @@ fn a_mapping_that_comes_leaves_what_nobody_answered() {
 }
 
 #[test]
+fn udp_clients_that_a_mapping_would_not_take_end_too() {
+    let before = published(&[]);
+    let mut after = published(&mapping("any", WEB));
+    // Only what comes by one device is mapped, and all else dropped: which one it was is not known, nor does it matter.
+    let rules: &[&[Expr]] = &[&[is_not(Field::Iifname, name("eth1")), DROP]];
+    let (key, object) = chain("only", Some(base(Hook::Prerouting, -150)), rules);
+    after.insert(key, Entry::new(object, Owner::netrec()));
+    let change = Change::between(&before, &after).unwrap();
+    assert_eq!(fate(&after, &flow(UDP, HOST, HOST)), format!("drop or {WEB}"));
+    assert!(change.leaves(&flow(UDP, HOST, HOST), &local));
+    assert!(!change.leaves(&flow(TCP, HOST, HOST), &local));
+}
+
+#[test]
 fn a_mapping_that_goes_or_moves_leaves_the_flows_that_followed_it() {
     let of_tcp = |all: Vec<String>| all.into_iter().filter(|f| f.starts_with("tcp")).collect::<Vec<_>>();
     let wanted = [
@@ -327,8 +341,8 @@ fn nothing_is_asked_where_nothing_has_changed_that_concerns_flows() {
         other.insert(key.clone(), Entry { owners: vec![Owner::new("somebody")], ..entry.clone() });
     }
     let link = Key::Link { netns: Netns::HOST, name: InterfaceName::LO };
-    other.insert(link, Entry::new(bridge(), Owner::netrec()));
-    assert!(Change::between(&state, &other).is_none(), "owners, links");
+    other.insert(link.clone(), Entry::new(bridge(), Owner::netrec()));
+    assert!(Change::between(&state, &other).is_none(), "owners, a device without addresses");
     let address =
         Key::Address { netns: Netns::new("web"), link: InterfaceName::LO, ip: "10.0.0.1/24".parse().unwrap() };
     let object = |no_prefix_route| Object::Address(Address { permanent: true, no_prefix_route });
