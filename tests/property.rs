@@ -281,6 +281,26 @@ fn flows_end_exactly_when_the_port_maps_send_them_elsewhere() {
 }
 
 #[test]
+fn flows_are_asked_for_only_where_rules_or_addresses_change() {
+    let mut host = host(&mut Random::new(1));
+    let mut asked = |settings: &str, web: &str| {
+        let text = format!(
+            "[networks.a]\nsubnet = \"10.1.0.0/24\"\n{settings}\n[containers.web]\nsysctl = {{ \"net.ipv4.ip_default_ttl\" = 60 }}\n\
+             networks.a = {{ {web} }}\n"
+        );
+        let before = host.asked;
+        converge(&mut host, &config(&text).unwrap(), 1);
+        host.asked - before
+    };
+    let at = "address = \"10.1.0.10\"";
+    assert_eq!(asked("", at), 1, "the first rules");
+    assert_eq!(asked("", at), 0, "nothing to do");
+    assert_eq!(asked("mtu = 1400", at), 0, "an MTU");
+    assert_eq!(asked("", &format!("{at}, interface = \"lan0\"")), 1, "an address under another name");
+    assert_eq!(asked("", "address = \"10.1.0.11\", interface = \"lan0\""), 1, "another address");
+}
+
+#[test]
 fn a_ruleset_changed_by_others_between_reading_and_writing_is_no_failure() {
     let mut random = Random::new(1);
     let mut host = host(&mut random);

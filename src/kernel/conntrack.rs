@@ -1,7 +1,7 @@
 //! Connection tracking over nfnetlink: the flows that a change leaves behind are forgotten, so that their next packet is
 //! judged anew.
 //!
-//! Each family is dumped once, and each entry judged here: the kernel can leave out entries by protocol, port and status,
+//! All entries are listed once, and each is judged here: the kernel can leave out entries by protocol, port and status,
 //! but which of the rules ask for what says too little of that. An entry is deleted by its tuple, zone and number together,
 //! so that none is hit that took its place. Message formats are those of `linux/netfilter/nfnetlink_conntrack.h`.
 
@@ -93,22 +93,18 @@ pub(super) fn forget(stale: &dyn Fn(&Flow) -> bool, writes: &mut Writes) -> Resu
         Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(0),
         Err(error) => return Err(failed(&error.into())),
     };
-    let mut forgotten = 0;
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let mut flush = Flush { socket: &mut socket, family: u8::try_from(family).unwrap_or(0), writes, count: 0 };
-        let mut outcome = Ok(());
-        for _ in 0..TRIES {
-            outcome = flush.run(stale);
-            match &outcome {
-                Err(Trouble::Changed) => {}
-                Err(trouble) if matches!(trouble.errno(), libc::ENOBUFS | libc::EINTR) => {}
-                _ => break,
-            }
+    let mut flush = Flush { socket: &mut socket, writes, count: 0 };
+    let mut outcome = Ok(());
+    for _ in 0..TRIES {
+        outcome = flush.run(stale);
+        match &outcome {
+            Err(Trouble::Changed) => {}
+            Err(trouble) if matches!(trouble.errno(), libc::ENOBUFS | libc::EINTR) => {}
+            _ => break,
         }
-        outcome.map_err(|trouble| failed(&trouble))?;
-        forgotten += flush.count;
     }
-    Ok(forgotten)
+    outcome.map_err(|trouble| failed(&trouble))?;
+    Ok(flush.count)
 }
 
 /// An entry to be deleted: the attributes that name it, as the kernel wrote them.
@@ -122,7 +118,8 @@ struct Doomed {
 }
 
 impl Doomed {
-    fn put(&self, w: &mut Writer, sequence: u32, family: u8) {
+    fn put(&self, w: &mut Writer, sequence: u32) {
+        let family = u8::try_from(if self.to.ip.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET }).unwrap_or(0);
         // A message without a tuple would delete all entries; this one is not empty, as it was read.
         w.message(CT_DELETE, 0, sequence, (family, 0), |w| {
             w.put(TUPLE_ORIG | NESTED, &self.tuple);
@@ -134,10 +131,9 @@ impl Doomed {
     }
 }
 
-/// The work on one family.
+/// The work.
 struct Flush<'a> {
     socket: &'a mut Socket,
-    family: u8,
     writes: &'a mut Writes,
     /// How many entries are gone.
     count: u64,
@@ -154,7 +150,8 @@ impl Flush<'_> {
                 doomed.push(entry);
             }
         };
-        match self.socket.dump((CT_GET, self.family), |_| {}, &mut take) {
+        // Of both families.
+        match self.socket.dump((CT_GET, 0), |_| {}, &mut take) {
             // nfnetlink has no such subsystem.
             Err(trouble) if matches!(trouble.errno(), libc::EINVAL | libc::EOPNOTSUPP) => Ok(()),
             Err(trouble) => Err(trouble),
@@ -168,7 +165,7 @@ impl Flush<'_> {
             let first = self.socket.sequence(u32::try_from(entries.len()).unwrap_or(0));
             for (sequence, entry) in (first..).zip(entries) {
                 self.writes.admit().map_err(|errno| Trouble::Refused(about(entry, &Fault::new(errno))))?;
-                entry.put(&mut w, sequence, self.family);
+                entry.put(&mut w, sequence);
             }
             // Only refusals are answered.
             let mut refused = None;
@@ -305,8 +302,9 @@ mod tests {
             assert_eq!(flow, wanted);
 
             let (mut deletes, mut by_hand) = (Writer::default(), Writer::default());
-            doomed.put(&mut deletes, 9, 2);
-            by_hand.message(CT_DELETE, 0, 9, (2, 0), |w| {
+            doomed.put(&mut deletes, 9);
+            let family = if flow.to.ip.is_ipv6() { 10 } else { 2 };
+            by_hand.message(CT_DELETE, 0, 9, (family, 0), |w| {
                 tuple(w, TUPLE_ORIG, orig, 17);
                 w.put(ID, &[1, 2, 3, 4]);
                 w.put(ZONE, &[0, 5]);

@@ -27,6 +27,8 @@ pub struct Fake {
     pub races: u32,
     /// What connection tracking knows, by protocol and original destination; none where nobody sends anything.
     pub flows: Option<BTreeMap<(u8, SocketAddr), Flow>>,
+    /// How often connection tracking was asked.
+    pub asked: u64,
 }
 
 /// The host's own addresses, as far as flows go.
@@ -458,6 +460,7 @@ impl Backend for Fake {
     }
 
     fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError> {
+        self.asked += 1;
         self.writes += 1;
         if self.fails() {
             return Err(StepError { errno: 1, message: "injected".into() });

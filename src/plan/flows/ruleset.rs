@@ -1,6 +1,7 @@
 //! What the rules of the firewall table do with the first packet of a flow, as far as connection tracking tells enough
 //! of it: its source and destination, not the devices of the world that it came or left by. Where the answer depends on
-//! more, every way that it may take is followed.
+//! more, every way that it may take is followed. That the kernel tracks flows is taken for granted: where nothing needs it,
+//! chains that translate are not asked.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

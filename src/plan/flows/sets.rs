@@ -122,8 +122,6 @@ impl<'a> Lookup<'a> {
     pub(super) fn add(&mut self, Concat(key): &'a Concat, element: &'a Element, places: &Places) {
         let index = self.elements.len();
         self.elements.push((key, element.data.as_ref()));
-        let is_exact =
-            |part: &Datum| !matches!(part, Datum::ServiceRange(..) | Datum::Ipv4Net(..) | Datum::Ipv6Net(..));
         match self.range_at.and_then(|at| Some((at, *key.get(at)?))) {
             Some((at, Datum::ServiceRange(first, last))) if without(key, at).iter().all(is_exact) => {
                 self.ranges.entry(without(key, at)).or_default().push((first, last, index));
@@ -187,6 +185,20 @@ impl<'a> Lookup<'a> {
         let after = ranges.partition_point(|(first, _, _)| *first <= port);
         let (_, last, index) = *ranges.get(after.checked_sub(1)?)?;
         (port <= last).then_some(index)
+    }
+}
+
+/// Whether it stands for itself only. Every kind is named, so that a new one is given a thought.
+fn is_exact(part: &Datum) -> bool {
+    match part {
+        Datum::Ipv4Addr(_)
+        | Datum::Ipv6Addr(_)
+        | Datum::InetProto(_)
+        | Datum::InetService(_)
+        | Datum::Ifname(_)
+        | Datum::FibType(_)
+        | Datum::NfProto(_) => true,
+        Datum::ServiceRange(..) | Datum::Ipv4Net(..) | Datum::Ipv6Net(..) => false,
     }
 }
 
