@@ -14,7 +14,7 @@ use super::nftables::Firewall;
 use super::run::Runner;
 use super::space::Ahead;
 use super::{Backend, ReadError, StepError, facts, foreign, live, sockets};
-use crate::state::{Asked, Facts, Mapping, Netns, Published, Scope, State, Step, Surroundings};
+use crate::state::{Asked, Facts, Netns, Published, Scope, Stale, State, Step, Surroundings};
 
 /// The running kernel, seen from the network namespace that the opening thread is in. All calls must come from threads
 /// in that namespace.
@@ -117,10 +117,7 @@ impl Backend for Linux {
         outcomes
     }
 
-    fn forget(&mut self, mappings: &[Mapping]) -> Result<u64, StepError> {
-        if mappings.is_empty() {
-            return Ok(0);
-        }
+    fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError> {
         let local: Local = route::dump_local(self.namespaces.host())
             .map_err(|error| StepError {
                 errno: 0,
@@ -128,7 +125,7 @@ impl Backend for Linux {
             })?
             .into_iter()
             .collect();
-        conntrack::forget(mappings, &local, &mut self.writes)
+        conntrack::forget(&|flow| stale(flow, &|ip| local.contains(ip)), &mut self.writes)
     }
 
     fn writes(&self) -> u64 {

@@ -22,7 +22,7 @@ mod transport;
 pub use linux::Linux;
 pub use space::Ahead;
 
-use crate::state::{Asked, Facts, Mapping, Published, Scope, State, Step, Surroundings};
+use crate::state::{Asked, Facts, Published, Scope, Stale, State, Step, Surroundings};
 
 /// Where state is read from and steps go to: the kernel, or in tests a stand-in that refuses illegal steps.
 pub trait Backend {
@@ -43,9 +43,9 @@ pub trait Backend {
     /// A failed step does not keep the others from being tried; firewall steps succeed or fail together.
     fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>>;
 
-    /// Ends the tracked flows that a change of published ports leaves behind, which has been carried out already: see
-    /// [`Mappings::leave`](crate::state::Mappings::leave). Says how many there were. Doing it again does no harm.
-    fn forget(&mut self, mappings: &[Mapping]) -> Result<u64, StepError>;
+    /// Ends the tracked flows that are stale after a change which has been carried out. Says how many there were. Doing it
+    /// again does no harm.
+    fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError>;
 
     /// How many messages or files were written since the beginning.
     fn writes(&self) -> u64;

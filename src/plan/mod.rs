@@ -1,8 +1,8 @@
 //! The difference between what is wanted and what there is, as actions in order, and its renderings. Pure.
 
 mod diff;
+pub mod flows;
 mod json;
-mod mappings;
 mod phases;
 mod text;
 mod view;
@@ -10,7 +10,6 @@ mod warnings;
 
 pub use diff::{Diff, diff, moved_addresses};
 pub use json::FORMAT_VERSION;
-pub use mappings::mappings;
 pub use phases::{Phase, phases};
 pub use warnings::{meets_others, published, surroundings};
 

@@ -2,7 +2,7 @@
 
 pub mod facts;
 pub mod firewall;
-mod mapping;
+mod flow;
 mod names;
 mod object;
 mod surroundings;
@@ -13,14 +13,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use facts::{Asked, Facts};
-pub use mapping::{At, Flow, Mapping, Mappings};
+pub use flow::{End, Flow, Stale};
 pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner};
 pub use object::{
     Address, BridgePort, Device, GROUP, GROUP_LEAVING, Key, Kind, Link, LinkKind, NetnsObject, Object, PROTOCOL, Peer,
     RT_TABLE_MAIN, Route, Sysctl,
 };
 pub use surroundings::{
-    Condition, ForeignChain, ForeignRule, ForeignTable, ForeignVerdict, Listener, OneOf, Process, Published,
+    At, Condition, ForeignChain, ForeignRule, ForeignTable, ForeignVerdict, Listener, OneOf, Process, Published,
     Surroundings, TableFamily,
 };
 

@@ -7,7 +7,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::firewall::{Hook, Policy};
-use super::mapping::At;
 
 /// What was found beside what is netrec's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +186,33 @@ impl fmt::Display for ForeignRule {
             ForeignVerdict::Jump(chain) => write!(f, "jump {chain}"),
             ForeignVerdict::Goto(chain) => write!(f, "goto {chain}"),
             ForeignVerdict::Return => f.write_str("return"),
+        }
+    }
+}
+
+/// The addresses of the host by which a port is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum At {
+    /// Every IPv4 address.
+    AnyIpv4,
+    /// Every IPv6 address but `::1` and link-local ones.
+    AnyIpv6,
+    /// This one, whatever is said of every address.
+    One(IpAddr),
+}
+
+impl At {
+    /// Every address of a family.
+    pub fn any(ipv6: bool) -> Self {
+        if ipv6 { Self::AnyIpv6 } else { Self::AnyIpv4 }
+    }
+
+    /// Whether it is of IPv6.
+    pub fn is_ipv6(self) -> bool {
+        match self {
+            Self::AnyIpv4 => false,
+            Self::AnyIpv6 => true,
+            Self::One(ip) => ip.is_ipv6(),
         }
     }
 }
