@@ -8,8 +8,7 @@ use super::bridge::mtu;
 use super::{Build, ChosenAttachment};
 use crate::config::{Config, Container, ContainerNetns, Mode, Network, Port};
 use crate::state::{
-    Address, BridgePort, Device, Key, Link, LinkKind, Netns, NetnsObject, Object, PROTOCOL, Peer, RT_TABLE_MAIN, Route,
-    facts,
+    Address, BridgePort, Device, Key, Link, LinkKind, Netns, NetnsObject, Object, Peer, RT_TABLE_MAIN, Route, facts,
 };
 
 /// The kernel's default metric of an IPv6 route (`IP6_RT_PRIO_USER`); IPv4's is 0.
@@ -181,7 +180,7 @@ impl<'a> Build<'a> {
         let metric = if ipv6 { IPV6_METRIC } else { 0 };
         let netns = member.container.netns.netns().clone();
         let key = Key::Route { netns, table: RT_TABLE_MAIN, to, metric };
-        let route = Route { via: Some(via), dev: Some(attachment.interface), protocol: PROTOCOL };
+        let route = Route::new(attachment.interface, Some(via));
         self.want(key, Object::Route(route), &attachment.owner);
     }
 }

@@ -1,4 +1,5 @@
-//! The kernel's devices, addresses, routes, namespaces and parameters as state.
+//! The kernel's devices, addresses, routes, namespaces and parameters as state. Neighbours and forwarding databases are
+//! in `reach`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -11,6 +12,7 @@ use super::netlink::address::RawAddress;
 use super::netlink::link::{self, ANOTHER_HOST, Mark, RawKind, RawLink};
 use super::netlink::route::{self, RTPROT_KERNEL, RawRoute};
 use super::netns::{self, Handle, Id, Namespaces};
+use super::reach;
 use super::space::{Space, namespace_mark};
 use super::sysctl;
 use super::transport::{DumpError, Refusal, Socket};
@@ -54,6 +56,8 @@ pub(super) fn read(
     for space in std::iter::once(&host).chain(&spaces) {
         reader.add_routes(space);
     }
+    let reached = reach::read(reader.namespaces.host(), &host.links, reader.inode, scope)?;
+    reader.entries.extend(reached);
     let Reader { mut entries, mut sysctls, .. } = reader;
     entries.append(&mut sysctls);
     Ok(entries)
@@ -211,6 +215,13 @@ impl Reader<'_> {
             let mut mark = raw.mark.clone();
             let kind = match &raw.kind {
                 RawKind::Bridge { stp } => LinkKind::Bridge { stp: *stp },
+                RawKind::Vxlan { vni, udp_port, local, underlay, learning } => LinkKind::Vxlan {
+                    vni: *vni,
+                    udp_port: *udp_port,
+                    local: *local,
+                    underlay: underlay.and_then(|index| link::by_index(&host.links, index)).map(|l| l.name),
+                    learning: *learning,
+                },
                 RawKind::Veth if standing.is_ours() => {
                     let far = far_end(raw, &host.links, &far_ends);
                     if let Some((_, far_mark)) = &far {
@@ -274,6 +285,7 @@ impl Reader<'_> {
             let name = match &raw.kind {
                 RawKind::Bridge { .. } => "bridge".to_owned(),
                 RawKind::Veth => "veth".to_owned(),
+                RawKind::Vxlan { .. } => "vxlan".to_owned(),
                 RawKind::Other(name) => name.clone(),
             };
             let kind = LinkKind::Other { name };
@@ -353,7 +365,14 @@ impl Reader<'_> {
                 PROTOCOL => Standing::Foreign(ANOTHER_HOST.into()),
                 other => Standing::Foreign(format!("protocol {}", route::protocol_name(other))),
             };
-            let object = Object::Route(Route { via: raw.via, dev: dev.map(|l| l.name), protocol: raw.protocol });
+            let object = Object::Route(Route {
+                via: raw.via,
+                dev: dev.map(|l| l.name),
+                protocol: raw.protocol,
+                onlink: raw.onlink,
+                src: raw.src,
+                scope: raw.unusual_scope(),
+            });
             let mark = dev.and_then(|l| l.mark.as_ref()).filter(|_| ours);
             self.add(key, object, mark, standing);
         }

@@ -12,6 +12,7 @@ mod netns;
 mod nfnetlink;
 pub mod nftables;
 pub mod probe;
+mod reach;
 mod run;
 pub mod sandbox;
 mod sockets;

@@ -2,6 +2,7 @@
 //! out in stages, each for all steps and in as few sends as possible before the next.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use ipnetwork::IpNetwork;
@@ -10,13 +11,16 @@ use nix::libc;
 use super::StepError;
 use super::fault::Writes;
 use super::netlink::change::{self, Abilities, Change, End, Stage};
-use super::netlink::link::Mark;
+use super::netlink::link::{Mark, Related};
+use super::netlink::neighbour::{self, Place};
 use super::netlink::route::NewRoute;
 use super::netlink::{address, link, route};
 use super::netns::Namespaces;
 use super::sysctl;
 use super::transport::{BATCH, Refusal, Request};
-use crate::state::{Address, Entry, GROUP, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, PROTOCOL, Step};
+use crate::state::{
+    Address, Entry, Fdb, GROUP, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object, Owner, PROTOCOL, Step,
+};
 
 type Outcomes = Vec<Result<(), Refusal>>;
 
@@ -40,7 +44,7 @@ struct Operation<'a> {
 
 type Build<'a> = dyn Fn(&mut Namespaces) -> Result<(Request, Option<OwnedFd>), Refusal> + 'a;
 
-/// Errors that mean an address or a route is gone: with its device, by itself, with its table.
+/// Errors that mean an address, a route or a neighbour is gone: with its device, by itself, with its table.
 const GONE: &[i32] = &[libc::ENODEV, libc::EADDRNOTAVAIL, libc::ESRCH, libc::ENOENT];
 
 impl Runner<'_> {
@@ -125,7 +129,7 @@ impl Runner<'_> {
         }
     }
 
-    /// The messages of a step about a link, an address or a route; links are deleted elsewhere, together.
+    /// The messages of a step about a link or what hangs on it; links are deleted elsewhere, together.
     fn operations<'a>(&self, step: &'a Step) -> Result<Vec<Operation<'a>>, Refusal> {
         match &step.key {
             Key::Link { netns, name } => match &step.after {
@@ -134,6 +138,8 @@ impl Runner<'_> {
             },
             Key::Address { netns, link, ip } => address_operations(netns, *link, *ip, step),
             Key::Route { netns, .. } => route_operation(netns, step).map(|o| vec![o]),
+            Key::Neighbour { netns, link, ip } => neighbour_operation(netns, *link, *ip, step).map(|o| vec![o]),
+            Key::Fdb { netns, link, mac } => fdb_operations(netns, *link, *mac, step),
             _ => Ok(Vec::new()),
         }
     }
@@ -160,7 +166,7 @@ impl Runner<'_> {
                 if !changeable(found, wanted) {
                     return Err(Refusal::new(
                         libc::EOPNOTSUPP,
-                        "a link of another kind or namespace must be made anew",
+                        "a link of another kind, namespace or tunnel must be made anew",
                     ));
                 }
                 let far = far_end(found).map(|peer| End::far(peer, found, before.owner(), inode));
@@ -264,6 +270,10 @@ fn changeable(before: &Link, after: &Link) -> bool {
     match (&before.kind, &after.kind) {
         (LinkKind::Bridge { .. }, LinkKind::Bridge { .. }) => true,
         (LinkKind::Veth { peer: a }, LinkKind::Veth { peer: b }) => a.netns == b.netns,
+        (
+            LinkKind::Vxlan { vni: a, udp_port: p, local: l, .. },
+            LinkKind::Vxlan { vni: b, udp_port: q, local: m, .. },
+        ) => (a, p, l.is_ipv4()) == (b, q, m.is_ipv4()),
         (LinkKind::Other { name: a }, LinkKind::Other { name: b }) => a == b,
         _ => false,
     }
@@ -275,12 +285,17 @@ fn create_operation<'a>(netns: &'a Netns, name: InterfaceName, wanted: &'a Link)
         netns,
         accept: &[],
         build: Box::new(move |namespaces| {
-            let master = wanted.master.map(|master| namespaces.index(netns, master)).transpose()?;
-            let descriptor = match far_end(wanted) {
-                Some(peer) if peer.netns != *netns => Namespaces::descriptor(&peer.netns)?,
-                _ => None,
+            let underlay = if let LinkKind::Vxlan { underlay, .. } = wanted.kind { underlay } else { None };
+            let mut index = |device: Option<_>| device.map(|device| namespaces.index(netns, device)).transpose();
+            let related = Related {
+                master: index(wanted.master)?,
+                underlay: index(underlay)?,
+                peer_netns: match far_end(wanted) {
+                    Some(peer) if peer.netns != *netns => Namespaces::descriptor(&peer.netns)?,
+                    _ => None,
+                },
             };
-            Ok((link::create(name, wanted, master, descriptor.as_ref())?, descriptor))
+            Ok((link::create(name, wanted, &related)?, related.peer_netns))
         }),
     }
 }
@@ -336,9 +351,93 @@ fn route_operation<'a>(netns: &'a Netns, step: &'a Step) -> Result<Operation<'a>
         accept: if delete { GONE } else { &[] },
         build: Box::new(move |namespaces| {
             let index = wanted.dev.map(|dev| namespaces.index(netns, dev)).transpose()?;
-            let route = NewRoute { to, table, metric, protocol: PROTOCOL, via: wanted.via, index };
+            let route = NewRoute {
+                to,
+                table,
+                metric,
+                protocol: PROTOCOL,
+                via: wanted.via,
+                index,
+                onlink: wanted.onlink,
+                src: wanted.src,
+                scope: wanted.scope,
+            };
             Ok((if delete { route::delete(&route) } else { route::add(&route, !create) }, None))
         }),
+    })
+}
+
+fn neighbour_operation<'a>(
+    netns: &'a Netns,
+    link: InterfaceName,
+    ip: IpAddr,
+    step: &'a Step,
+) -> Result<Operation<'a>, Refusal> {
+    let mac = match step.after.as_ref().map(|e| &e.object) {
+        None => None,
+        Some(Object::Neighbour(neighbour)) => Some(neighbour.mac),
+        Some(_) => return Err(mismatch()),
+    };
+    Ok(Operation {
+        stage: Stage::Rest,
+        netns,
+        accept: if mac.is_none() { GONE } else { &[] },
+        build: Box::new(move |namespaces| {
+            let index = namespaces.index(netns, link)?;
+            let request = mac.map_or_else(|| neighbour::delete(index, ip), |mac| neighbour::set(index, ip, mac));
+            Ok((request, None))
+        }),
+    })
+}
+
+/// Errors that mean an entry of a forwarding database is gone; the last one: with its port, which is one no longer.
+const FDB_GONE: &[i32] = &[libc::ENODEV, libc::ENOENT, libc::EOPNOTSUPP];
+
+fn fdb_operations<'a>(
+    netns: &'a Netns,
+    link: InterfaceName,
+    mac: Mac,
+    step: &'a Step,
+) -> Result<Vec<Operation<'a>>, Refusal> {
+    let operation = |stage, accept, build: Box<Build<'a>>| Operation { stage, netns, accept, build };
+    let (before, after) = (fdb_of(step.before.as_ref())?, fdb_of(step.after.as_ref())?);
+    let mut list = Vec::new();
+    // A new entry takes the place of a plain one; more than that would be left beside it.
+    if let Some(before) = before.filter(|before| after.is_none() || !before.extra.is_empty()) {
+        let build = move |namespaces: &mut Namespaces| {
+            let place = place_of(namespaces, netns, link, before)?;
+            Ok((neighbour::delete_fdb(place, mac), None))
+        };
+        list.push(operation(Stage::Clear, FDB_GONE, Box::new(build)));
+    }
+    if let Some(after) = after {
+        if !after.extra.is_empty() {
+            return Err(Refusal::new(libc::EOPNOTSUPP, "netrec makes no such entries"));
+        }
+        let build = move |namespaces: &mut Namespaces| {
+            let place = place_of(namespaces, netns, link, after)?;
+            Ok((neighbour::set_fdb(place, mac, after.dst), None))
+        };
+        list.push(operation(Stage::Rest, &[], Box::new(build)));
+    }
+    Ok(list)
+}
+
+fn fdb_of(entry: Option<&Entry>) -> Result<Option<&Fdb>, Refusal> {
+    match entry.map(|e| &e.object) {
+        None => Ok(None),
+        Some(Object::Fdb(fdb)) => Ok(Some(fdb)),
+        Some(_) => Err(mismatch()),
+    }
+}
+
+/// Where an entry of a device's database is kept.
+fn place_of(namespaces: &mut Namespaces, netns: &Netns, link: InterfaceName, entry: &Fdb) -> Result<Place, Refusal> {
+    let index = namespaces.index(netns, entry.port.unwrap_or(link))?;
+    Ok(match entry.port {
+        None => Place::Vxlan(index),
+        Some(port) if port == link => Place::Bridge(index),
+        Some(_) => Place::Port(index),
     })
 }
 
@@ -372,9 +471,13 @@ fn advice(step: &Step, refusal: &Refusal) -> Option<String> {
             let kind = match &link.kind {
                 LinkKind::Bridge { .. } => "bridge",
                 LinkKind::Veth { .. } => "veth",
+                LinkKind::Vxlan { .. } => "vxlan",
                 LinkKind::Other { name } => name,
             };
             Some(format!("this kernel has no {kind} driver (modprobe {kind})"))
+        }
+        (libc::EOPNOTSUPP, Some(Object::Fdb(Fdb { port: Some(port), .. }))) if refusal.kernel.is_none() => {
+            Some(format!("{port} is no port of a bridge"))
         }
         (libc::EXFULL, Some(Object::Link(_))) => Some("a bridge has at most 1023 ports".into()),
         _ => None,

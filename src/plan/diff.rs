@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::{Action, Conflict, Op};
-use crate::state::{Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, Route, Standing, State, Warning};
+use crate::state::{
+    Entry, Fdb, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, Route, Standing, State, Warning,
+};
 
 /// The actions that make live state the desired one, in the order of their keys, and what stands in their way.
 pub fn diff(desired: &State, live_state: &State) -> Diff {
@@ -19,14 +21,14 @@ pub fn diff(desired: &State, live_state: &State) -> Diff {
     for (key, entry) in live_state {
         let falls = fate.takes(key, &entry.object);
         match fate.new_key(key) {
-            Some(new) if !falls => renamed.push((new, fate.adjust(key, entry))),
+            Some(new) if falls.is_none() => renamed.push((new, fate.adjust(key, entry))),
             _ => live.push(Found { key, entry, falls }),
         }
     }
-    live.extend(renamed.iter().map(|(key, entry)| Found { key, entry, falls: false }));
+    live.extend(renamed.iter().map(|(key, entry)| Found { key, entry, falls: None }));
     // Nearly in order already. What a device brings along under its new name counts, not what goes with the device that
     // had the name before.
-    live.sort_by(|a, b| a.key.cmp(b.key).then(a.falls.cmp(&b.falls)));
+    live.sort_by(|a, b| a.key.cmp(b.key).then(a.falls.is_some().cmp(&b.falls.is_some())));
     live.dedup_by(|later, first| later.key == first.key);
     walk.ends_taken(desired, live_state);
     let mut wanted = desired.into_iter().peekable();
@@ -56,8 +58,8 @@ pub fn diff(desired: &State, live_state: &State) -> Diff {
 struct Found<'a> {
     key: &'a Key,
     entry: &'a Entry,
-    /// Whether it goes with what it hangs on.
-    falls: bool,
+    /// Why it goes by itself, if it does: mostly with what it hangs on.
+    falls: Option<&'static str>,
 }
 
 /// One end of a link: where it is and what it is called there.
@@ -72,6 +74,11 @@ struct Fate {
     remade: BTreeSet<InterfaceName>,
     /// Ends that get another name.
     renamed: BTreeMap<End, InterfaceName>,
+    /// Links of the host that lose their neighbours: the kernel drops them all, permanent ones too, when the device's MAC
+    /// address or its wish to be asked for one changes (`neigh_changeaddr`).
+    flushed: BTreeSet<InterfaceName>,
+    /// Ports that leave their bridge, which forgets all about them.
+    unplugged: BTreeSet<InterfaceName>,
     /// Namespaces that go.
     emptied: BTreeSet<Netns>,
     /// Whether the firewall table goes, and the sets that do.
@@ -88,7 +95,8 @@ impl Fate {
             }
             let wanted = desired.get(key).map(|e| &e.object);
             match (key, &entry.object, wanted) {
-                (Key::Link { .. }, before, Some(after)) if forced(before, after).is_empty() => {
+                (Key::Link { name, .. }, before, Some(after)) if forced(before, after).is_empty() => {
+                    fate.note_change(*name, before, after);
                     let (Some((netns, old)), Some((_, new))) = (peer(before), peer(after)) else { continue };
                     if old != new {
                         fate.renamed.insert((netns.clone(), old), new);
@@ -113,6 +121,17 @@ impl Fate {
         fate
     }
 
+    /// Notes what the change of a link in place does to what hangs on it.
+    fn note_change(&mut self, name: InterfaceName, before: &Object, after: &Object) {
+        let (Object::Link(before), Object::Link(after)) = (before, after) else { return };
+        if (before.device.mac, before.device.no_arp) != (after.device.mac, after.device.no_arp) {
+            self.flushed.insert(name);
+        }
+        if before.master.is_some() && before.master != after.master {
+            self.unplugged.insert(name);
+        }
+    }
+
     /// The key under which an object is to be compared, where that is another one.
     fn new_key(&self, key: &Key) -> Option<Key> {
         if self.renamed.is_empty() {
@@ -122,6 +141,10 @@ impl Fate {
             Key::Address { netns, link, ip } => {
                 let link = *self.renamed.get(&(netns.clone(), *link))?;
                 Some(Key::Address { netns: netns.clone(), link, ip: *ip })
+            }
+            Key::Neighbour { netns, link, ip } => {
+                let link = *self.renamed.get(&(netns.clone(), *link))?;
+                Some(Key::Neighbour { netns: netns.clone(), link, ip: *ip })
             }
             Key::Sysctl { netns, path } => {
                 let device = device_of(path)?;
@@ -146,14 +169,35 @@ impl Fate {
         entry
     }
 
-    /// Whether an object goes by itself, because what it hangs on goes.
-    fn takes(&self, key: &Key, object: &Object) -> bool {
+    /// Why an object goes by itself, if it does. The words are for when it is made anew.
+    fn takes(&self, key: &Key, object: &Object) -> Option<&'static str> {
+        const ANEW: &str = "its link is made anew";
+        match (key, object) {
+            _ if self.goes_along(key, object) => Some(ANEW),
+            (Key::Neighbour { netns, link, .. }, _) if netns.is_host() && self.flushed.contains(link) => {
+                Some("a new MAC address of its link, or another ARP flag, drops it")
+            }
+            (_, Object::Fdb(Fdb { port: Some(port), .. })) if self.lost.contains(&(key.netns().clone(), *port)) => {
+                Some("its port is made anew")
+            }
+            (_, Object::Fdb(Fdb { port: Some(port), .. })) if self.unplugged.contains(port) => {
+                Some("its port leaves the bridge")
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether an object goes because what it hangs on goes.
+    fn goes_along(&self, key: &Key, object: &Object) -> bool {
         let lost = |netns: &Netns, device| !self.lost.is_empty() && self.lost.contains(&(netns.clone(), device));
         match (key, object) {
             (Key::Element { set, .. }, _) => self.table || self.sets.contains(set),
             (Key::Set { .. } | Key::Chain { .. }, _) => self.table,
             (Key::Netns { .. } | Key::Link { .. } | Key::Table, _) => false,
-            (Key::Address { netns, link, .. }, _) => self.emptied.contains(netns) || lost(netns, *link),
+            (
+                Key::Address { netns, link, .. } | Key::Neighbour { netns, link, .. } | Key::Fdb { netns, link, .. },
+                _,
+            ) => self.emptied.contains(netns) || lost(netns, *link),
             (Key::Route { netns, .. }, Object::Route(Route { dev: Some(dev), .. })) => {
                 self.emptied.contains(netns) || lost(netns, *dev)
             }
@@ -197,6 +241,7 @@ fn forced(before: &Object, after: &Object) -> Vec<&'static str> {
             (LinkKind::Bridge { .. }, LinkKind::Bridge { .. }) => vec![],
             (LinkKind::Veth { peer: b }, LinkKind::Veth { peer: a }) if b.netns == a.netns => vec![],
             (LinkKind::Veth { .. }, LinkKind::Veth { .. }) => vec!["peer.netns"],
+            (LinkKind::Vxlan { .. }, LinkKind::Vxlan { .. }) => fixed_of_tunnel(&b.kind, &a.kind),
             _ => vec!["type"],
         },
         (Object::Set(b), Object::Set(a)) if a != b => vec!["type"],
@@ -221,6 +266,25 @@ fn forced(before: &Object, after: &Object) -> Vec<&'static str> {
     }
 }
 
+/// The attributes of a VXLAN device that differ and that the kernel lets nobody change (`vxlan_changelink`); a device
+/// below it takes, but never gives up.
+fn fixed_of_tunnel(before: &LinkKind, after: &LinkKind) -> Vec<&'static str> {
+    let (
+        LinkKind::Vxlan { vni, udp_port, local, underlay, .. },
+        LinkKind::Vxlan { vni: v, udp_port: p, local: l, underlay: u, .. },
+    ) = (before, after)
+    else {
+        return vec![];
+    };
+    let all = [
+        (vni != v, "vni"),
+        (udp_port != p, "udp_port"),
+        (local.is_ipv4() != l.is_ipv4(), "local"),
+        (underlay.is_some() && u.is_none(), "underlay"),
+    ];
+    all.into_iter().filter(|(differs, _)| *differs).map(|(_, path)| path).collect()
+}
+
 /// Whether two objects are the same to the kernel.
 fn same(key: &Key, before: &Entry, after: &Entry) -> bool {
     let marked = || before.owner().map(Owner::stem) == after.owner().map(Owner::stem);
@@ -231,7 +295,7 @@ fn same(key: &Key, before: &Entry, after: &Entry) -> bool {
 fn serves(before: &Object, after: &Object) -> bool {
     match (before, after) {
         (Object::Address(b), Object::Address(a)) => b == a,
-        (Object::Route(b), Object::Route(a)) => (b.via, b.dev) == (a.via, a.dev),
+        (Object::Route(b), Object::Route(a)) => (b.via, b.dev, b.src, b.scope) == (a.via, a.dev, a.src, a.scope),
         _ => false,
     }
 }
@@ -288,7 +352,7 @@ impl Diff {
             && entry.standing.is_ours()
             && !matches!(key, Key::Sysctl { .. })
         {
-            self.push(Op::Delete, key, Some(entry.clone()), None).implied = falls;
+            self.push(Op::Delete, key, Some(entry.clone()), None).implied = falls.is_some();
         }
     }
 
@@ -303,9 +367,9 @@ impl Diff {
         }
         let orphaned = fate.orphaned(before);
         let before = orphaned.as_ref().unwrap_or(before);
-        if found.falls {
+        if let Some(why) = found.falls {
             let action = self.push(Op::Replace, key, Some(before.clone()), Some(after.clone()));
-            action.reason = Some("its link is made anew".into());
+            action.reason = Some(why.into());
         } else if !same(key, before, after) {
             let paths = forced(&before.object, &after.object);
             let op = if paths.is_empty() { Op::Update } else { Op::Replace };

@@ -55,6 +55,15 @@ fn value(key: &Key, entry: Option<&Entry>) -> Value {
             map.insert("link".into(), json!(link));
             map.insert("ip".into(), json!(ip));
         }
+        Key::Neighbour { link, ip, .. } => {
+            map.insert("link".into(), json!(link));
+            map.insert("ip".into(), json!(ip));
+        }
+        Key::Fdb { link, mac, .. } => {
+            map.insert("link".into(), json!(link));
+            // The key's; a neighbour's is its attribute.
+            map.insert("mac".into(), json!(mac));
+        }
         Key::Route { table, to, metric, .. } => {
             map.insert("to".into(), json!(to));
             map.insert("table".into(), json!(table));

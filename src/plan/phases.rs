@@ -16,11 +16,11 @@ pub enum Phase {
     MoveAside,
     /// Namespaces are made.
     Namespaces,
-    /// Links that cannot change in place go.
+    /// Links that cannot change in place go, and tunnels whose place another one takes.
     Unlink,
     /// Links are made, bridges first: down, with what only the creating message can set.
     Bridges,
-    /// Veth pairs are made, both ends down.
+    /// What may be a bridge's port is made: veth pairs, both ends down, and VXLAN devices.
     Pairs,
     /// Links get the rest of their attributes, and their names.
     Attributes,
@@ -30,7 +30,7 @@ pub enum Phase {
     Parameters,
     /// The firewall's additions and changes, and ranges of ports that go, in one transaction. Rules name devices, so none need be there yet.
     Firewall,
-    /// Bridges and hosts' ends come up.
+    /// Bridges, VXLAN devices and hosts' ends come up.
     Raise,
     /// Addresses are added.
     Addresses,
@@ -38,10 +38,15 @@ pub enum Phase {
     Forwarding,
     /// Containers' ends come up.
     Up,
+    /// Neighbours and entries of forwarding databases are added: after the links are up, since what goes down loses its
+    /// neighbours.
+    Reach,
     /// Routes are added.
     Routes,
     /// From here on things only go. Routes first: a device's last address would take them along.
     Unroute,
+    /// Neighbours and entries of forwarding databases go.
+    Unreach,
     /// Addresses go.
     Detach,
     /// Links go.
@@ -61,10 +66,13 @@ impl Phase {
 
 /// The steps of some actions, by phase, in order.
 pub fn phases(actions: &[Action]) -> Vec<(Phase, Vec<Step>)> {
-    let aside = in_the_way(actions);
+    let (aside, tunnels) = (in_the_way(actions), new_tunnels(actions));
     let mut steps: Vec<(Phase, Step)> = Vec::new();
     for action in actions.iter().filter(|a| !a.implied) {
+        let displaced = tunnel(action.before.as_ref()).is_some_and(|place| tunnels.contains(&place));
         stage(action, &aside, &mut |phase, before, after| {
+            // The kernel has one of an id, whatever its name.
+            let phase = if phase == Phase::Remove && displaced { Phase::Unlink } else { phase };
             if before != after {
                 steps.push((phase, Step::new(action.key.clone(), before, after)));
             }
@@ -108,6 +116,9 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
         // The route in its place goes by a device that goes, perhaps under another name.
         (Key::Route { .. }, Op::Replace) => emit(Phase::Routes, before.map(without_device), after),
         (Key::Route { .. }, _) => emit(Phase::Routes, before, after),
+        (Key::Neighbour { .. } | Key::Fdb { .. }, Op::Delete) => emit(Phase::Unreach, before, None),
+        (Key::Neighbour { .. } | Key::Fdb { .. }, Op::Replace) => emit(Phase::Reach, None, after),
+        (Key::Neighbour { .. } | Key::Fdb { .. }, _) => emit(Phase::Reach, before, after),
         (Key::Sysctl { netns, path }, op) => {
             let phase = if opens(netns, path, after.as_ref()) {
                 Phase::Forwarding
@@ -160,6 +171,8 @@ fn create_link(after: Option<Entry>, emit: &mut impl FnMut(Phase, Option<Entry>,
         link.port = link.port.map(|_| BridgePort::default());
         if let LinkKind::Veth { peer } = &mut link.kind {
             peer.device = as_created(&peer.device);
+        }
+        if !matches!(link.kind, LinkKind::Bridge { .. }) {
             phase = Phase::Pairs;
         }
     }
@@ -224,6 +237,24 @@ fn in_the_way(actions: &[Action]) -> Aside {
         .filter(|a| peer_end(a.before.as_ref()).is_some_and(|end| wanted.contains(&end)))
         .map(|a| a.key.clone())
         .collect()
+}
+
+/// What the kernel lets no two VXLAN devices share: id, UDP port and whether the tunnel runs over IPv4.
+type Tunnel = (u32, u16, bool);
+
+fn tunnel(entry: Option<&Entry>) -> Option<Tunnel> {
+    match entry.map(|e| &e.object) {
+        Some(Object::Link(Link { kind: LinkKind::Vxlan { vni, udp_port, local, .. }, .. })) => {
+            Some((*vni, *udp_port, local.is_ipv4()))
+        }
+        _ => None,
+    }
+}
+
+/// The tunnels that are made.
+fn new_tunnels(actions: &[Action]) -> BTreeSet<Tunnel> {
+    let made = actions.iter().filter(|action| matches!(action.op, Op::Create | Op::Replace));
+    made.filter_map(|action| tunnel(action.after.as_ref())).collect()
 }
 
 /// Gives a container's end that is in the way another name.

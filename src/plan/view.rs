@@ -12,6 +12,8 @@ pub(super) fn attributes(object: &Object) -> Value {
         Object::Link(o) => serde_json::to_value(o),
         Object::Address(o) => serde_json::to_value(o),
         Object::Route(o) => serde_json::to_value(o),
+        Object::Neighbour(o) => serde_json::to_value(o),
+        Object::Fdb(o) => serde_json::to_value(o),
         Object::Sysctl(o) => serde_json::to_value(o),
         Object::Table(o) => serde_json::to_value(o),
         Object::Set(o) => Ok(json!({ "type": o.to_string() })),

@@ -158,8 +158,7 @@ impl Run<'_> {
     /// also brings back what the kernel dropped on its own, such as the routes of a device that went down. Flows that came
     /// up meanwhile end where the rules of before would not have had them.
     fn undo(&mut self, before: &State) -> Undo {
-        let worth = |e: &Entry| e.standing.is_ours() && !matches!(&e.object, Object::Netns(n) if n.unbound);
-        let before: State = before.iter().filter(|(_, e)| worth(e)).map(|(k, e)| (k.clone(), e.clone())).collect();
+        let before: State = before.iter().filter_map(|(k, e)| Some((k.clone(), restored(e)?))).collect();
         let scope = Scope::of(&before).and(self.scope.clone());
         let mut left = Vec::new();
         // A state whose flows are still to end.
@@ -200,6 +199,19 @@ impl Run<'_> {
             _ => Undo::Left(left),
         }
     }
+}
+
+/// An object as undoing brings it back, if it does: what is netrec's, without what somebody else made of it that netrec
+/// cannot make.
+fn restored(entry: &Entry) -> Option<Entry> {
+    let mut entry = entry.standing.is_ours().then(|| entry.clone())?;
+    match &mut entry.object {
+        Object::Netns(netns) if netns.unbound => return None,
+        Object::Fdb(fdb) if fdb.extra.iter().any(|word| word == "local") => return None,
+        Object::Fdb(fdb) => fdb.extra.clear(),
+        _ => {}
+    }
+    Some(entry)
 }
 
 /// Ends the flows that a change which has been made leaves behind. Where none can be concerned, the kernel is not asked.

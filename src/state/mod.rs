@@ -16,8 +16,8 @@ pub use facts::{Asked, Facts};
 pub use flow::{End, Flow, Stale};
 pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner};
 pub use object::{
-    Address, BridgePort, Device, GROUP, GROUP_LEAVING, Key, Kind, Link, LinkKind, NetnsObject, Object, PROTOCOL, Peer,
-    RT_TABLE_MAIN, Route, Sysctl,
+    Address, BridgePort, Device, Fdb, GROUP, GROUP_LEAVING, Key, Kind, Link, LinkKind, Neighbour, NetnsObject, Object,
+    PROTOCOL, Peer, RT_TABLE_MAIN, Route, Sysctl,
 };
 pub use surroundings::{
     At, Condition, ForeignChain, ForeignRule, ForeignTable, ForeignVerdict, Listener, OneOf, Process, Published,
@@ -247,6 +247,9 @@ pub struct Scope {
     pub ends: BTreeSet<(Netns, InterfaceName)>,
     /// Devices of the host that are to have addresses: on a foreign one, all that it has are reported.
     pub addressed: BTreeSet<InterfaceName>,
+    /// Devices of the host that are to have neighbours or entries in their forwarding database: those of netrec's are
+    /// looked at for such. (So are VXLAN devices and their bridges, whether named or not.)
+    pub reaching: BTreeSet<InterfaceName>,
 }
 
 /// The parameters that netrec sets for a bridge, below `net/FAMILY/conf/DEVICE`.
@@ -294,7 +297,11 @@ impl Scope {
 
     /// Whether it looks at nothing.
     pub fn is_empty(&self) -> bool {
-        self.namespaces.is_empty() && self.sysctls.is_empty() && self.ends.is_empty() && self.addressed.is_empty()
+        self.namespaces.is_empty()
+            && self.sysctls.is_empty()
+            && self.ends.is_empty()
+            && self.addressed.is_empty()
+            && self.reaching.is_empty()
     }
 
     /// With what another scope looks at too.
@@ -306,6 +313,7 @@ impl Scope {
         }
         self.ends.extend(other.ends);
         self.addressed.extend(other.addressed);
+        self.reaching.extend(other.reaching);
         self
     }
 
@@ -327,6 +335,9 @@ impl Scope {
                 }
                 (Key::Address { netns, link, .. }, _) if netns.is_host() => {
                     scope.addressed.insert(*link);
+                }
+                (Key::Neighbour { netns, link, .. } | Key::Fdb { netns, link, .. }, _) if netns.is_host() => {
+                    scope.reaching.insert(*link);
                 }
                 (Key::Sysctl { netns, path }, _) => {
                     scope.sysctls.entry(netns.clone()).or_default().insert(path.clone());

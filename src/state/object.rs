@@ -15,7 +15,7 @@ use super::names::{InterfaceName, Mac, Netns};
 pub const GROUP: u32 = 20050;
 /// `IFLA_GROUP` of netrec's links on their way out; the next run removes what a crash left of them.
 pub const GROUP_LEAVING: u32 = 20051;
-/// `rtm_protocol` of netrec's routes and `IFA_PROTO` of its addresses.
+/// `rtm_protocol` of netrec's routes, `IFA_PROTO` of its addresses and `NDA_PROTOCOL` of its neighbours.
 pub const PROTOCOL: u8 = 78;
 
 /// The kinds of objects, in the order in which they are listed.
@@ -30,6 +30,10 @@ pub enum Kind {
     Address,
     /// A route.
     Route,
+    /// A permanent neighbour.
+    Neighbour,
+    /// A permanent entry of a forwarding database.
+    Fdb,
     /// A kernel parameter under `/proc/sys/net`.
     Sysctl,
     /// The firewall table.
@@ -50,6 +54,8 @@ impl Kind {
             Self::Link => "link",
             Self::Address => "address",
             Self::Route => "route",
+            Self::Neighbour => "neighbour",
+            Self::Fdb => "fdb",
             Self::Sysctl => "sysctl",
             Self::Table => "table",
             Self::Set => "set",
@@ -111,6 +117,29 @@ pub enum Key {
         /// Its priority; IPv6's 0 is stored by the kernel as 1024, and so here.
         metric: u32,
     },
+    /// A permanent neighbour, on a link of netrec's in the host. There every one is netrec's.
+    Neighbour {
+        /// Where it is.
+        netns: Netns,
+        /// The device it is behind.
+        link: InterfaceName,
+        /// Its address.
+        ip: IpAddr,
+    },
+    /// A permanent entry of the forwarding database of a link of netrec's in the host, where every one is netrec's but
+    /// those that the kernel makes.
+    ///
+    /// A VXLAN device has a database of its own (`bridge fdb … self`): behind which VTEP a MAC address is. Another is the
+    /// bridge's (`bridge fdb … master`): by which of its ports. A MAC address is in each at most once; so the two are told
+    /// apart by the device that has the database, and the port is the entry's attribute, which can change in place.
+    Fdb {
+        /// Where it is.
+        netns: Netns,
+        /// The device that has the database: a VXLAN device or a bridge.
+        link: InterfaceName,
+        /// The address that frames are for.
+        mac: Mac,
+    },
     /// A kernel parameter.
     Sysctl {
         /// Where it is.
@@ -147,6 +176,8 @@ impl Key {
             Self::Link { .. } => Kind::Link,
             Self::Address { .. } => Kind::Address,
             Self::Route { .. } => Kind::Route,
+            Self::Neighbour { .. } => Kind::Neighbour,
+            Self::Fdb { .. } => Kind::Fdb,
             Self::Sysctl { .. } => Kind::Sysctl,
             Self::Table => Kind::Table,
             Self::Set { .. } => Kind::Set,
@@ -161,6 +192,8 @@ impl Key {
             Self::Link { netns, .. }
             | Self::Address { netns, .. }
             | Self::Route { netns, .. }
+            | Self::Neighbour { netns, .. }
+            | Self::Fdb { netns, .. }
             | Self::Sysctl { netns, .. } => netns,
             _ => &Netns::HOST,
         }
@@ -190,6 +223,8 @@ impl Key {
                 }
                 text
             }
+            Self::Neighbour { link, ip, .. } => format!("{ip} dev {link}"),
+            Self::Fdb { link, mac, .. } => format!("{mac} dev {link}"),
             Self::Sysctl { path, .. } => path.to_string(),
             Self::Table => format!("inet {}", super::firewall::TABLE),
             Self::Set { name } | Self::Chain { name } => name.to_string(),
@@ -224,6 +259,10 @@ pub enum Object {
     Address(Address),
     /// A route.
     Route(Route),
+    /// A neighbour.
+    Neighbour(Neighbour),
+    /// An entry of a forwarding database.
+    Fdb(Fdb),
     /// A kernel parameter.
     Sysctl(Sysctl),
     /// The firewall table.
@@ -298,6 +337,22 @@ pub enum LinkKind {
         /// The other end.
         peer: Peer,
     },
+    /// One end of a VXLAN tunnel with many others (RFC 7348).
+    Vxlan {
+        /// The network's id, 1 to 16777215.
+        vni: u32,
+        /// The UDP port that it listens at and sends to.
+        udp_port: u16,
+        /// The address that it sends from; unspecified where the kernel chooses.
+        local: IpAddr,
+        /// The device that the tunnel runs over, where it does not follow the routes. When that goes, the kernel removes
+        /// the tunnel too.
+        #[serde(default)]
+        underlay: Option<InterfaceName>,
+        /// Whether it remembers which VTEP a MAC address was seen behind.
+        #[serde(default)]
+        learning: bool,
+    },
     /// Anything else; netrec never wants one, but may find one in the way.
     Other {
         /// The kernel's name for the kind, or `device` where it has none.
@@ -340,6 +395,9 @@ pub struct BridgePort {
     /// Do not send broadcasts out (`IFLA_BRPORT_BCAST_FLOOD` off).
     #[serde(default)]
     pub no_bcast_flood: bool,
+    /// Answer for neighbours that the bridge knows instead of sending the question out (`IFLA_BRPORT_NEIGH_SUPPRESS`).
+    #[serde(default)]
+    pub neigh_suppress: bool,
 }
 
 /// An address on a device.
@@ -363,6 +421,57 @@ pub struct Route {
     pub dev: Option<InterfaceName>,
     /// Who made it (`rtm_protocol`); 78 is netrec.
     pub protocol: u8,
+    /// Whether the router is taken to be on the device, whatever the addresses say (`RTNH_F_ONLINK`).
+    #[serde(default)]
+    pub onlink: bool,
+    /// The source address of what the host itself sends there (`RTA_PREFSRC`), where it is not the kernel's choice.
+    #[serde(default)]
+    pub src: Option<IpAddr>,
+    /// Its scope (`rtm_scope`), where it is another than the usual one: `link` (253) without a router, else `universe` (0).
+    /// IPv6 has no scopes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<u8>,
+}
+
+impl Route {
+    /// A route of netrec's by a device, with a router or without.
+    pub fn new(dev: InterfaceName, via: Option<IpAddr>) -> Self {
+        Self { via, dev: Some(dev), protocol: PROTOCOL, onlink: false, src: None, scope: None }
+    }
+}
+
+/// A permanent neighbour: nobody is asked for its MAC address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Its MAC address.
+    pub mac: Mac,
+}
+
+/// A permanent entry of a forwarding database. One of a VXLAN device has a `dst`, one of a bridge a `port`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fdb {
+    /// The VTEP that frames are sent to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dst: Option<IpAddr>,
+    /// The port of the bridge by which frames leave; the bridge itself for frames that end there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<InterfaceName>,
+    /// What else there is to it, in the words of `bridge fdb`: `local`, `dst 192.0.2.3`, `vni 7`. An entry of netrec's has
+    /// nothing else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra: Vec<String>,
+}
+
+impl Fdb {
+    /// The entry of a VXLAN device: behind which VTEP an address is.
+    pub fn behind(dst: IpAddr) -> Self {
+        Self { dst: Some(dst), ..Self::default() }
+    }
+
+    /// The entry of a bridge: by which port an address is reached.
+    pub fn by(port: InterfaceName) -> Self {
+        Self { port: Some(port), ..Self::default() }
+    }
 }
 
 /// A kernel parameter.

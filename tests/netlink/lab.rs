@@ -109,7 +109,7 @@ pub(crate) fn address(netns: &Netns, link: &str, ip: &str, path: &str) -> (Key, 
 pub(crate) fn route(netns: &Netns, to: &str, via: Option<&str>, dev: &str, metric: u32) -> (Key, Entry) {
     let key = Key::Route { netns: netns.clone(), table: RT_TABLE_MAIN, to: to.parse().unwrap(), metric };
     let via = via.map(|v| v.parse().unwrap());
-    let object = Object::Route(Route { via, dev: Some(name(dev)), protocol: 78 });
+    let object = Object::Route(Route::new(name(dev), via));
     (key, Entry::new(object, owner("containers.web")))
 }
 

@@ -42,6 +42,7 @@ const ALL_ON: BridgePort = BridgePort {
     no_flood: true,
     no_mcast_flood: true,
     no_bcast_flood: true,
+    neigh_suppress: true,
 };
 
 #[test]
@@ -80,7 +81,8 @@ fn every_attribute_of_a_veth_changes_in_place() {
         assert!(inside["ifalias"].as_str().unwrap().starts_with("netrec containers.db @"));
         assert_eq!(host["linkinfo"]["info_slave_data"]["hairpin"], true);
         let port = json("bridge -j -d link show dev ve-web-1a2b3c")[0].clone();
-        assert_eq!(["hairpin", "isolated", "locked"].map(|name| port[name].clone()), [true; 3]);
+        let on = ["hairpin", "isolated", "locked", "neigh_suppress"];
+        assert_eq!(on.map(|name| port[name].clone()), [true; 4]);
         let floods = ["learning", "flood", "mcast_flood", "bcast_flood"].map(|name| port[name].clone());
         assert_eq!(floods, [false; 4]);
         for end in [&host, &inside] {

@@ -1,5 +1,7 @@
 //! Changes of existing devices: from two descriptions of an end of a link to the messages between them.
 
+use std::net::IpAddr;
+
 use nix::libc;
 use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -9,7 +11,9 @@ use rtnetlink::packet_route::link::{
 };
 
 use super::super::transport::{Refusal, Request};
-use super::link::{Builder, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES, Mark, created_mtu, group_of, stp_state};
+use super::link::{
+    Builder, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES, Mark, created_mtu, group_of, stp_state, tunnel,
+};
 use crate::state::{BridgePort, Device, InterfaceName, Link, LinkKind, Owner, Peer};
 
 /// Below this MTU in bytes a device has no IPv6 (`linux/ipv6.h`).
@@ -26,6 +30,25 @@ pub(crate) struct End {
     /// The defaults where it is no port.
     pub port: BridgePort,
     pub stp: bool,
+    /// None but of a VXLAN device.
+    pub tunnel: Option<Tunnel>,
+}
+
+/// A VXLAN device as far as it can be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tunnel {
+    local: IpAddr,
+    underlay: Option<InterfaceName>,
+    learning: bool,
+}
+
+impl Tunnel {
+    fn of(link: &Link) -> Option<Self> {
+        match link.kind {
+            LinkKind::Vxlan { local, underlay, learning, .. } => Some(Self { local, underlay, learning }),
+            _ => None,
+        }
+    }
 }
 
 impl End {
@@ -39,6 +62,7 @@ impl End {
             master: link.master,
             port: link.port.unwrap_or_default(),
             stp: matches!(link.kind, LinkKind::Bridge { stp: true }),
+            tunnel: Tunnel::of(link),
         }
     }
 
@@ -52,6 +76,7 @@ impl End {
             master: None,
             port: BridgePort::default(),
             stp: false,
+            tunnel: None,
         }
     }
 
@@ -92,6 +117,8 @@ pub(crate) enum Stage {
     LinkLocal,
     /// Up.
     Up,
+    /// What must be gone before the rest comes.
+    Clear,
     /// What is not about links.
     Rest,
 }
@@ -112,6 +139,8 @@ pub(crate) struct Change {
     message: LinkMessage,
     /// The master it gets (or loses), to be given as an index.
     master: NewMaster,
+    /// What a VXLAN device becomes, whose device below is to be given as an index too.
+    tunnel: Option<Tunnel>,
     /// Whether the message carries a new name, so that the link must be given by its index.
     renames: bool,
     /// Error numbers that mean the wanted state is there already.
@@ -120,7 +149,8 @@ pub(crate) struct Change {
 
 impl Change {
     fn new(stage: Stage, name: InterfaceName, message: Builder) -> Self {
-        Self { stage, name, message: message.build(), master: NewMaster::AsBefore, renames: false, accept: &[] }
+        let message = message.build();
+        Self { stage, name, message, master: NewMaster::AsBefore, tunnel: None, renames: false, accept: &[] }
     }
 
     /// A change of one attribute.
@@ -145,6 +175,13 @@ impl Change {
             NewMaster::Bridge(master) => Some(index(master)?),
         };
         message.attributes.extend(master.map(LinkAttribute::Controller));
+        if let Some(Tunnel { local, underlay, learning }) = self.tunnel {
+            let underlay = underlay.map(&mut index).transpose()?;
+            let data = InfoData::Vxlan(tunnel(local, underlay, learning));
+            message
+                .attributes
+                .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(data)]));
+        }
         Ok(Request { message: RouteNetlinkMessage::NewLink(message), flags: 0 })
     }
 }
@@ -178,7 +215,8 @@ pub(crate) fn changes(before: &End, after: &End, can: Abilities) -> Vec<Change> 
     if !switches.is_empty() {
         let info =
             vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(InfoPortData::BridgePort(switches))];
-        let together = before.master == after.master && before.stp == after.stp;
+        // Of two parts about what a device is the kernel reads one.
+        let together = before.master == after.master && before.stp == after.stp && before.tunnel == after.tunnel;
         add(&mut list, &mut set, Change::with(Stage::Port, after.name, LinkAttribute::LinkInfo(info)), together);
     }
     if before.device.link_local != after.device.link_local {
@@ -225,6 +263,7 @@ fn switches(before: BridgePort, after: BridgePort) -> Vec<InfoBridgePort> {
         (before.no_flood != after.no_flood, InfoBridgePort::UnicastFlood(!after.no_flood)),
         (before.no_mcast_flood != after.no_mcast_flood, InfoBridgePort::MulticastFlood(!after.no_mcast_flood)),
         (before.no_bcast_flood != after.no_bcast_flood, InfoBridgePort::BroadcastFlood(!after.no_bcast_flood)),
+        (before.neigh_suppress != after.neigh_suppress, InfoBridgePort::NeighSupress(after.neigh_suppress)),
     ];
     all.into_iter().filter(|(differs, _)| *differs).map(|(_, switch)| switch).collect()
 }
@@ -268,11 +307,12 @@ fn settings(before: &End, after: &End) -> Option<Change> {
         Some(master) => NewMaster::Bridge(master),
     };
     let flags = before.device.no_arp != after.device.no_arp;
-    if attributes.is_empty() && !flags && matches!(master, NewMaster::AsBefore) {
+    let tunnel = after.tunnel.filter(|tunnel| before.tunnel != Some(*tunnel));
+    if attributes.is_empty() && !flags && tunnel.is_none() && matches!(master, NewMaster::AsBefore) {
         return None;
     }
     let message = if flags { Builder::default().arp(!after.device.no_arp) } else { Builder::default() };
-    let mut change = Change { master, ..Change::new(Stage::Set, after.name, message) };
+    let mut change = Change { master, tunnel, ..Change::new(Stage::Set, after.name, message) };
     change.message.attributes = attributes;
     Some(change)
 }
@@ -293,8 +333,16 @@ mod tests {
             no_arp: false,
         };
         let (name, new) = ("a".parse().unwrap(), "b".parse().unwrap());
-        let before =
-            End { name, device, group: GROUP, alias: None, master: None, port: BridgePort::default(), stp: false };
+        let before = End {
+            name,
+            device,
+            group: GROUP,
+            alias: None,
+            master: None,
+            port: BridgePort::default(),
+            stp: false,
+            tunnel: None,
+        };
         let after = End { name: new, ..before.clone() };
         let sequence = |live_rename| -> Vec<(Stage, InterfaceName)> {
             changes(&before, &after, Abilities { live_rename, ipv6: true }).iter().map(|c| (c.stage, c.name)).collect()

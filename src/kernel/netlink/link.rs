@@ -1,17 +1,18 @@
-//! Devices: bridges and the two ends of veth pairs. How existing ones change is in `change`.
+//! Devices: bridges, the two ends of veth pairs, and VXLAN devices. How existing ones change is in `change`.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::libc;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask,
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::super::transport::{DumpError, Refusal, Request, Socket};
-use super::{Attributes, text_of, u32_at};
+use super::{Attributes, ip_of, text_of, u32_at};
 use crate::state::{BridgePort, Device, GROUP, GROUP_LEAVING, InterfaceName, Link, LinkKind, Mac, Owner, Standing};
 
 // linux/if_link.h
@@ -35,8 +36,15 @@ const IFLA_BRPORT_LEARNING: u16 = 8;
 const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
 const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
 const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
+const IFLA_BRPORT_NEIGH_SUPPRESS: u16 = 32;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_BRPORT_LOCKED: u16 = 39;
+const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_LINK: u16 = 3;
+const IFLA_VXLAN_LOCAL: u16 = 4;
+const IFLA_VXLAN_LEARNING: u16 = 7;
+const IFLA_VXLAN_PORT: u16 = 15;
+const IFLA_VXLAN_LOCAL6: u16 = 17;
 const IFLA_INET6_CONF: u16 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 /// Parameters of a device that its listing tells along, below `net/`, and where: their family's, and the place among the
@@ -89,8 +97,19 @@ pub(crate) struct RawLink {
 /// The kinds that are told apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RawKind {
-    Bridge { stp: bool },
+    Bridge {
+        stp: bool,
+    },
     Veth,
+    Vxlan {
+        vni: u32,
+        udp_port: u16,
+        /// Unspecified where there is none.
+        local: IpAddr,
+        /// The index of the device that it runs over.
+        underlay: Option<u32>,
+        learning: bool,
+    },
     Other(String),
 }
 
@@ -245,29 +264,49 @@ fn parse(body: &[u8]) -> Option<RawLink> {
 
 fn parse_info(link: &mut RawLink, info: &[u8]) {
     let mut kind = None;
-    let mut stp = false;
+    let mut data: &[u8] = &[];
     let mut port_kind = None;
     let mut port = None;
     for (attribute, value) in Attributes::new(info) {
         match attribute {
             IFLA_INFO_KIND => kind = text_of(value),
-            IFLA_INFO_DATA if kind == Some("bridge") => {
-                stp = Attributes::new(value).value(IFLA_BR_STP_STATE).and_then(|v| u32_at(v, 0)).unwrap_or(0) != 0;
-            }
+            IFLA_INFO_DATA => data = value,
             IFLA_INFO_SLAVE_KIND => port_kind = text_of(value),
             IFLA_INFO_SLAVE_DATA => port = Some(value),
             _ => {}
         }
     }
     link.kind = match kind {
-        Some("bridge") => RawKind::Bridge { stp },
+        Some("bridge") => {
+            let stp = Attributes::new(data).value(IFLA_BR_STP_STATE).and_then(|v| u32_at(v, 0)).unwrap_or(0) != 0;
+            RawKind::Bridge { stp }
+        }
         Some("veth") => RawKind::Veth,
+        Some("vxlan") => parse_vxlan(data),
         Some(other) => RawKind::Other(other.to_owned()),
         None => RawKind::Other("device".to_owned()),
     };
     if port_kind == Some("bridge") {
         link.port = Some(parse_port(port.unwrap_or_default()));
     }
+}
+
+/// What tells one VXLAN device from another.
+fn parse_vxlan(data: &[u8]) -> RawKind {
+    let (mut vni, mut udp_port, mut underlay, mut learning) = (0, 0, None, false);
+    let mut local: IpAddr = Ipv4Addr::UNSPECIFIED.into();
+    for (attribute, value) in Attributes::new(data) {
+        match attribute {
+            IFLA_VXLAN_ID => vni = u32_at(value, 0).unwrap_or(0),
+            IFLA_VXLAN_LINK => underlay = u32_at(value, 0).filter(|index| *index != 0),
+            IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => local = ip_of(value).unwrap_or(local),
+            IFLA_VXLAN_LEARNING => learning = value.first().is_some_and(|v| *v != 0),
+            // In network byte order.
+            IFLA_VXLAN_PORT => udp_port = value.try_into().map_or(0, u16::from_be_bytes),
+            _ => {}
+        }
+    }
+    RawKind::Vxlan { vni, udp_port, local, underlay, learning }
 }
 
 /// A port's switches, a byte each. One that the kernel does not know is as it is by default.
@@ -277,6 +316,7 @@ fn parse_port(data: &[u8]) -> BridgePort {
         let on = value.first().is_some_and(|v| *v != 0);
         match attribute {
             IFLA_BRPORT_MODE => port.hairpin = on,
+            IFLA_BRPORT_NEIGH_SUPPRESS => port.neigh_suppress = on,
             IFLA_BRPORT_ISOLATED => port.isolated = on,
             IFLA_BRPORT_LOCKED => port.locked = on,
             IFLA_BRPORT_LEARNING => port.no_learning = !on,
@@ -316,13 +356,8 @@ fn parse_families(link: &mut RawLink, families: &[u8]) {
 
 /// The message that makes a link with all that can be said in one: down, without alias and port settings, which the
 /// kernel ignores here without a word, and with its default of a link-local address, as any other mode is refused here
-/// (`EAFNOSUPPORT`). `master` is the bridge's index, `peer_netns` the namespace of a veth's other end.
-pub(crate) fn create(
-    name: InterfaceName,
-    link: &Link,
-    master: Option<u32>,
-    peer_netns: Option<&OwnedFd>,
-) -> Result<Request, Refusal> {
+/// (`EAFNOSUPPORT`).
+pub(crate) fn create(name: InterfaceName, link: &Link, related: &Related) -> Result<Request, Refusal> {
     let describe = |message: Builder, name, device: &Device| {
         let mtu = created_mtu(link).unwrap_or(device.mtu);
         describe(message, name, device.mac, mtu, group_of(link))
@@ -331,10 +366,15 @@ pub(crate) fn create(
         LinkKind::Bridge { stp } => (InfoKind::Bridge, InfoData::Bridge(vec![InfoBridge::StpState(stp_state(*stp))])),
         LinkKind::Veth { peer } => {
             let mut far = describe(Builder::default(), peer.name, &peer.device);
-            if let Some(fd) = peer_netns {
+            if let Some(fd) = &related.peer_netns {
                 far = far.setns_by_fd(fd.as_raw_fd());
             }
             (InfoKind::Veth, InfoData::Veth(InfoVeth::Peer(far.build())))
+        }
+        LinkKind::Vxlan { vni, udp_port, local, learning, .. } => {
+            let mut data = vec![InfoVxlan::Id(*vni), InfoVxlan::Port(*udp_port)];
+            data.extend(tunnel(*local, related.underlay, *learning));
+            (InfoKind::Vxlan, InfoData::Vxlan(data))
         }
         LinkKind::Other { name } => {
             return Err(Refusal::new(libc::EOPNOTSUPP, format!("netrec makes no devices of kind {name}")));
@@ -342,10 +382,31 @@ pub(crate) fn create(
     };
     let builder = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(kind).set_info_data(data);
     let mut message = describe(builder, name, &link.device);
-    if let Some(master) = master {
+    if let Some(master) = related.master {
         message = message.controller(master);
     }
     Ok(request(message, NLM_F_CREATE | NLM_F_EXCL))
+}
+
+/// What a creating message names beside the link itself.
+#[derive(Debug, Default)]
+pub(crate) struct Related {
+    /// The index of the bridge that it becomes a port of.
+    pub master: Option<u32>,
+    /// The index of the device that a VXLAN device runs over.
+    pub underlay: Option<u32>,
+    /// The namespace of a veth's other end.
+    pub peer_netns: Option<OwnedFd>,
+}
+
+/// What the kernel can change of a VXLAN device. A device below can be given or changed, but not taken away: a 0 in its
+/// place is no error and changes nothing.
+pub(super) fn tunnel(local: IpAddr, underlay: Option<u32>, learning: bool) -> Vec<InfoVxlan> {
+    let local = match local {
+        IpAddr::V4(v4) => InfoVxlan::Local(v4),
+        IpAddr::V6(v6) => InfoVxlan::Local6(v6),
+    };
+    [local, InfoVxlan::Learning(learning)].into_iter().chain(underlay.map(InfoVxlan::Link)).collect()
 }
 
 pub(super) type Builder = LinkMessageBuilder<LinkUnspec>;

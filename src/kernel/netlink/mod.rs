@@ -1,10 +1,11 @@
-//! Links, addresses and routes: of each the reading and the writing side by side. Messages that change something are
+//! Links, addresses, routes, neighbours and forwarding databases: of each the reading and the writing side by side. Messages that change something are
 //! built from rtnetlink's types. Dumps are read by hand, as only a few of the many attributes are wanted: of a link with
 //! all its statistics and settings for both families the typed parser would make hundreds of values.
 
 pub(super) mod address;
 pub(super) mod change;
 pub(super) mod link;
+pub(super) mod neighbour;
 pub(super) mod route;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

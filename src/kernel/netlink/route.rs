@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 
 use super::super::transport::{DumpError, Request, Socket};
@@ -20,6 +20,7 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
@@ -29,6 +30,9 @@ const RTN_BLACKHOLE: u8 = 6;
 const RTN_UNREACHABLE: u8 = 7;
 const RTN_PROHIBIT: u8 = 8;
 const RTM_F_CLONED: u32 = 0x200;
+const RTNH_F_ONLINK: u32 = 4;
+const RT_SCOPE_UNIVERSE: u8 = 0;
+const RT_SCOPE_LINK: u8 = 253;
 const RT_TABLE_LOCAL: u32 = 255;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -51,9 +55,20 @@ pub(crate) struct RawRoute {
     pub via: Option<IpAddr>,
     /// The index of its device, or of that of its first next hop.
     pub index: Option<u32>,
+    /// Whether the router is taken to be on the link.
+    pub onlink: bool,
+    /// The preferred source address.
+    pub src: Option<IpAddr>,
+    /// `rtm_scope`
+    pub scope: u8,
 }
 
 impl RawRoute {
+    /// Its scope, where that is not the usual one.
+    pub(crate) fn unusual_scope(&self) -> Option<u8> {
+        (self.to.is_ipv4() && self.scope != usual_scope(self.to, self.via)).then_some(self.scope)
+    }
+
     /// Whether it is one that the kernel makes along with an address, to the address's subnet.
     pub(crate) fn is_connected(&self) -> bool {
         self.protocol == RTPROT_KERNEL && self.table == RT_TABLE_MAIN && self.via.is_none()
@@ -107,6 +122,7 @@ fn request(kind: RouteType, protocol: Option<u8>, table: Option<u8>) -> RouteNet
 fn parse(body: &[u8], wanted: &[u8]) -> Option<RawRoute> {
     let (family, prefix) = (*body.first()?, *body.get(1)?);
     let (table, protocol, kind, flags) = (*body.get(4)?, *body.get(5)?, *body.get(7)?, u32_at(body, 8)?);
+    let scope = *body.get(6)?;
     let unspecified: IpAddr = match family {
         AF_INET => Ipv4Addr::UNSPECIFIED.into(),
         AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
@@ -124,6 +140,9 @@ fn parse(body: &[u8], wanted: &[u8]) -> Option<RawRoute> {
         refuses: kind != RTN_UNICAST && kind != RTN_LOCAL,
         via: None,
         index: None,
+        onlink: flags & RTNH_F_ONLINK != 0,
+        src: None,
+        scope,
     };
     for (kind, value) in Attributes::new(body.get(12..)?) {
         match kind {
@@ -132,6 +151,7 @@ fn parse(body: &[u8], wanted: &[u8]) -> Option<RawRoute> {
             RTA_GATEWAY => route.via = ip_of(value),
             // A family as a u16, then the address: an IPv4 route by an IPv6 router.
             RTA_VIA => route.via = value.get(2..).and_then(ip_of),
+            RTA_PREFSRC => route.src = ip_of(value),
             RTA_PRIORITY => route.metric = u32_at(value, 0)?,
             RTA_TABLE => route.table = u32_at(value, 0)?,
             // `struct rtnexthop`: length, flags and hops, then the index.
@@ -152,14 +172,26 @@ pub(crate) struct NewRoute {
     pub protocol: u8,
     pub via: Option<IpAddr>,
     pub index: Option<u32>,
+    pub onlink: bool,
+    pub src: Option<IpAddr>,
+    /// None for the usual one.
+    pub scope: Option<u8>,
+}
+
+/// The scope of a route that nobody gave another: without a router what it leads to is on the link. IPv6 knows no scopes
+/// of routes.
+fn usual_scope(to: IpNetwork, via: Option<IpAddr>) -> u8 {
+    if via.is_none() && to.is_ipv4() { RT_SCOPE_LINK } else { RT_SCOPE_UNIVERSE }
 }
 
 /// Adds a route, or replaces the one to the same destination with the same metric.
 pub(crate) fn add(route: &NewRoute, replace: bool) -> Request {
     let mut message = described(route);
-    // Without a router what it leads to is on the link; IPv6 knows no scopes of routes.
-    message.header.scope =
-        if route.via.is_none() && route.to.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+    message.header.scope = RouteScope::from(route.scope.unwrap_or_else(|| usual_scope(route.to, route.via)));
+    if route.onlink {
+        message.header.flags |= RouteFlags::Onlink;
+    }
+    message.attributes.extend(route.src.map(|src| RouteAttribute::PrefSource(src.into())));
     let flags = if replace { NLM_F_REPLACE } else { NLM_F_CREATE | NLM_F_EXCL };
     Request { message: RouteNetlinkMessage::NewRoute(message), flags }
 }
@@ -168,7 +200,7 @@ pub(crate) fn add(route: &NewRoute, replace: bool) -> Request {
 /// devices. (That of an IPv6 address comes back when the address is added once more.)
 pub(crate) fn restore_connected(index: u32, ip: IpNetwork) -> Request {
     let mut message = described(&connected(index, ip));
-    message.header.scope = RouteScope::Link;
+    message.header.scope = RouteScope::from(RT_SCOPE_LINK);
     message.attributes.push(RouteAttribute::PrefSource(ip.ip().into()));
     Request { message: RouteNetlinkMessage::NewRoute(message), flags: NLM_F_CREATE | NLM_F_APPEND }
 }
@@ -176,7 +208,17 @@ pub(crate) fn restore_connected(index: u32, ip: IpNetwork) -> Request {
 /// The route that the kernel makes along with an address.
 pub(crate) fn connected(index: u32, ip: IpNetwork) -> NewRoute {
     let metric = if ip.is_ipv6() { IP6_RT_PRIO_ADDRCONF } else { 0 };
-    NewRoute { to: ip, table: RT_TABLE_MAIN, metric, protocol: RTPROT_KERNEL, via: None, index: Some(index) }
+    NewRoute {
+        to: ip,
+        table: RT_TABLE_MAIN,
+        metric,
+        protocol: RTPROT_KERNEL,
+        via: None,
+        index: Some(index),
+        onlink: false,
+        src: None,
+        scope: None,
+    }
 }
 
 /// Removes a route, if it is still of that protocol.

@@ -7,8 +7,8 @@ use ipnetwork::IpNetwork;
 
 use crate::config::{Config, ContainerNetns, PortAddress};
 use crate::state::{
-    Address, BridgePort, Device, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object, Owner, PROTOCOL,
-    Peer, RT_TABLE_MAIN, Route, State,
+    Address, BridgePort, Device, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object, Owner, Peer,
+    RT_TABLE_MAIN, Route, State,
 };
 
 /// No container can be called so: a name begins with a letter or a digit.
@@ -201,7 +201,7 @@ impl Builder {
     fn route(&mut self, machine: &str, to: IpNetwork, via: IpAddr) {
         let metric = if to.is_ipv6() { IPV6_METRIC } else { 0 };
         let key = Key::Route { netns: Netns::new(machine), table: RT_TABLE_MAIN, to, metric };
-        let route = Route { via: Some(via), dev: Some(Self::name("uplink")), protocol: PROTOCOL };
+        let route = Route::new(Self::name("uplink"), Some(via));
         self.want(key, Object::Route(route));
     }
 }
