@@ -270,10 +270,7 @@ fn changeable(before: &Link, after: &Link) -> bool {
     match (&before.kind, &after.kind) {
         (LinkKind::Bridge { .. }, LinkKind::Bridge { .. }) => true,
         (LinkKind::Veth { peer: a }, LinkKind::Veth { peer: b }) => a.netns == b.netns,
-        (
-            LinkKind::Vxlan { vni: a, udp_port: p, local: l, .. },
-            LinkKind::Vxlan { vni: b, udp_port: q, local: m, .. },
-        ) => (a, p, l.is_ipv4()) == (b, q, m.is_ipv4()),
+        (LinkKind::Vxlan { .. }, LinkKind::Vxlan { .. }) => before.tunnel() == after.tunnel(),
         (LinkKind::Other { name: a }, LinkKind::Other { name: b }) => a == b,
         _ => false,
     }

@@ -58,8 +58,17 @@ pub fn diff(desired: &State, live_state: &State) -> Diff {
 struct Found<'a> {
     key: &'a Key,
     entry: &'a Entry,
-    /// Why it goes by itself, if it does: mostly with what it hangs on.
-    falls: Option<&'static str>,
+    /// Whether it goes by itself, mostly with what it hangs on.
+    falls: Option<Falls>,
+}
+
+/// How something goes by itself.
+#[derive(Clone, Copy)]
+enum Falls {
+    /// Before anything is made in its place; with the reason why it is made anew, if it is.
+    AtOnce(&'static str),
+    /// With what goes last, so that it may as well change in place.
+    InTheEnd,
 }
 
 /// One end of a link: where it is and what it is called there.
@@ -77,6 +86,8 @@ struct Fate {
     /// Links of the host that lose their neighbours: the kernel drops them all, permanent ones too, when the device's MAC
     /// address or its wish to be asked for one changes (`neigh_changeaddr`).
     flushed: BTreeSet<InterfaceName>,
+    /// VXLAN devices that are deleted first, as another one takes their id.
+    displaced: BTreeSet<InterfaceName>,
     /// Ports that leave their bridge, which forgets all about them.
     unplugged: BTreeSet<InterfaceName>,
     /// Namespaces that go.
@@ -105,6 +116,10 @@ impl Fate {
                 (Key::Link { netns, name }, before, wanted) => {
                     if wanted.is_some() {
                         fate.remade.insert(*name);
+                    }
+                    if tunnel(before).is_some_and(|place| desired.iter().any(|(_, e)| tunnel(&e.object) == Some(place)))
+                    {
+                        fate.displaced.insert(*name);
                     }
                     fate.lost.insert((netns.clone(), *name));
                     fate.lost.extend(peer(before).map(|(netns, name)| (netns.clone(), name)));
@@ -169,19 +184,19 @@ impl Fate {
         entry
     }
 
-    /// Why an object goes by itself, if it does. The words are for when it is made anew.
-    fn takes(&self, key: &Key, object: &Object) -> Option<&'static str> {
-        const ANEW: &str = "its link is made anew";
+    /// Whether an object goes by itself.
+    fn takes(&self, key: &Key, object: &Object) -> Option<Falls> {
         match (key, object) {
-            _ if self.goes_along(key, object) => Some(ANEW),
+            _ if self.goes_along(key, object) => Some(Falls::AtOnce("its link is made anew")),
             (Key::Neighbour { netns, link, .. }, _) if netns.is_host() && self.flushed.contains(link) => {
-                Some("a new MAC address of its link, or another ARP flag, drops it")
+                Some(Falls::AtOnce("a new MAC address of its link, or another ARP flag, drops it"))
             }
             (_, Object::Fdb(Fdb { port: Some(port), .. })) if self.lost.contains(&(key.netns().clone(), *port)) => {
-                Some("its port is made anew")
+                let at_once = self.remade.contains(port) || self.displaced.contains(port);
+                Some(if at_once { Falls::AtOnce("its port is made anew") } else { Falls::InTheEnd })
             }
             (_, Object::Fdb(Fdb { port: Some(port), .. })) if self.unplugged.contains(port) => {
-                Some("its port leaves the bridge")
+                Some(Falls::AtOnce("its port leaves the bridge"))
             }
             _ => None,
         }
@@ -224,6 +239,11 @@ impl Fate {
 /// The device that a parameter belongs to: `eth0` of `net/ipv6/conf/eth0/accept_ra`.
 fn device_of(path: &str) -> Option<InterfaceName> {
     path.split_once("/conf/")?.1.split('/').next()?.parse().ok()
+}
+
+/// The place of a VXLAN device, of which there is one only.
+fn tunnel(object: &Object) -> Option<(u32, u16, bool)> {
+    if let Object::Link(link) = object { link.tunnel() } else { None }
 }
 
 /// The far end of a link that has one.
@@ -367,7 +387,7 @@ impl Diff {
         }
         let orphaned = fate.orphaned(before);
         let before = orphaned.as_ref().unwrap_or(before);
-        if let Some(why) = found.falls {
+        if let Some(Falls::AtOnce(why)) = found.falls {
             let action = self.push(Op::Replace, key, Some(before.clone()), Some(after.clone()));
             action.reason = Some(why.into());
         } else if !same(key, before, after) {

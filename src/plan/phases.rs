@@ -239,20 +239,15 @@ fn in_the_way(actions: &[Action]) -> Aside {
         .collect()
 }
 
-/// What the kernel lets no two VXLAN devices share: id, UDP port and whether the tunnel runs over IPv4.
-type Tunnel = (u32, u16, bool);
-
-fn tunnel(entry: Option<&Entry>) -> Option<Tunnel> {
+fn tunnel(entry: Option<&Entry>) -> Option<(u32, u16, bool)> {
     match entry.map(|e| &e.object) {
-        Some(Object::Link(Link { kind: LinkKind::Vxlan { vni, udp_port, local, .. }, .. })) => {
-            Some((*vni, *udp_port, local.is_ipv4()))
-        }
+        Some(Object::Link(link)) => link.tunnel(),
         _ => None,
     }
 }
 
 /// The tunnels that are made.
-fn new_tunnels(actions: &[Action]) -> BTreeSet<Tunnel> {
+fn new_tunnels(actions: &[Action]) -> BTreeSet<(u32, u16, bool)> {
     let made = actions.iter().filter(|action| matches!(action.op, Op::Create | Op::Replace));
     made.filter_map(|action| tunnel(action.after.as_ref())).collect()
 }

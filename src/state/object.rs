@@ -303,6 +303,17 @@ pub struct Link {
     pub leaving: bool,
 }
 
+impl Link {
+    /// What the kernel lets no two VXLAN devices share: the id, the UDP port, and whether the tunnel runs over IPv4. None
+    /// of other links.
+    pub fn tunnel(&self) -> Option<(u32, u16, bool)> {
+        match &self.kind {
+            LinkKind::Vxlan { vni, udp_port, local, .. } => Some((*vni, *udp_port, local.is_ipv4())),
+            _ => None,
+        }
+    }
+}
+
 /// Settings that every device has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {

@@ -1,6 +1,7 @@
 //! A kernel made of a map. It knows what the real one refuses (adding what exists, deleting or changing what is absent,
-//! a route by a device that is down, a name twice in a namespace) and what it does on its own (routes go when their
-//! device goes down, addresses with their device), and refuses everything else that a step could get wrong: a value
+//! a route by a device that is down, a name or a tunnel's id twice, an entry by a port that is none) and what it does on its
+//! own (routes and neighbours go when their device goes down, neighbours with its MAC address, addresses with their
+//! device, a bridge's entries with their port), and refuses everything else that a step could get wrong: a value
 //! before that is not the present one, a link that is born up.
 
 #![allow(unreachable_pub)] // a module of a test is private to it
@@ -11,8 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use netrec::kernel::{Backend, ReadError, StepError};
 use netrec::state::firewall::{Concat, Datum, ElementData, Expr, SetData, Verdict};
 use netrec::state::{
-    Address, Asked, BridgePort, Entry, Facts, Flow, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, Route,
-    Scope, Stale, Standing, State, Step,
+    Address, Asked, BridgePort, Entry, Facts, Fdb, Flow, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner,
+    Route, Scope, Stale, Standing, State, Step,
 };
 
 /// The kernel.
@@ -79,22 +80,34 @@ impl Fake {
         }
     }
 
-    /// What the kernel does when an end goes down: its routes go.
+    /// What the kernel does when an end goes down: its routes and neighbours go.
     fn went_down(&mut self, netns: &Netns, name: InterfaceName) {
         self.drop_where(|k, e| {
             matches!((k, &e.object), (Key::Route { netns: n, .. }, Object::Route(Route { dev: Some(d), .. })) if n == netns && *d == name)
         });
+        self.flushed(netns, name);
+    }
+
+    /// The neighbours of a device go, permanent ones too.
+    fn flushed(&mut self, netns: &Netns, name: InterfaceName) {
+        self.drop_where(|k, _| matches!(k, Key::Neighbour { netns: n, link, .. } if n == netns && *link == name));
+    }
+
+    /// A bridge forgets a port that leaves it.
+    fn unplugged(&mut self, name: InterfaceName) {
+        self.drop_where(|_, e| matches!(&e.object, Object::Fdb(Fdb { port: Some(port), .. }) if *port == name));
     }
 
     fn went_away(&mut self, netns: &Netns, name: InterfaceName) {
         self.went_down(netns, name);
         let conf = format!("/conf/{name}/");
         self.drop_where(|k, _| match k {
-            Key::Address { netns: n, link, .. } => n == netns && *link == name,
+            Key::Address { netns: n, link, .. } | Key::Fdb { netns: n, link, .. } => n == netns && *link == name,
             Key::Sysctl { netns: n, path } => n == netns && path.contains(&conf),
             _ => false,
         });
         if netns.is_host() {
+            self.unplugged(name);
             let orphans: Vec<(Key, Entry)> = self
                 .state
                 .iter()
@@ -158,16 +171,26 @@ impl Fake {
                 refuse(self.end(netns, *link).is_none(), || format!("{key}: no such device"))?;
                 let _ = ip;
             }
-            (Key::Route { netns, .. }, Object::Route(Route { via, dev: Some(dev), .. })) => {
+            (Key::Route { netns, .. }, Object::Route(Route { via, dev: Some(dev), onlink, src, .. })) => {
                 let up = self.end(netns, *dev).ok_or_else(|| format!("{key}: no device {dev}"))?.1;
                 refuse(!up, || format!("{key}: {dev} is down"))?;
-                let reachable = via.is_none_or(|via| {
+                let is_own = |ip| {
+                    self.state.iter().any(
+                        |(k, _)| matches!(k, Key::Address { netns: n, ip: own, .. } if n == netns && own.ip() == ip),
+                    )
+                };
+                refuse(!src.is_none_or(is_own), || format!("{key}: {src:?} is no address of {netns}"))?;
+                let reachable = *onlink || via.is_none_or(|via| {
                     self.state.iter().any(|(k, _)| {
                         matches!(k, Key::Address { netns: n, link, ip } if n == netns && link == dev && ip.contains(via))
                     })
                 });
                 refuse(!reachable, || format!("{key}: network of {via:?} is unreachable"))?;
             }
+            (Key::Neighbour { netns, link, .. }, Object::Neighbour(_)) => {
+                refuse(self.end(netns, *link).is_none(), || format!("{key}: no such device"))?;
+            }
+            (Key::Fdb { link, .. }, Object::Fdb(fdb)) => self.check_entry(key, *link, fdb)?,
             (Key::Sysctl { netns, path }, _) => {
                 if let Some(name) = path.split_once("/conf/").and_then(|(_, rest)| rest.split('/').next()) {
                     let known = name == "all" || name.parse().is_ok_and(|name| self.end(netns, name).is_some());
@@ -191,6 +214,47 @@ impl Fake {
         Ok(())
     }
 
+    fn link(&self, name: InterfaceName) -> Option<&Link> {
+        match &self.get(&Key::Link { netns: Netns::HOST, name })?.object {
+            Object::Link(link) => Some(link),
+            _ => None,
+        }
+    }
+
+    fn check_entry(&self, key: &Key, link: InterfaceName, fdb: &Fdb) -> Refusal {
+        let device = self.link(link).ok_or_else(|| format!("{key}: no such device"))?;
+        refuse(!fdb.extra.is_empty(), || format!("{key}: netrec makes no {:?}", fdb.extra))?;
+        match (&device.kind, fdb.dst, fdb.port) {
+            (LinkKind::Vxlan { local, .. }, Some(dst), None) => {
+                refuse(local.is_ipv4() != dst.is_ipv4(), || format!("{key}: a VTEP of the other family"))
+            }
+            (LinkKind::Bridge { .. }, None, Some(port)) => {
+                let there = self.link(port).is_some_and(|port| port.master == Some(link));
+                refuse(!there, || format!("{key}: {port} is no port of {link}"))
+            }
+            _ => Err(format!("{key}: {fdb:?} on {:?}", device.kind)),
+        }
+    }
+
+    /// A tunnel has an id that no other has, and never gets another.
+    fn check_tunnel(&self, key: &Key, present: Option<&Entry>, link: &Link) -> Refusal {
+        let underlay = |link: &Link| matches!(&link.kind, LinkKind::Vxlan { underlay: Some(_), .. });
+        let wanted = link.tunnel();
+        if let Some(Object::Link(present)) = present.map(|e| &e.object) {
+            refuse(present.tunnel() != wanted, || {
+                format!("{key}: cannot change {:?} to {wanted:?}", present.tunnel())
+            })?;
+            return refuse(underlay(present) && !underlay(link), || format!("{key}: cannot take its underlay away"));
+        }
+        let mut others = self.state.iter().filter_map(|(_, e)| match &e.object {
+            Object::Link(other) => other.tunnel(),
+            _ => None,
+        });
+        refuse(wanted.is_some() && others.any(|other| Some(other) == wanted), || {
+            format!("{key}: a VXLAN device with the specified VNI already exists")
+        })
+    }
+
     fn put_link(&mut self, key: &Key, present: Option<&Entry>, link: &Link, after: &Entry) -> Refusal {
         if let Some(master) = link.master {
             let there = matches!(
@@ -199,6 +263,7 @@ impl Fake {
             );
             refuse(!there, || format!("{key}: no bridge {master}"))?;
         }
+        self.check_tunnel(key, present, link)?;
         match present {
             None => {
                 refuse(!after.owners.is_empty(), || format!("{key}: no alias in the creating message"))?;
@@ -227,6 +292,14 @@ impl Fake {
                     }
                     if was_up && !up {
                         self.went_down(&netns, new);
+                    }
+                }
+                if let (Object::Link(before), Key::Link { netns, name }) = (&present.object, key) {
+                    if (before.device.mac, before.device.no_arp) != (link.device.mac, link.device.no_arp) {
+                        self.flushed(netns, *name);
+                    }
+                    if before.master != link.master {
+                        self.unplugged(*name);
                     }
                 }
                 let mut entry = after.clone();
@@ -267,7 +340,30 @@ impl Fake {
             _ => {}
         }
         self.state.remove(key);
+        self.sourceless_go();
         Ok(())
+    }
+
+    /// Routes from an address that is gone go; those of IPv6 lose it and stay.
+    fn sourceless_go(&mut self) {
+        let is_own = |netns: &Netns, ip: IpAddr| {
+            self.state
+                .iter()
+                .any(|(k, _)| matches!(k, Key::Address { netns: n, ip: own, .. } if n == netns && own.ip() == ip))
+        };
+        let lost = self.state.iter().filter(
+            |(k, e)| matches!(&e.object, Object::Route(Route { src: Some(src), .. }) if !is_own(k.netns(), *src)),
+        );
+        let lost: Vec<(Key, Entry)> = lost.map(|(k, e)| (k.clone(), e.clone())).collect();
+        for (key, mut entry) in lost {
+            self.state.remove(&key);
+            if let (Key::Route { to, .. }, Object::Route(route)) = (&key, &mut entry.object)
+                && to.is_ipv6()
+            {
+                route.src = None;
+                self.state.insert(key, entry);
+            }
+        }
     }
 
     /// One transaction: the whole table is checked at its end.
@@ -427,7 +523,12 @@ impl Backend for Fake {
             .map(|(key, entry)| {
                 let mut entry = entry.clone();
                 match (key, &entry.object) {
-                    (Key::Address { netns, link, .. }, _) => entry.owners = owner_of(netns, *link),
+                    (
+                        Key::Address { netns, link, .. }
+                        | Key::Neighbour { netns, link, .. }
+                        | Key::Fdb { netns, link, .. },
+                        _,
+                    ) => entry.owners = owner_of(netns, *link),
                     (Key::Route { netns, .. }, Object::Route(Route { dev: Some(dev), .. })) => {
                         entry.owners = owner_of(netns, *dev);
                     }
@@ -524,6 +625,7 @@ impl Fake {
     }
 
     /// A foreign object of this key.
+    #[allow(dead_code)] // not in every test
     pub fn foreign(&mut self, key: Key, object: Object, why: &str) {
         self.state.insert(key, Entry { object, owners: Vec::new(), standing: Standing::Foreign(why.into()) });
     }
