@@ -13,6 +13,7 @@ mod host;
 mod lab;
 mod links;
 mod namespaces;
+mod overlay;
 
 use netrec::kernel::{Backend, Linux};
 use netrec::state::{Scope, State, Step};
