@@ -14,6 +14,7 @@ mod lab;
 mod links;
 mod namespaces;
 mod overlay;
+mod tunnels;
 
 use netrec::kernel::{Backend, Linux};
 use netrec::state::{Scope, State, Step};
