@@ -99,10 +99,9 @@ impl<'de> Deserialize<'de> for InterfaceName {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
 
-impl FromStr for Mac {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
+impl Mac {
+    /// Reads any address, for one host or for many: a forwarding database may hold those too.
+    fn any(text: &str) -> Result<Self, String> {
         let wrong =
             || format!("`{text}` is not a MAC address: write six pairs of hex digits, as in `02:00:00:00:00:01`");
         let mut mac = [0; 6];
@@ -117,6 +116,21 @@ impl FromStr for Mac {
         if parts.next().is_some() {
             return Err(wrong());
         }
+        Ok(Self(mac))
+    }
+
+    /// Whether it is no device's own: one for several receivers, or for nobody in particular.
+    pub fn is_for_many(self) -> bool {
+        self.0[0] & 1 == 1 || self.0 == [0; 6]
+    }
+}
+
+impl FromStr for Mac {
+    type Err = String;
+
+    /// Reads one that a device can have.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Self(mac) = Self::any(text)?;
         if mac[0] & 1 == 1 {
             return Err(format!(
                 "`{text}` is a multicast MAC address: an interface needs one whose first byte is even"
@@ -149,8 +163,9 @@ impl Serialize for Mac {
 }
 
 impl<'de> Deserialize<'de> for Mac {
+    /// Takes any that may have been found.
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(de::Error::custom)
+        Self::any(&String::deserialize(d)?).map_err(de::Error::custom)
     }
 }
 

@@ -491,3 +491,49 @@ pub struct Sysctl {
     /// Its value, without surrounding white space, with runs of white space within as one space.
     pub value: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Entry, Owner, State};
+
+    #[test]
+    fn tunnels_and_what_reaches_others_are_named_and_written_as_json() {
+        let (Ok(vx), Ok(bridge), Ok(vtep)) = ("vx-wide".parse(), "nr-wide".parse(), "2001:db8::2".parse()) else {
+            unreachable!("names and an address")
+        };
+        let (netns, mac) = (Netns::HOST, Mac([2, 0, 0, 0, 0, 5]));
+        let device = Device { mac, mtu: 1430, up: true, link_local: false, promote_secondaries: true, no_arp: false };
+        let kind = LinkKind::Vxlan { vni: 4100, udp_port: 4789, local: vtep, underlay: Some(vx), learning: false };
+        let port = Some(BridgePort { neigh_suppress: true, ..BridgePort::default() });
+        let link = Link { kind, device, master: Some(bridge), port, leaving: false };
+        let many = Fdb { extra: vec!["dst 2001:db8::3".into()], ..Fdb::behind(vtep) };
+        let all = [
+            (Key::Link { netns: netns.clone(), name: vx }, Object::Link(link)),
+            (Key::Neighbour { netns: netns.clone(), link: bridge, ip: vtep }, Object::Neighbour(Neighbour { mac })),
+            (Key::Fdb { netns: netns.clone(), link: bridge, mac }, Object::Fdb(Fdb::by(vx))),
+            (Key::Fdb { netns: netns.clone(), link: vx, mac: Mac([0; 6]) }, Object::Fdb(many)),
+            (Key::Fdb { netns, link: vx, mac }, Object::Fdb(Fdb::behind(vtep))),
+        ];
+        let names: Vec<String> = all.iter().map(|(key, _)| key.to_string()).collect();
+        assert_eq!(
+            names,
+            [
+                "link vx-wide",
+                "neighbour 2001:db8::2 dev nr-wide",
+                "fdb 02:00:00:00:00:05 dev nr-wide",
+                "fdb 00:00:00:00:00:00 dev vx-wide",
+                "fdb 02:00:00:00:00:05 dev vx-wide",
+            ]
+        );
+        let entry = |object| Entry::new(object, Owner::new("networks.wide"));
+        let state: State = all.into_iter().map(|(key, object)| (key, entry(object))).collect();
+        let json = serde_json::to_value(&state).unwrap_or_default();
+        assert_eq!(json[0]["object"]["link"]["port"]["neigh_suppress"], true);
+        assert_eq!(json[0]["object"]["link"]["udp_port"], 4789);
+        assert_eq!(json[1]["key"]["kind"], "neighbour");
+        assert_eq!(json[2]["object"]["fdb"]["port"], "vx-wide");
+        let read = serde_json::from_value::<State>(json);
+        assert_eq!(read.ok(), Some(state));
+    }
+}

@@ -160,8 +160,7 @@ pub(crate) fn set_fdb(place: Place, mac: Mac, dst: Option<IpAddr>) -> Request {
     message.header.state = if let Place::Port(_) = place { NeighbourState::Noarp } else { NeighbourState::Permanent };
     message.attributes.extend(dst.map(|dst| NeighbourAttribute::Destination(address(dst))));
     // Of those that frames for many go to, a VXLAN device cannot replace any.
-    let many = mac.0[0] & 1 == 1 || mac.0 == [0; 6];
-    let flags = if many { NLM_F_CREATE | NLM_F_EXCL } else { NLM_F_CREATE | NLM_F_REPLACE };
+    let flags = if mac.is_for_many() { NLM_F_CREATE | NLM_F_EXCL } else { NLM_F_CREATE | NLM_F_REPLACE };
     Request { message: RouteNetlinkMessage::NewNeighbour(message), flags }
 }
 
