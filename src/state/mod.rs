@@ -277,7 +277,10 @@ impl Scope {
             Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) => Some((peer.netns.clone(), peer.name)),
             _ => None,
         };
-        let stays = |key: &Key, entry: &Entry| desired.get(key).is_some_and(|wanted| end(wanted) == end(entry));
+        let stays = |key: &Key, entry: &Entry| {
+            let renamed = |wanted| matches!((end(wanted), end(entry)), (Some(a), Some(b)) if a.0 == b.0 && a.1 != b.1);
+            desired.get(key).is_some_and(|wanted| !renamed(wanted))
+        };
         for (key, entry) in links.filter(|(key, entry)| !stays(key, entry)) {
             match (key, &entry.object) {
                 (Key::Link { .. }, Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => {
