@@ -14,7 +14,9 @@ mod conflicts;
 mod drift;
 mod flows;
 mod idempotence;
+mod peers;
 mod ports;
+mod reload;
 mod removal;
 mod traffic;
 
