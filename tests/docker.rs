@@ -1,0 +1,184 @@
+//! Beside a real Docker daemon on one host: both engines' containers work, and neither touches what is the other's. Docker
+//! sets the policy of iptables' FORWARD to drop, which no other table can overrule; its chain DOCKER-USER is for exceptions.
+
+mod lab;
+
+use std::fs;
+use std::process::Command;
+
+use crate::lab::{Lab, NoAnswer, Space, difference};
+
+const FILE: &str = r#"
+[networks.front]
+subnet = "10.20.0.0/24"
+
+[containers.web]
+networks.front = { address = "10.20.0.10" }
+ports = ["8080:80"]
+
+[containers.api]
+networks.front = { address = "10.20.0.11" }
+"#;
+
+/// The exceptions that let netrec's traffic pass Docker's policy.
+const EXCEPTIONS: [&str; 2] =
+    ["iptables -I DOCKER-USER -o nr-front -j ACCEPT", "iptables -I DOCKER-USER -i nr-front -j ACCEPT"];
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/dockerd.sh");
+/// On the machine's own `/var/lib`, which is a tmpfs and goes with it.
+const DATA: &str = "/var/lib/docker-test";
+
+/// A daemon on the lab's host, until dropped.
+struct Docker<'a> {
+    host: &'a Space,
+    cgroup: String,
+}
+
+impl<'a> Docker<'a> {
+    fn start(host: &'a Space, cgroup: String) -> Result<Self, String> {
+        // It writes a key there.
+        host.sh("mkdir /run/etc /run/etc.work && mount -t overlay overlay \
+                 -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc.work /etc");
+        let started = host.try_run([SCRIPT, "start", DATA, &cgroup]);
+        if started.status == 0 { Ok(Self { host, cgroup }) } else { Err(started.stderr) }
+    }
+
+    /// Runs a line of the command `docker`.
+    fn run(&self, line: &str) -> String {
+        self.host.sh(&format!("docker -H unix://{DATA}/docker.sock {line}"))
+    }
+
+    /// What `wget` in the container finds at `HOST[:PORT]`; nothing where it gets no answer.
+    fn get(&self, container: &str, target: &str) -> String {
+        self.run(&format!("exec {container} sh -c 'wget -T 2 -qO- http://{target}/ || true'"))
+    }
+}
+
+impl Drop for Docker<'_> {
+    fn drop(&mut self) {
+        let stopped = self.host.try_run([SCRIPT, "stop", DATA, &self.cgroup]);
+        // Not while another panic is on its way, whose words matter more.
+        assert!(stopped.status == 0 || std::thread::panicking(), "{}", stopped.stderr);
+    }
+}
+
+/// Why the test cannot be tried here; none where it can.
+fn obstacle() -> Option<String> {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if !nix::unistd::geteuid().is_root() || map.split_whitespace().ne(["0", "0", "4294967295"]) {
+        return Some("a Docker daemon needs root".into());
+    }
+    let lacks = |name: &&str| {
+        !Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap().status.success()
+    };
+    let missing: Vec<_> = ["dockerd", "docker", "iptables", "busybox"].into_iter().filter(lacks).collect();
+    (!missing.is_empty()).then(|| format!("{} missing (tests/setup.sh installs it)", missing.join(", ")))
+}
+
+/// All rules but netrec's: as iptables tells them and as nft does, without counters and times.
+fn rules(host: &Space) -> String {
+    let mut ours = false;
+    let nft = host.run(["nft", "-s", "list", "ruleset"]);
+    let nft = nft.split_inclusive('\n').filter(|line| {
+        ours |= line.starts_with("table inet netrec {");
+        let keep = !ours;
+        ours &= *line != "}\n";
+        keep
+    });
+    let saved = host.sh("iptables-save; ip6tables-save");
+    saved.split_inclusive('\n').filter(|line| !line.starts_with('#')).chain(nft).collect()
+}
+
+fn ok(body: &str) -> Result<(u16, String), NoAnswer> {
+    Ok((200, body.to_owned()))
+}
+
+/// A container of Docker's by its published port, from everywhere that may.
+fn shop_works(lab: &Lab) {
+    assert_eq!(lab.world.http_get("192.0.2.1:8081", "/"), ok("shop\n"), "from the world");
+    assert_eq!(lab.host.http_get("127.0.0.1:8081", "/"), ok("shop\n"), "from the host");
+}
+
+#[test]
+fn netrec_and_docker_share_a_host() {
+    if let Some(why) = obstacle() {
+        lab::kernel::not_tried("beside a Docker daemon", &why);
+        return;
+    }
+    lab::in_lab(|lab| {
+        let host = &lab.host;
+        let docker =
+            match Docker::start(host, format!("netrec-test-{}", host.sh("stat -Lc %i /proc/self/ns/net").trim())) {
+                Ok(docker) => docker,
+                Err(why) => {
+                    return lab::kernel::not_tried("beside a Docker daemon", &format!("it does not start: {why}"));
+                }
+            };
+        let serve = "mkdir /www; echo shop >/www/index.html; exec httpd -f -p 80 -h /www";
+        docker.run(&format!("run -d --name shop -p 8081:80 busybox sh -c '{serve}'"));
+        let shop = docker.run("inspect -f '{{.NetworkSettings.IPAddress}}' shop").trim().to_owned();
+        lab::until("the container serves", || lab.host.http_get(&format!("{shop}:80"), "/").is_ok());
+        shop_works(lab);
+        let before = rules(host);
+        assert!(before.contains(":FORWARD DROP") && before.contains("-A DOCKER-USER -j RETURN"), "{before}");
+
+        let done = host.apply(FILE);
+        // foreign-drop: once a plan warns of chains that drop, assert here that it names `ip filter FORWARD`, Docker and
+        // the commands in EXCEPTIONS.
+        assert!(!done.warnings().contains(&"overlap".to_owned()), "{:?}", done.warnings());
+        assert_eq!(difference(&before, &rules(host)), "", "after apply");
+        assert_eq!(host.apply(FILE).json["writes"], 0);
+        drop(host.settle());
+        let web = lab.container("web");
+        let _listeners = [web.listen_tcp("web", "0.0.0.0:80"), lab.world.listen_tcp("world", "0.0.0.0:443")];
+        shop_works(lab);
+        // Docker may have iptables look at bridged packets too, so that its policy keeps neighbours apart.
+        let bridged = host.sysctl("net/bridge/bridge-nf-call-iptables") == "1";
+        lab.expect(&format!("api tcp 10.20.0.10:80 -> {}", if bridged { "blocked" } else { "web sees 10.20.0.11" }));
+        lab.expect(
+            "
+            world tcp 192.0.2.1:8080        -> blocked                # by Docker's policy
+            web   tcp 192.0.2.9:443         -> blocked
+            host  tcp 192.0.2.1:8080        -> web sees 192.0.2.1     # what is not forwarded is not dropped
+            host  tcp 127.0.0.1:8080        -> web sees 10.20.0.1
+            ",
+        );
+
+        for exception in EXCEPTIONS {
+            host.sh(exception);
+        }
+        let excepted = rules(host);
+        let mut connection = lab.world.connect("192.0.2.1:8080").expect("a connection");
+        lab.expect(
+            "
+            world tcp 192.0.2.1:8080        -> web sees 192.0.2.9
+            web   tcp 192.0.2.9:443         -> world sees 192.0.2.1
+            api   tcp 10.20.0.10:80         -> web sees 10.20.0.11
+            world tcp 10.20.0.10:80         -> blocked                # netrec's own rules hold all the same
+            ",
+        );
+        shop_works(lab);
+        // From the one's containers to the other's, by published ports; not by netrec's containers' addresses.
+        assert_eq!(lab.container("api").http_get("192.0.2.1:8081", "/"), ok("shop\n"));
+        let ask = |target: &str| docker.run(&format!("exec shop sh -c 'echo | nc -w 2 {target} || true'"));
+        assert!(ask("192.0.2.1 8080").starts_with("web 10.20.0.1\n"), "{}", ask("192.0.2.1 8080"));
+        assert_eq!(ask("10.20.0.10 80"), "");
+        // The second exception is wide: what it accepts, Docker's own rules are not asked about any more, so netrec's
+        // containers reach Docker's by their own addresses, published or not. `! -o docker0` in it would keep them out.
+        assert_eq!(lab.container("api").http_get(&format!("{shop}:80"), "/"), ok("shop\n"));
+
+        // A change of netrec's and its end leave Docker's alone.
+        host.apply(&FILE.replace("8080:80", "8080:80\", \"8090:80"));
+        assert_eq!(connection.echo("still there").as_deref(), Ok("still there"));
+        lab.expect("world tcp 192.0.2.1:8090 -> web sees 192.0.2.9");
+        host.destroy(FILE);
+        assert_eq!(difference(&excepted, &rules(host)), "", "after destroy");
+        shop_works(lab);
+        assert_eq!(docker.get("shop", "127.0.0.1"), "shop\n");
+        assert_eq!(docker.run("inspect -f '{{.State.Running}}' shop"), "true\n");
+        for exception in EXCEPTIONS {
+            host.sh(&exception.replace("-I", "-D"));
+        }
+        assert_eq!(difference(&before, &rules(host)), "");
+    });
+}
