@@ -81,7 +81,11 @@ fn rules(host: &Space) -> String {
         keep
     });
     let saved = host.sh("iptables-save; ip6tables-save");
-    saved.split_inclusive('\n').filter(|line| !line.starts_with('#')).chain(nft).collect()
+    let saved = saved.split_inclusive('\n').filter(|line| !line.starts_with('#')).map(|line| match line.split_once(" [") {
+        Some((chain, _)) if chain.starts_with(':') => format!("{chain}\n"),
+        _ => line.to_owned(),
+    });
+    saved.chain(nft.map(str::to_owned)).collect()
 }
 
 fn ok(body: &str) -> Result<(u16, String), NoAnswer> {
