@@ -19,7 +19,7 @@ subnet = "10.21.0.0/24"
 
 [containers.web]
 networks = ["front", "back"]
-ports    = ["8080:80", "127.0.0.1:9000:9000/udp"]
+ports    = ["8080:80", "127.0.0.1:9000:9000/udp", "7000-7009:7000-7009"]
 sysctl   = { "net.ipv4.ip_default_ttl" = 60 }
 
 [containers.db]
@@ -34,15 +34,31 @@ gateway = ["10.20.0.254", "fd20::254"]
 mtu     = 1400
 
 [networks.other]
-subnet = "10.22.0.0/24"
+subnet  = "10.22.0.0/24"
+icc     = false
+snat    = "192.0.2.2"
+trusted = "uplink"
+
+[networks.direct]
+subnet = "fd23::/64"
+mode   = "routed"
+
+[networks.inside]
+subnet   = "10.24.0.0/24"
+internal = true
 
 [containers.web]
 networks = ["other", "front"]
-ports    = ["8080:81", "8081:80"]
+ports    = [
+  "8080:81",
+  "8081:80",
+  "7001-7010:7001-7010",
+  { host = 8082, container = 82, network = "front", allow = "192.0.2.0/24" },
+]
 sysctl   = { "net.ipv4.ip_default_ttl" = 61 }
 
 [containers.cache]
-networks = ["other"]
+networks = ["other", "direct", "inside"]
 "#;
 
 /// Every how many-th write is tried.

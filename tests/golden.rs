@@ -12,7 +12,7 @@ use netrec::config::{Source, Sources, parse};
 use netrec::kernel::{Backend, ReadError, StepError};
 use netrec::plan::{Plan, phases};
 use netrec::reconcile::{prepare, prepare_destroy};
-use netrec::state::{Asked, Facts, Mapping, Scope, State, Step};
+use netrec::state::{Asked, Facts, Scope, Stale, State, Step};
 
 /// A host that stands still.
 struct Still {
@@ -33,7 +33,7 @@ impl Backend for Still {
         panic!("a plan writes nothing")
     }
 
-    fn forget(&mut self, _: &[Mapping]) -> Result<u64, StepError> {
+    fn forget(&mut self, _: Stale<'_>) -> Result<u64, StepError> {
         panic!("a plan writes nothing")
     }
 

@@ -14,7 +14,7 @@ use netrec::kernel::Backend;
 use netrec::plan::diff;
 use netrec::reconcile::{Undo, apply, prepare, prepare_destroy};
 use netrec::state::firewall::{Expr, Rule, Verdict};
-use netrec::state::{Entry, Facts, Flow, Key, Link, LinkKind, Netns, Object, Scope, State, facts};
+use netrec::state::{End, Entry, Facts, Flow, Key, Link, LinkKind, Netns, Object, Scope, State, facts};
 
 /// xorshift64*, so that a failure can be had again by its seed.
 struct Random(u64);
@@ -237,8 +237,8 @@ fn a_failure_at_any_step_puts_back_what_there_was() {
                 (without_sysctls(&before.clone().live(&scope).unwrap()), without_sysctls(&host.live(&scope).unwrap()));
             let difference = diff(&was, &is).actions;
             assert_eq!(difference, [], "seed {seed}, step {n}: not as before");
-            for flow in host.flows.iter().flat_map(BTreeMap::values) {
-                let stays = has_peer(flow) || host.translated(flow.protocol, flow.to) == flow.answers;
+            for ((protocol, to), flow) in host.flows.iter().flatten() {
+                let stays = has_peer(flow) || End::from(host.translated(*protocol, *to)) == flow.answers;
                 assert!(stays, "seed {seed}, step {n}: {flow:?} came up meanwhile and lives on");
             }
             runs += 1;
@@ -272,12 +272,32 @@ fn flows_end_exactly_when_the_port_maps_send_them_elsewhere() {
         }
         let after = host.flows.clone().unwrap();
         for (key, flow) in before {
-            let stays = has_peer(&flow) || host.translated(flow.protocol, flow.to) == flow.answers;
+            let stays = has_peer(&flow) || End::from(host.translated(key.0, key.1)) == flow.answers;
             assert_eq!(after.get(&key), stays.then_some(&flow), "seed {seed}");
             *(if stays { &mut kept } else { &mut ended }) += 1;
         }
     }
     assert!(kept > 1000 && ended > 1000, "{kept} flows were kept and {ended} ended");
+}
+
+#[test]
+fn flows_are_asked_for_only_where_rules_or_addresses_change() {
+    let mut host = host(&mut Random::new(1));
+    let mut asked = |settings: &str, web: &str| {
+        let text = format!(
+            "[networks.a]\nsubnet = \"10.1.0.0/24\"\n{settings}\n[containers.web]\nsysctl = {{ \"net.ipv4.ip_default_ttl\" = 60 }}\n\
+             networks.a = {{ {web} }}\n"
+        );
+        let before = host.asked;
+        converge(&mut host, &config(&text).unwrap(), 1);
+        host.asked - before
+    };
+    let at = "address = \"10.1.0.10\"";
+    assert_eq!(asked("", at), 1, "the first rules");
+    assert_eq!(asked("", at), 0, "nothing to do");
+    assert_eq!(asked("mtu = 1400", at), 0, "an MTU");
+    assert_eq!(asked("", &format!("{at}, interface = \"lan0\"")), 1, "an address under another name");
+    assert_eq!(asked("", "address = \"10.1.0.11\", interface = \"lan0\""), 1, "another address");
 }
 
 #[test]

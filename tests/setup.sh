@@ -7,7 +7,8 @@ need nft nftables
 need ip iproute2
 need bridge iproute2
 need conntrack conntrack
-need iptables-nft iptables
+need iptables iptables
+need python3 python3
 need unshare util-linux
 need nsenter util-linux
 if [ "$(id -u)" = 0 ]; then # the test beside a Docker daemon is not tried without root

@@ -17,7 +17,7 @@ use super::sysctl;
 use crate::state::facts::{
     Asked, BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostDevice, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING, Uplink,
 };
-use crate::state::{Facts, InterfaceName, Netns, PROTOCOL, RT_TABLE_MAIN};
+use crate::state::{Facts, InterfaceName, Netns, PROTOCOL, RT_TABLE_MAIN, Surroundings};
 
 /// The device and inode number of a container's namespace.
 fn identity(netns: &Netns) -> Result<Option<(u64, u64)>, String> {
@@ -44,6 +44,7 @@ pub(super) fn read(namespaces: &mut Namespaces, asked: &Asked) -> Result<Facts, 
         host_namespace: namespaces.host_id(),
         devices: devices(namespaces, &asked.devices)?,
         namespaces: asked.namespaces.iter().map(|netns| (netns.clone(), identity(netns))).collect(),
+        surroundings: Surroundings::default(),
     })
 }
 

@@ -13,8 +13,8 @@ use super::netns::Namespaces;
 use super::nftables::Firewall;
 use super::run::Runner;
 use super::space::Ahead;
-use super::{Backend, ReadError, StepError, facts, live};
-use crate::state::{Asked, Facts, Mapping, Netns, Scope, State, Step};
+use super::{Backend, ReadError, StepError, facts, foreign, live, sockets};
+use crate::state::{Asked, Facts, Netns, Published, Scope, Stale, State, Step, Surroundings};
 
 /// The running kernel, seen from the network namespace that the opening thread is in. All calls must come from threads
 /// in that namespace.
@@ -71,6 +71,21 @@ impl Backend for Linux {
         facts::read(&mut self.namespaces, asked)
     }
 
+    fn surroundings(&mut self, _: &Facts, published: &[Published]) -> Surroundings {
+        let mut notes = Vec::new();
+        let tables = self.firewall().and_then(Firewall::others);
+        let mut tables = tables.unwrap_or_else(|error| {
+            notes.push(error.to_string());
+            Vec::new()
+        });
+        notes.extend(foreign::read_rules(&mut tables));
+        let listeners = sockets::shadowed(published).unwrap_or_else(|trouble| {
+            notes.push(format!("sockets at published ports could not be read: {trouble}"));
+            Vec::new()
+        });
+        Surroundings { tables, listeners, notes }
+    }
+
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {
         let firewall = match self.firewall() {
             Ok(firewall) => firewall.read(),
@@ -102,10 +117,7 @@ impl Backend for Linux {
         outcomes
     }
 
-    fn forget(&mut self, mappings: &[Mapping]) -> Result<u64, StepError> {
-        if mappings.is_empty() {
-            return Ok(0);
-        }
+    fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError> {
         let local: Local = route::dump_local(self.namespaces.host())
             .map_err(|error| StepError {
                 errno: 0,
@@ -113,7 +125,7 @@ impl Backend for Linux {
             })?
             .into_iter()
             .collect();
-        conntrack::forget(mappings, &local, &mut self.writes)
+        conntrack::forget(&|flow| stale(flow, &|ip| local.contains(ip)), &mut self.writes)
     }
 
     fn writes(&self) -> u64 {

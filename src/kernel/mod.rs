@@ -4,6 +4,7 @@
 mod conntrack;
 mod facts;
 pub mod fault;
+mod foreign;
 mod linux;
 mod live;
 mod netlink;
@@ -13,6 +14,7 @@ pub mod nftables;
 pub mod probe;
 mod run;
 pub mod sandbox;
+mod sockets;
 mod space;
 mod sysctl;
 mod transport;
@@ -20,12 +22,19 @@ mod transport;
 pub use linux::Linux;
 pub use space::Ahead;
 
-use crate::state::{Asked, Facts, Mapping, Scope, State, Step};
+use crate::state::{Asked, Facts, Published, Scope, Stale, State, Step, Surroundings};
 
 /// Where state is read from and steps go to: the kernel, or in tests a stand-in that refuses illegal steps.
 pub trait Backend {
     /// Reads the facts.
     fn facts(&mut self, asked: &Asked) -> Result<Facts, ReadError>;
+
+    /// Reads what else is there that a desired state meets: other programs' firewalls, and sockets at the ports that it
+    /// publishes. What cannot be read is said in the result; no plan fails for it.
+    fn surroundings(&mut self, facts: &Facts, published: &[Published]) -> Surroundings {
+        let _ = published;
+        facts.surroundings.clone()
+    }
 
     /// Reads the live state: all that carries netrec's mark, and those foreign objects that are in the way of the scope.
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError>;
@@ -34,9 +43,9 @@ pub trait Backend {
     /// A failed step does not keep the others from being tried; firewall steps succeed or fail together.
     fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>>;
 
-    /// Ends the tracked flows that a change of published ports leaves behind, which has been carried out already: see
-    /// [`Mappings::leave`](crate::state::Mappings::leave). Says how many there were. Doing it again does no harm.
-    fn forget(&mut self, mappings: &[Mapping]) -> Result<u64, StepError>;
+    /// Ends the tracked flows that are stale after a change which has been carried out. Says how many there were. Doing it
+    /// again does no harm.
+    fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError>;
 
     /// How many messages or files were written since the beginning.
     fn writes(&self) -> u64;

@@ -1,16 +1,17 @@
 //! The difference between what is wanted and what there is, as actions in order, and its renderings. Pure.
 
 mod diff;
+pub mod flows;
 mod json;
-mod mappings;
 mod phases;
 mod text;
 mod view;
+mod warnings;
 
 pub use diff::{Diff, diff, moved_addresses};
 pub use json::FORMAT_VERSION;
-pub use mappings::mappings;
 pub use phases::{Phase, phases};
+pub use warnings::{meets_others, published, surroundings};
 
 use crate::state::{Entry, Key, Owner, Places, Warning};
 

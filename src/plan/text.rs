@@ -10,6 +10,9 @@ use super::{Action, Op, Plan};
 use crate::state::firewall::Chain;
 use crate::state::{Entry, Object, Owner};
 
+/// How many owners the last line names.
+const NAMED: usize = 40;
+
 impl Plan {
     /// The plan as text; ends with a line feed.
     pub fn to_text(&self) -> String {
@@ -112,7 +115,9 @@ impl Plan {
             s.create, s.update, s.replace, s.delete
         );
         let owners: Vec<&str> = owners.map(Owner::as_str).collect();
-        let _ = writeln!(out, "For: {}", owners.join(", "));
+        let (named, more) = owners.split_at(owners.len().min(NAMED));
+        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        let _ = writeln!(out, "For: {}{more}", named.join(", "));
     }
 }
 

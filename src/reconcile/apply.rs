@@ -3,8 +3,9 @@
 use std::fmt;
 
 use crate::kernel::{Backend, StepError};
-use crate::plan::{Action, Diff, Op, Phase, diff, mappings, phases};
-use crate::state::{Entry, Key, Mapping, Object, Scope, State, Step};
+use crate::plan::flows::Change;
+use crate::plan::{Action, Diff, Op, Phase, diff, phases};
+use crate::state::{Entry, Key, Object, Scope, State, Step};
 
 use super::Prepared;
 
@@ -150,22 +151,19 @@ impl Run<'_> {
     /// so it comes last. When it fails, so does the apply: the next one would see no difference and leave these flows be,
     /// and a mapping that was taken away would still be used.
     fn forget(&mut self, before: &State) -> Result<(), Errors> {
-        let changed = mappings(before, self.desired);
-        if changed.is_empty() {
-            return Ok(());
-        }
-        self.backend.forget(&changed).map(drop).map_err(|StepError { message, .. }| vec![(Key::Table, message)])
+        forget(self.backend, before, self.desired).map_err(|error| vec![(Key::Table, error.message)])
     }
 
     /// Goes back to what there was: the difference between that and what there is now, carried out like any other. So it
     /// also brings back what the kernel dropped on its own, such as the routes of a device that went down. Flows that came
-    /// up meanwhile end with the mappings that they followed.
+    /// up meanwhile end where the rules of before would not have had them.
     fn undo(&mut self, before: &State) -> Undo {
         let worth = |e: &Entry| e.standing.is_ours() && !matches!(&e.object, Object::Netns(n) if n.unbound);
         let before: State = before.iter().filter(|(_, e)| worth(e)).map(|(k, e)| (k.clone(), e.clone())).collect();
         let scope = Scope::of(&before).and(self.scope.clone());
         let mut left = Vec::new();
-        let mut stale: Vec<Mapping> = Vec::new();
+        // A state whose flows are still to end.
+        let mut left_behind: Option<State> = None;
         for _ in 0..UNDO_TRIES {
             left.clear();
             let live = match self.backend.live(&scope) {
@@ -176,11 +174,10 @@ impl Run<'_> {
                 }
             };
             let Diff { actions, conflicts } = diff(&before, &live);
-            let taken_back = mappings(&live, &before);
-            if !taken_back.is_empty() {
-                stale = taken_back;
+            if left_behind.is_none() && Change::between(&live, &before).is_some() {
+                left_behind = Some(live);
             }
-            if actions.is_empty() && conflicts.is_empty() && stale.is_empty() {
+            if actions.is_empty() && conflicts.is_empty() && left_behind.is_none() {
                 return Undo::Done;
             }
             left.extend(actions.iter().map(Action::shortfall));
@@ -191,18 +188,24 @@ impl Run<'_> {
                     left.extend(failed.map(|e| e.message));
                 }
             }
-            if !stale.is_empty() {
-                match self.backend.forget(&stale) {
-                    Ok(_) => stale.clear(),
+            if let Some(changed) = &left_behind {
+                match forget(self.backend, changed, &before) {
+                    Ok(()) => left_behind = None,
                     Err(error) => left.push(error.message),
                 }
             }
         }
         match self.backend.live(&scope) {
-            Ok(live) if diff(&before, &live).actions.is_empty() && stale.is_empty() => Undo::Done,
+            Ok(live) if diff(&before, &live).actions.is_empty() && left_behind.is_none() => Undo::Done,
             _ => Undo::Left(left),
         }
     }
+}
+
+/// Ends the flows that a change which has been made leaves behind. Where none can be concerned, the kernel is not asked.
+fn forget(backend: &mut dyn Backend, before: &State, after: &State) -> Result<(), StepError> {
+    let Some(change) = Change::between(before, after) else { return Ok(()) };
+    backend.forget(&|flow, local| change.leaves(flow, local)).map(drop)
 }
 
 /// The firewall's steps are one transaction, and links go many at a time; all else may go in pieces.

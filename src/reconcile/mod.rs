@@ -16,7 +16,7 @@ pub use lock::{Lock, LockError};
 use crate::config::{Config, ContainerNetns, Invalid};
 use crate::desired::{Desired, DesiredError, bridge_name, desired};
 use crate::kernel::{Backend, ReadError};
-use crate::plan::{Conflict, Diff, Plan, diff, moved_addresses};
+use crate::plan::{Conflict, Diff, Plan, diff, meets_others, moved_addresses, published, surroundings};
 use crate::state::{Asked, Facts, Key, Places, Scope, State, Warning, facts};
 
 /// What is wanted, what there is, and the way from one to the other.
@@ -57,7 +57,7 @@ impl From<DesiredError> for PrepareError {
 
 /// Reads the kernel and plans the way to what the file wants. `host` is the name that plans show, else the system's.
 pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -> Result<Prepared, PrepareError> {
-    let facts = backend.facts(&asked(config))?;
+    let mut facts = backend.facts(&asked(config))?;
     let Desired { state, warnings, chosen } = desired(config, &facts)?;
     #[cfg(feature = "fault-injection")]
     let state = mutate::mutated(state);
@@ -66,7 +66,11 @@ pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -
     if !conflicts.is_empty() {
         return Err(PrepareError::Host(in_the_way(&conflicts, config)));
     }
-    let warnings = warnings.into_iter().chain(moved_addresses(&actions, &chosen)).collect();
+    let mut warnings: Vec<Warning> = warnings.into_iter().chain(moved_addresses(&actions, &chosen)).collect();
+    if meets_others(&state) {
+        facts.surroundings = backend.surroundings(&facts, &published(&state));
+        warnings.extend(surroundings(&facts, &state));
+    }
     // Only what is to be done has a place to be shown.
     let places = if actions.is_empty() { Places::default() } else { config.places().into_iter().collect() };
     let plan = Plan { host: host_name(&facts, host), actions, warnings, places, file: config.sources.names() };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+use super::Surroundings;
 use super::names::{InterfaceName, Netns};
 
 /// Facts about the host, read once before the desired state is made.
@@ -36,6 +37,8 @@ pub struct Facts {
     /// namespace, an error where it cannot be told.
     #[serde(skip)]
     pub namespaces: BTreeMap<Netns, Result<Option<(u64, u64)>, String>>,
+    /// What else is there that the desired state meets; read when that is known.
+    pub surroundings: Surroundings,
 }
 
 impl Facts {

@@ -2,9 +2,10 @@
 
 pub mod facts;
 pub mod firewall;
-mod mapping;
+mod flow;
 mod names;
 mod object;
+mod surroundings;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::sync::Arc;
@@ -12,11 +13,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use facts::{Asked, Facts};
-pub use mapping::{At, Flow, Mapping, Mappings};
+pub use flow::{End, Flow, Stale};
 pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner};
 pub use object::{
     Address, BridgePort, Device, GROUP, GROUP_LEAVING, Key, Kind, Link, LinkKind, NetnsObject, Object, PROTOCOL, Peer,
     RT_TABLE_MAIN, Route, Sysctl,
+};
+pub use surroundings::{
+    At, Condition, ForeignChain, ForeignRule, ForeignTable, ForeignVerdict, Listener, OneOf, Process, Published,
+    Surroundings, TableFamily,
 };
 
 /// An object with what is known of whom it belongs to.

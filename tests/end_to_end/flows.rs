@@ -1,17 +1,20 @@
-//! What a change of published ports does to flows that are there: those end that followed it, and no others. The program
-//! `conntrack` is the witness, since a flow that is not rewritten goes on without its entry, too.
+//! What a change does to flows that are there: those end that would go elsewhere now or are forbidden now, and no others.
+//! The program `conntrack` is the witness, since a flow that is not rewritten goes on without its entry, too.
 
 use std::collections::BTreeSet;
 
 use crate::lab::{self, Lab, Listener, Machine, NoAnswer, Space};
 
-/// The entries of the host, each as `tcp 192.0.2.1:8080 number`.
+/// The entries of the host, each as `tcp 192.0.2.1:8080 number`, or without a port.
 fn entries(host: &Space) -> BTreeSet<String> {
     let list = ["ipv4", "ipv6"].map(|family| host.run(["conntrack", "-L", "-f", family, "-o", "id"])).concat();
     let entry = |line: &str| {
-        let value = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name)).map(str::to_owned);
+        let value = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name));
         let protocol = line.split_whitespace().next()?;
-        Some(format!("{protocol} {}:{} {}", value("dst=")?, value("dport=")?, value("id=")?))
+        let port = value("dport=").map(|port| format!(":{port}")).unwrap_or_default();
+        // A ping has a number of its own, which comes first.
+        let number = line.split_whitespace().rev().find_map(|word| word.strip_prefix("id="))?;
+        Some(format!("{protocol} {}{port} {number}", value("dst=")?))
     };
     list.lines().filter_map(entry).collect()
 }
@@ -138,5 +141,97 @@ fn a_port_of_loopback_takes_its_clients_along() {
         assert_eq!(who().as_deref(), Ok("web"), "the container's address is another one");
         lab.host.destroy(&moved);
         assert_eq!(who(), Err(NoAnswer::Refused), "nobody any more");
+    });
+}
+
+#[test]
+fn flows_end_with_the_address_or_the_network_that_they_led_to() {
+    lab::in_lab(|lab| {
+        let front = |address: &str| {
+            format!(
+                "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\n[containers.web]\n\
+                 networks.front = {{ address = ['10.20.0.{address}', 'fd20::{address}'] }}\nports = ['8080:80']\n"
+            )
+        };
+        let back = "[networks.back]\nsubnet = ['10.21.0.0/24', 'fd21::/64']\n[containers.api]\n\
+                    networks.back = { address = ['10.21.0.10', 'fd21::10'] }\nports = ['8081:80']\n";
+        lab.host.apply(&(front("10") + back));
+        drop(lab.host.settle());
+        let _listeners = ["web", "api"].map(|c| lab.container(c).listen_tcp(c, "[::]:80"));
+        let connect = |port: u16| {
+            ["192.0.2.1", "[2001:db8::1]"].map(|host| {
+                let connection = lab.world.connect(&format!("{host}:{port}"));
+                connection.unwrap_or_else(|e| panic!("{host}:{port}: {e}"))
+            })
+        };
+        let mut to_api = connect(8081);
+        let to_web = connect(8080);
+        let before = entries(&lab.host);
+        lab.host.apply(&(front("77") + back));
+        let moved = entries(&lab.host);
+        assert_eq!(gone(&before, &moved), ["tcp 192.0.2.1:8080", "tcp 2001:db8::1:8080"]);
+        for connection in to_web {
+            assert!(connection.impatient().echo("anybody").is_err(), "the address is gone");
+        }
+        for connection in &mut to_api {
+            assert_eq!(connection.echo("still there").as_deref(), Ok("still there"));
+        }
+
+        let mut to_web = connect(8080);
+        let before = entries(&lab.host);
+        lab.host.apply(&front("77"));
+        assert_eq!(gone(&before, &entries(&lab.host)), ["tcp 192.0.2.1:8081", "tcp 2001:db8::1:8081"]);
+        for connection in &mut to_web {
+            assert_eq!(connection.echo("still there").as_deref(), Ok("still there"));
+        }
+        let before = entries(&lab.host);
+        lab.host.destroy(&front("77"));
+        assert_eq!(gone(&before, &entries(&lab.host)), ["tcp 192.0.2.1:8080", "tcp 2001:db8::1:8080"]);
+    });
+}
+
+/// Somebody takes the rules away, and flows come up that they forbid. They end when the rules are back.
+#[test]
+fn flows_that_the_rules_forbid_end_and_all_others_live_on() {
+    lab::in_lab(|lab| {
+        let file = file("'8080:80'");
+        lab.host.apply(&file);
+        drop(lab.host.settle());
+        let web = lab.container("web");
+        let _listeners = [both(&web, 80), both(&lab.world, 443), both(&lab.host, 22)];
+        let mut kept = vec![lab.world.connect("192.0.2.1:8080").expect("a connection")];
+        // Not the whole table: nothing tracks flows where no rule needs that.
+        lab.host.sh("nft flush chain inet netrec forward; nft flush chain inet netrec input");
+        for (from, to) in [
+            (&*lab.host, "10.20.0.10:80"),
+            (&*lab.host, "[fd20::10]:80"),
+            (&web, "192.0.2.9:443"),
+            (&web, "[2001:db8::9]:443"),
+            (&web, "10.20.0.1:22"),
+            (&*lab.world, "192.0.2.1:22"),
+            (&*lab.world, "[2001:db8::1]:22"),
+        ] {
+            kept.push(from.connect(to).unwrap_or_else(|e| panic!("{to}: {e}")));
+            assert!(from.udp(to).is_ok(), "{to}");
+        }
+        web.ping("192.0.2.9").expect("an answer");
+        lab.host.ping("fd20::10").expect("an answer");
+        let forbidden = ["10.20.0.10:80", "[fd20::10]:80", "10.20.0.1:22", "[fd20::1]:22"];
+        let connections = forbidden.map(|to| lab.world.connect(to).unwrap_or_else(|e| panic!("{to}: {e}")));
+        assert!(lab.world.udp("10.20.0.10:80").is_ok());
+        for to in ["10.20.0.10", "fd20::10"] {
+            lab.world.ping(to).expect("an answer");
+        }
+
+        let before = entries(&lab.host);
+        lab.host.apply(&file);
+        let mut wanted = vec!["tcp 10.20.0.10:80", "tcp fd20::10:80", "tcp 10.20.0.1:22", "tcp fd20::1:22"];
+        wanted.extend(["udp 10.20.0.10:80", "icmp 10.20.0.10", "icmpv6 fd20::10"]);
+        lab::assert_same("ended", &wanted, &gone(&before, &entries(&lab.host)));
+        let [first, ..] = connections;
+        assert!(first.impatient().echo("anybody").is_err());
+        for connection in &mut kept {
+            assert_eq!(connection.echo("still there").as_deref(), Ok("still there"));
+        }
     });
 }

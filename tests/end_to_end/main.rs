@@ -11,6 +11,7 @@ mod lab;
 mod changes;
 mod commands;
 mod conflicts;
+mod documents;
 mod drift;
 mod flows;
 mod idempotence;
@@ -18,6 +19,7 @@ mod peers;
 mod ports;
 mod reload;
 mod removal;
+mod surroundings;
 mod traffic;
 
 /// Two networks of both families, three containers with addresses of their own choice, and ports of most kinds.

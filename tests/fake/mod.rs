@@ -6,13 +6,13 @@
 #![allow(unreachable_pub)] // a module of a test is private to it
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netrec::kernel::{Backend, ReadError, StepError};
 use netrec::state::firewall::{Concat, Datum, ElementData, Expr, SetData, Verdict};
 use netrec::state::{
-    Address, Asked, BridgePort, Entry, Facts, Flow, InterfaceName, Key, Link, LinkKind, Mapping, Mappings, Netns,
-    Object, Owner, Route, Scope, Standing, State, Step,
+    Address, Asked, BridgePort, Entry, Facts, Flow, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, Route,
+    Scope, Stale, Standing, State, Step,
 };
 
 /// The kernel.
@@ -27,6 +27,8 @@ pub struct Fake {
     pub races: u32,
     /// What connection tracking knows, by protocol and original destination; none where nobody sends anything.
     pub flows: Option<BTreeMap<(u8, SocketAddr), Flow>>,
+    /// How often connection tracking was asked.
+    pub asked: u64,
 }
 
 /// The host's own addresses, as far as flows go.
@@ -319,8 +321,13 @@ impl Fake {
             for (protocol, port) in ports.flat_map(|port| [(6, port), (17, port)]) {
                 let to = SocketAddr::new(ip, port);
                 flows.entry((protocol, to)).or_insert_with(|| {
-                    let answers = self.translated(protocol, to);
-                    Flow { protocol, to, answers, answered: protocol == 6 }
+                    let answers = self.translated(protocol, to).into();
+                    let from = match to {
+                        to if to.ip().is_loopback() => to.ip(),
+                        SocketAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 9).into(),
+                        SocketAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9).into(),
+                    };
+                    Flow { protocol, from, to: to.into(), answers, answered: protocol == 6, related: false }
                 });
             }
         }
@@ -452,15 +459,15 @@ impl Backend for Fake {
         results
     }
 
-    fn forget(&mut self, mappings: &[Mapping]) -> Result<u64, StepError> {
+    fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError> {
+        self.asked += 1;
         self.writes += 1;
         if self.fails() {
             return Err(StepError { errno: 1, message: "injected".into() });
         }
-        let mappings = Mappings::new(mappings);
         let Some(flows) = &mut self.flows else { return Ok(0) };
         let before = flows.len();
-        flows.retain(|_, flow| !mappings.leave(flow, is_local));
+        flows.retain(|_, flow| !stale(flow, &is_local));
         Ok((before - flows.len()) as u64)
     }
 

@@ -66,7 +66,10 @@ macro_rules! isolated {
 mod changes;
 mod everything;
 mod failures;
+mod flows;
 mod foreign;
+mod others;
+mod packets;
 mod size;
 
 /// Runs `nft` on a script; its output.

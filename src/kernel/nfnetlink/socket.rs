@@ -89,7 +89,12 @@ pub(in crate::kernel) struct Socket {
 
 impl Socket {
     pub(in crate::kernel) fn open() -> io::Result<Self> {
-        let mut netlink = NetlinkSocket::new(NETFILTER)?;
+        Self::open_for(NETFILTER)
+    }
+
+    /// A socket of another netlink family.
+    pub(in crate::kernel) fn open_for(family: isize) -> io::Result<Self> {
+        let mut netlink = NetlinkSocket::new(family)?;
         netlink.bind_auto()?;
         netlink.set_ext_ack(true)?;
         netlink.set_cap_ack(true)?;
@@ -142,11 +147,22 @@ impl Socket {
         &mut self,
         (kind, family): (u16, u8),
         fill: impl FnOnce(&mut Writer),
+        take: impl FnMut(Message<'_>),
+    ) -> Result<(), Trouble> {
+        self.dump_of(kind, &[family, 0, 0, 0], fill, take)
+    }
+
+    /// The same for a message with another header.
+    pub(in crate::kernel) fn dump_of(
+        &mut self,
+        kind: u16,
+        header: &[u8],
+        fill: impl FnOnce(&mut Writer),
         mut take: impl FnMut(Message<'_>),
     ) -> Result<(), Trouble> {
         let sequence = self.sequence(1);
         let mut w = Writer::default();
-        w.message(kind, DUMP, sequence, (family, 0), fill);
+        w.message_of(kind, DUMP, sequence, header, fill);
         self.netlink.send(w.bytes(), 0)?;
         let mut changed = false;
         loop {

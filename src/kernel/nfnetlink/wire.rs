@@ -49,7 +49,7 @@ impl Writer {
         self.bytes.len()
     }
 
-    /// A whole message. `resource` is the last field of `struct nfgenmsg`.
+    /// A whole message of netfilter's. `resource` is the last field of `struct nfgenmsg`.
     pub(in crate::kernel) fn message(
         &mut self,
         kind: u16,
@@ -58,14 +58,27 @@ impl Writer {
         (family, resource): (u8, u16),
         fill: impl FnOnce(&mut Self),
     ) {
+        let [high, low] = resource.to_be_bytes();
+        // The version is NFNETLINK_V0.
+        self.message_of(kind, flags, sequence, &[family, 0, high, low], fill);
+    }
+
+    /// A whole message of any netlink family, with that family's own header.
+    pub(in crate::kernel) fn message_of(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        sequence: u32,
+        header: &[u8],
+        fill: impl FnOnce(&mut Self),
+    ) {
         let start = self.len();
         self.bytes.extend_from_slice(&[0; 4]);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
         self.bytes.extend_from_slice(&sequence.to_ne_bytes());
         self.bytes.extend_from_slice(&[0; 4]); // to the kernel
-        self.bytes.extend_from_slice(&[family, 0]); // version: NFNETLINK_V0
-        self.bytes.extend_from_slice(&resource.to_be_bytes());
+        self.bytes.extend_from_slice(header);
         fill(self);
         let len = u32::try_from(self.len() - start).unwrap_or(u32::MAX);
         self.bytes[start..start + 4].copy_from_slice(&len.to_ne_bytes());

@@ -208,6 +208,19 @@ pub(super) fn put_nftrace(w: &mut Writer) {
     });
 }
 
+/// `ct original …` compared with a value: what a packet was when it came, before all translation. Of the keys these are
+/// the ones of `enum nft_ct_keys` that differ by direction. It is in none of the table's own rules either.
+pub(super) fn put_original(w: &mut Writer, key: u32, value: &[u8]) {
+    const DIRECTION: u16 = 3; // NFTA_CT_DIRECTION
+    const ORIGINAL: u8 = 0; // IP_CT_DIR_ORIGINAL
+    put_expression(w, "ct", |w| {
+        w.put_u32(2, key); // NFTA_CT_KEY
+        put_register(w, 1, 0); // NFTA_CT_DREG
+        w.put(DIRECTION, &[ORIGINAL]);
+    });
+    Insn::Compare { register: 0, differ: false, data: value.to_vec() }.put(w);
+}
+
 impl Insn {
     /// `meta load nfproto`, compared with a family: what must precede a field that only this family has.
     pub(super) fn guard(of: Family) -> [Self; 2] {

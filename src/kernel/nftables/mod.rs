@@ -5,7 +5,7 @@
 //! state::firewall ──► rule ──► insn ──► write ──► nfnetlink
 //! state::firewall ◄── rule ◄── insn ◄── read  ◄── nfnetlink
 //!                  data: values, types, marks      ruleset: transactions, generations
-//!                  trace: which rule dropped it
+//!                  trace: which rule dropped it   others: foreign tables
 //! ```
 //!
 //! Every transaction names the generation of the ruleset that was read, and the kernel refuses it (`ERESTART`) when
@@ -14,6 +14,7 @@
 mod data;
 mod insn;
 mod losses;
+mod others;
 mod read;
 mod rule;
 mod ruleset;
@@ -30,7 +31,7 @@ use super::nfnetlink::socket::{Socket, Trouble, in_words};
 use super::nfnetlink::wire::Fault;
 use super::{ReadError, StepError};
 use crate::state::firewall::TABLE;
-use crate::state::{Entry, Key, Step};
+use crate::state::{Entry, ForeignTable, Key, Step};
 use losses::Losses;
 use ruleset::Listener;
 pub use trace::{Dropped, Flow, Trace};
@@ -96,6 +97,22 @@ impl Firewall {
                 }
                 Ok(_) | Err(Trouble::Changed) => {}
                 Err(trouble) => return Err(failed(trouble)),
+            }
+        }
+        Err(failed(Trouble::Changed))
+    }
+
+    /// The tables that are not netrec's and have a base chain on the hooks `forward` or `input`, without their rules.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or when its tables do not hold still for as long as a read takes.
+    pub fn others(&mut self) -> Result<Vec<ForeignTable>, ReadError> {
+        let failed = |trouble: Trouble| ReadError::Other(format!("other firewalls could not be read: {trouble}"));
+        for attempt in 0..ATTEMPTS {
+            std::thread::sleep(PATIENCE * attempt);
+            match others::dump(&mut self.socket) {
+                Err(Trouble::Changed) => {}
+                outcome => return outcome.map_err(failed),
             }
         }
         Err(failed(Trouble::Changed))

@@ -2,6 +2,11 @@
 //!
 //! The mark is set by a rule in a table of its own, before all other chains. The table belongs to its socket
 //! (`NFT_TABLE_F_OWNER`), so that the kernel removes it with the socket, and with the process if that is killed.
+//!
+//! The kernel makes a packet's number of, among others, the device that it came by last (`nft_trace_init()`). With
+//! `br_netfilter` a packet of a container passes the prerouting hook while it is bridged, by the bridge's port, and the
+//! others when the bridge has handed it up, by the bridge: it gets a second number on its way. So the packets of a flow
+//! are told a second time, by connection tracking, where routing has been done.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,7 +20,7 @@ use std::thread::{self, JoinHandle};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::insn::{Insn, put_nftrace};
+use super::insn::{Insn, put_nftrace, put_original};
 use super::read::{GETRULE, NEWRULE, parse_rule};
 use super::rule::compile;
 use super::ruleset::{self, INET, nft};
@@ -36,10 +41,28 @@ const TABLE_OWNER: u32 = 2;
 /// (`NF_IP_PRI_CONNTRACK_DEFRAG`, -400) packets need not have ports.
 const PRIORITY: i32 = -350;
 
-/// The chain of the own table that has a rule for each flow.
+/// The last of all chains.
+const LAST: i32 = i32::MAX;
+
+/// The chain of the own table that has a rule for each flow, by what its packets are when they come.
 const FLOWS: &str = "flows";
-/// Rules per transaction: some 80 KB, which is within what `net.core.wmem_max` commonly allows without root.
-const BATCH: usize = 100;
+/// The one that has a rule for each, by what connection tracking knows them to have been then.
+const TRACKED: &str = "tracked";
+/// The last chain on the way out, and the last on the way in: who gets to their ends has passed all others.
+const SENT: &str = "sent";
+const TAKEN: &str = "taken";
+
+/// The base chains of the own table: name, hook, priority, and the chain that they lead to.
+const BASE_CHAINS: [(&str, Hook, i32, Option<&str>); 6] = [
+    ("in", Hook::Prerouting, PRIORITY, Some(FLOWS)),
+    ("out", Hook::Output, PRIORITY, Some(FLOWS)),
+    ("forwarded", Hook::Forward, PRIORITY, Some(TRACKED)),
+    ("local", Hook::Input, PRIORITY, Some(TRACKED)),
+    (SENT, Hook::Postrouting, LAST, None),
+    (TAKEN, Hook::Input, LAST, None),
+];
+/// Flows per transaction: some 80 KB, which is within what `net.core.wmem_max` commonly allows without root.
+const BATCH: usize = 50;
 
 /// What packets to watch, by what they are when they get to the namespace: those of a published port have its address
 /// and port, not those that they are translated to.
@@ -82,10 +105,12 @@ impl Drop for Trace {
 struct Ear {
     socket: Socket,
     table: String,
-    /// The rule of each flow.
-    handles: Vec<Handle>,
+    /// The rule of each flow in each chain that has them.
+    handles: [Vec<Handle>; 2],
     /// Packets, each with a flow that it is of. Others may be traced by others.
     marked: BTreeSet<(u32, usize)>,
+    /// Packets that have passed all chains, each with the hook that it left netfilter by.
+    passed: Vec<(u32, Hook)>,
     /// Packets, each with what it was dropped by.
     drops: Vec<(u32, Told)>,
 }
@@ -149,11 +174,21 @@ impl Trace {
         for flows in flows.chunks(BATCH) {
             add_flows(&mut rules, &table, flows)?;
         }
-        let handles = chain(&mut rules, INET, [&table, FLOWS])?.into_iter().map(|(handle, _)| handle).collect();
+        let mut handles = [Vec::new(), Vec::new()];
+        for (handles, name) in handles.iter_mut().zip([FLOWS, TRACKED]) {
+            *handles = chain(&mut rules, INET, [&table, name])?.into_iter().map(|(handle, _)| handle).collect();
+        }
         let socket = Socket::open()?;
         socket.join(GROUP)?;
         let told = socket.descriptor()?;
-        let ear = Arc::new(Mutex::new(Ear { socket, table, handles, marked: BTreeSet::new(), drops: Vec::new() }));
+        let ear = Arc::new(Mutex::new(Ear {
+            socket,
+            table,
+            handles,
+            marked: BTreeSet::new(),
+            passed: Vec::new(),
+            drops: Vec::new(),
+        }));
         let (stopped, stop) = io::pipe()?;
         let hears = ear.clone();
         let thread = thread::Builder::new().spawn(move || keep_listening(&hears, &told, &stopped))?;
@@ -163,6 +198,14 @@ impl Trace {
     /// Whether a packet of a flow, by its place in the list, has come by so far.
     pub fn seen(&mut self, flow: usize) -> bool {
         listen(&self.ear).marked.iter().any(|(_, of)| *of == flow)
+    }
+
+    /// The hook by which a packet of a flow has left netfilter so far, past all its chains: [`Hook::Postrouting`] when it
+    /// was sent on its way, [`Hook::Input`] when the namespace itself took it in. None for one that was
+    /// [`seen`](Self::seen) when it was dropped, be it for want of a route.
+    pub fn passed(&mut self, flow: usize) -> Option<Hook> {
+        let ear = listen(&self.ear);
+        ear.passed.iter().find(|(id, _)| ear.marked.contains(&(*id, flow))).map(|(_, hook)| *hook)
     }
 
     /// By what the first packet of a flow that was dropped so far was dropped. None when netfilter has dropped none: a
@@ -189,13 +232,15 @@ impl Trace {
 impl Ear {
     /// Takes in what the kernel has told since.
     fn listen(&mut self) {
-        let Self { socket, table, handles, marked, drops } = self;
+        let Self { socket, table, handles, marked, passed, drops } = self;
         socket.heard(|message| {
             // What lacks a part of it is none of the messages wanted.
             let Some((id, told)) = parse(message) else { return };
             if told.table == *table {
-                let flow = handles.iter().position(|handle| told.rule == Some(*handle));
-                marked.extend(flow.map(|flow| (id, flow)));
+                let place = |handles: &Vec<Handle>| handles.iter().position(|handle| told.rule == Some(*handle));
+                marked.extend(handles.iter().find_map(place).map(|flow| (id, flow)));
+                let end = BASE_CHAINS.iter().find(|(name, _, priority, _)| *name == told.chain && *priority == LAST);
+                passed.extend(end.map(|(_, hook, ..)| (id, *hook)));
             } else if told.dropped {
                 drops.push((id, told));
             }
@@ -251,27 +296,29 @@ fn parse(message: Message<'_>) -> Option<(u32, Told)> {
     Some((all.u32(6)?, told))
 }
 
-/// Makes the table: its two hooks lead to one chain.
+/// Makes the table and its chains.
 fn add_table(socket: &mut Socket, table: &str) -> Result<(), Trouble> {
-    let jump = [Insn::Verdict(Verdict::Jump(FLOWS.into()))];
-    let hooks = [("in", Hook::Prerouting), ("out", Hook::Output)];
+    let plain = [FLOWS, TRACKED].map(|chain| (chain, None));
+    let base = BASE_CHAINS.map(|(chain, hook, priority, _)| (chain, Some((hook, priority))));
     let mut batch = Batch::new(socket);
     batch.message(NEWTABLE, CREATE, |w| {
         w.put_str(1, table); // NFTA_TABLE_NAME
         w.put_u32(2, TABLE_OWNER); // NFTA_TABLE_FLAGS
     });
-    for (chain, hook) in [(FLOWS, None)].into_iter().chain(hooks.map(|(chain, hook)| (chain, Some(hook)))) {
+    for (chain, hook) in plain.into_iter().chain(base) {
         batch.message(NEWCHAIN, CREATE, |w| {
             w.put_str(1, table); // NFTA_CHAIN_TABLE
             w.put_str(3, chain); // NFTA_CHAIN_NAME
-            if let Some(hook) = hook {
-                let base = BaseChain { kind: ChainKind::Filter, hook, priority: PRIORITY, policy: Policy::Accept };
+            if let Some((hook, priority)) = hook {
+                let base = BaseChain { kind: ChainKind::Filter, hook, priority, policy: Policy::Accept };
                 put_hook(w, base);
             }
         });
     }
-    for (chain, _) in hooks {
-        batch.rule([table, chain], &jump, |_| {});
+    for (chain, _, _, to) in BASE_CHAINS {
+        if let Some(to) = to {
+            batch.rule([table, chain], &[Insn::Verdict(Verdict::Jump(to.into()))], |_| {});
+        }
     }
     batch.send()
 }
@@ -281,8 +328,27 @@ fn add_flows(socket: &mut Socket, table: &str, flows: &[Flow]) -> Result<(), Tro
     for flow in flows {
         let insns = compile(&packets(flow)).map_err(|_| Errno::EINVAL).map_err(io::Error::from)?;
         batch.rule([table, FLOWS], &insns, put_nftrace);
+        let protocol = compile(&Rule(vec![is_protocol(flow)])).map_err(|_| Errno::EINVAL).map_err(io::Error::from)?;
+        batch.rule([table, TRACKED], &protocol, |w| put_tracked(w, flow));
     }
     batch.send()
+}
+
+/// What connection tracking must know of a flow's packets, beside the protocol.
+fn put_tracked(w: &mut Writer, flow: &Flow) {
+    // NFT_CT_SRC_IP and _DST_IP, _SRC_IP6 and _DST_IP6, _PROTO_DST.
+    let [from, to] = if flow.to.is_ipv6() { [21, 22] } else { [19, 20] };
+    let mut address = |key, ip| match ip {
+        IpAddr::V4(ip) => put_original(w, key, &ip.octets()),
+        IpAddr::V6(ip) => put_original(w, key, &ip.octets()),
+    };
+    address(to, flow.to);
+    if let Some(ip) = flow.from {
+        address(from, ip);
+    }
+    if let Some((_, port)) = flow.port {
+        put_original(w, 12, &port.to_be_bytes());
+    }
 }
 
 /// A transaction, whatever the ruleset's generation: it concerns only what is new.
@@ -359,18 +425,25 @@ fn family_name(family: u8) -> &'static str {
     }
 }
 
-fn packets(Flow { from, to, port }: &Flow) -> Rule {
-    let equals = |field, value| Expr::Match { field, negate: false, value };
+fn packets(flow: &Flow) -> Rule {
     let address = |v4, v6, ip: IpAddr| match ip {
         IpAddr::V4(ip) => equals(v4, Datum::Ipv4Addr(ip)),
         IpAddr::V6(ip) => equals(v6, Datum::Ipv6Addr(ip)),
     };
-    // IPPROTO_ICMPV6, IPPROTO_ICMP.
-    let icmp = if to.is_ipv6() { 58 } else { 1 };
-    let protocol = port.map_or(icmp, |(transport, _)| transport.number());
-    let mut exprs = vec![address(Field::IpDaddr, Field::Ip6Daddr, *to)];
-    exprs.extend(from.map(|from| address(Field::IpSaddr, Field::Ip6Saddr, from)));
-    exprs.push(equals(Field::L4Proto, Datum::InetProto(protocol)));
-    exprs.extend(port.map(|(_, port)| equals(Field::ThDport, Datum::InetService(port))));
+    let mut exprs = vec![address(Field::IpDaddr, Field::Ip6Daddr, flow.to)];
+    exprs.extend(flow.from.map(|from| address(Field::IpSaddr, Field::Ip6Saddr, from)));
+    exprs.push(is_protocol(flow));
+    exprs.extend(flow.port.map(|(_, port)| equals(Field::ThDport, Datum::InetService(port))));
     Rule(exprs)
+}
+
+fn is_protocol(flow: &Flow) -> Expr {
+    // IPPROTO_ICMPV6, IPPROTO_ICMP.
+    let icmp = if flow.to.is_ipv6() { 58 } else { 1 };
+    let protocol = flow.port.map_or(icmp, |(transport, _)| transport.number());
+    equals(Field::L4Proto, Datum::InetProto(protocol))
+}
+
+fn equals(field: Field, value: Datum) -> Expr {
+    Expr::Match { field, negate: false, value }
 }

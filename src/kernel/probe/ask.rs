@@ -46,6 +46,13 @@ pub fn ping(space: &Space, to: IpAddr, limit: Duration) -> Outcome {
     }
 }
 
+/// The address that packets to an address are sent from. None where there is no way.
+pub fn source(space: &Space, to: IpAddr) -> Option<IpAddr> {
+    const DISCARD: u16 = 9; // any port would do: connecting a socket of UDP sends nothing
+    let socket = in_space(space, || Transport::Udp.socket(to.is_ipv6())).ok()?;
+    connect_datagrams(&socket.into(), SocketAddr::new(to, DISCARD)).ok()
+}
+
 fn in_space(space: &Space, open: impl FnOnce() -> Result<OwnedFd, Errno> + Send) -> Result<OwnedFd, String> {
     let words = |error: &io::Error| error.raw_os_error().map_or_else(|| error.to_string(), words);
     space.within(open).and_then(|opened| Ok(opened?)).map_err(|error| words(&error))

@@ -19,7 +19,7 @@ use std::thread;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-pub use ask::{STRANGER, connect, ping};
+pub use ask::{STRANGER, connect, ping, source};
 pub use listen::Listener;
 
 use super::netns::Handle;

@@ -19,15 +19,20 @@ use super::{PrepareError, Prepared, apply, prepare, prepare_destroy};
 use crate::config::{Config, ContainerNetns, Expect, Protocol};
 use crate::desired::Chosen;
 use crate::kernel::nftables::{Flow, Trace};
-use crate::kernel::probe::{Listener, Outcome, Space, Transport, connect, ping};
+use crate::kernel::probe::{Listener, Outcome, Space, Transport, connect, ping, source};
 use crate::kernel::{Backend, Linux, sandbox};
 use crate::plan::{Plan, diff};
+use crate::state::firewall::Hook;
 use crate::state::{Scope, State};
 
 /// How long an answer that must come may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// How long one that must not come is waited for.
 const SILENCE_LIMIT: Duration = Duration::from_millis(800);
+
+/// How long what was not answered is waited for when it is asked again, and how many are asked for at once.
+const TRACES: [(Duration, usize); 3] =
+    [(Duration::from_millis(250), usize::MAX), (Duration::from_millis(250), 40), (SILENCE_LIMIT, 20)];
 
 /// How a step or a line went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -69,8 +74,13 @@ impl Report {
 
     /// As a table for people.
     pub fn to_text(&self) -> String {
+        self.table(0) + &self.tally()
+    }
+
+    /// The table's rows, from one on.
+    pub fn table(&self, first: usize) -> String {
         let mut out = String::new();
-        for row in &self.rows {
+        for row in self.rows.iter().skip(first) {
             let word = match row.verdict {
                 Verdict::Ok => "ok",
                 Verdict::Failed => "FAIL",
@@ -82,15 +92,14 @@ impl Report {
             }
             out.push_str(if row.note.is_empty() { "\n" } else { ")\n" });
         }
-        let count = |verdict: Verdict| self.rows.iter().filter(|r| r.verdict == verdict).count();
-        let _ = writeln!(
-            out,
-            "{} ok, {} failed, {} not tried",
-            count(Verdict::Ok),
-            count(Verdict::Failed),
-            count(Verdict::NotTried)
-        );
         out
+    }
+
+    /// The table's last line.
+    pub fn tally(&self) -> String {
+        let count = |verdict: Verdict| self.rows.iter().filter(|r| r.verdict == verdict).count();
+        let (ok, failed, not_tried) = (count(Verdict::Ok), count(Verdict::Failed), count(Verdict::NotTried));
+        format!("{ok} ok, {failed} failed, {not_tried} not tried\n")
     }
 }
 
@@ -116,14 +125,28 @@ fn world_error(error: impl ToString) -> RehearseError {
 /// What a rehearsal says on its way: each plan.
 pub type Say<'a> = &'a mut dyn FnMut(&Plan);
 
-/// Rehearses a file. Moves this process, which must have one thread, into a world of its own for good. `linger` is called
-/// with the paths of the namespaces when all lines were tried and before all is removed.
-pub fn rehearse(config: &Config, say: Say<'_>, linger: &mut dyn FnMut(&[String])) -> Result<Report, RehearseError> {
-    sandbox::enter()?;
-    let (config, stood_in) = world::with_stand_ins(config);
+/// What is done when all lines were tried and before all is removed, with the rows so far and what there is to look at:
+/// each name with the path of its namespace.
+pub type Linger<'a> = &'a mut dyn FnMut(&Report, &[(String, String)]);
+
+/// Rehearses a file. Moves this process, which must have one thread, into a world of its own for good.
+pub fn rehearse(config: &Config, say: Say<'_>, linger: Linger<'_>) -> Result<Report, RehearseError> {
+    let parameters = world::parameters(config);
+    let before = sandbox::Parameters::there(parameters.iter().map(|(path, _)| path));
+    let own_users = sandbox::enter()?;
+    let (mut config, stood_in) = world::with_stand_ins(config);
+    let mut left_out = Vec::new();
+    if own_users {
+        let which = sandbox::not_to_be_set(&before, &parameters)?;
+        left_out = world::without_parameters(&mut config, &which);
+    }
     let mut rehearsal = Rehearsal::new(&config)?;
-    for what in stood_in {
-        rehearsal.row(what, Verdict::Ok, Instant::now(), "stood in for".into());
+    for (what, note) in stood_in
+        .into_iter()
+        .map(|what| (what, "stood in for"))
+        .chain(left_out.into_iter().map(|what| (what, "stood in for: as it is, a user namespace may not set it")))
+    {
+        rehearsal.row(what, Verdict::Ok, Instant::now(), note.to_owned());
     }
     rehearsal.run(say, linger)?;
     Ok(rehearsal.report)
@@ -155,8 +178,7 @@ impl<'a> Rehearsal<'a> {
     }
 
     fn row(&mut self, what: String, verdict: Verdict, start: Instant, note: String) {
-        let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.report.rows.push(Row { what, verdict, ms, note });
+        self.report.rows.push(Row { what, verdict, ms: since(start), note });
     }
 
     /// A step that succeeds with a note or fails with one.
@@ -170,7 +192,7 @@ impl<'a> Rehearsal<'a> {
         ok
     }
 
-    fn run(&mut self, say: Say<'_>, linger: &mut dyn FnMut(&[String])) -> Result<(), RehearseError> {
+    fn run(&mut self, say: Say<'_>, linger: Linger<'_>) -> Result<(), RehearseError> {
         let start = Instant::now();
         let applied = self.on_host(|kernel| {
             let prepared = prepare(kernel, self.config, None);
@@ -193,8 +215,7 @@ impl<'a> Rehearsal<'a> {
         });
         self.step("plan again", start, second);
         self.lines()?;
-        let names = [HOST, WORLD].map(|name| path(name).display().to_string());
-        linger(&names);
+        linger(&self.report, &self.places());
         let start = Instant::now();
         let destroyed = self.on_host(|kernel| {
             let prepared = prepare_destroy(kernel, None);
@@ -221,14 +242,23 @@ impl<'a> Rehearsal<'a> {
     /// Opens the listeners and tries every line, all at once.
     fn lines(&mut self) -> Result<(), RehearseError> {
         let reader = Reader { config: self.config, chosen: &self.chosen, world: &self.world };
+        let start = Instant::now();
         let mut listening = Vec::new();
+        let mut count = 0;
         for (seat, services) in reader.listeners() {
             let space = self.space(seat)?;
             // What the kernel lacks is not tried.
             let ports = services.into_iter().map(|(protocol, port)| (transport(protocol), port));
             let ports: Vec<(Transport, u16)> = ports.filter(|(transport, _)| transport.supported()).collect();
             listening.push(Listener::open_all(&space, &self.name(seat), &ports).map_err(world_error)?);
+            count += ports.len();
         }
+        let opened = (count > 0).then(|| Row {
+            what: "listen".to_owned(),
+            verdict: Verdict::Ok,
+            ms: since(start),
+            note: format!("{count} service{}", if count == 1 { "" } else { "s" }),
+        });
         let tries: Vec<(&Expect, Space, Vec<Attempt>)> = self
             .config
             .expect
@@ -242,43 +272,51 @@ impl<'a> Rehearsal<'a> {
                 .collect();
             running.into_iter().filter_map(|thread| thread.join().ok()).collect()
         });
-        self.trace(&mut results, &tries);
+        let traced = self.trace(&mut results, &tries);
         drop(listening);
+        self.report.rows.extend(opened);
         self.report.rows.extend(results.into_iter().map(|result| result.row));
+        self.report.rows.extend(traced);
         Ok(())
     }
 
-    /// Sends once more what was not answered, and asks the host's firewall what became of it.
-    fn trace(&self, results: &mut [Tried], tries: &[(&Expect, Space, Vec<Attempt>)]) {
-        let mut unanswered: Vec<(usize, IpAddr)> = Vec::new();
+    /// Sends once more what was not answered, and asks the host's firewall what became of it. The row of that.
+    fn trace(&self, results: &mut [Tried], tries: &[(&Expect, Space, Vec<Attempt>)]) -> Option<Row> {
+        let start = Instant::now();
+        let mut asks = Vec::new();
         let mut flows = Vec::new();
         for (index, result) in results.iter().enumerate() {
+            let (line, space, _) = &tries[index];
             for to in &result.silent {
-                let port = tries[index].0.port.map(|(port, protocol)| (transport(protocol), port));
-                unanswered.push((index, *to));
-                flows.push(Flow { from: None, to: *to, port });
+                let port = line.port.map(|(port, protocol)| (transport(protocol), port));
+                // Others may ask for the same, and what becomes of theirs is another matter.
+                flows.push(Flow { from: source(space, *to), to: *to, port });
+                asks.push((index, Again { line, space, to: *to, answered: None }));
             }
         }
-        if flows.is_empty() {
-            return;
+        if asks.is_empty() {
+            return None;
         }
-        // A kernel that cannot tell leaves the line without it.
-        let Ok(mut trace) = Trace::open(&self.host, &flows) else { return };
-        thread::scope(|scope| {
-            for (index, to) in &unanswered {
-                let (line, space, _) = &tries[*index];
-                scope.spawn(move || ask(line, space, *to, SILENCE_LIMIT));
+        let (verdict, note) = match Trace::open(&self.host, &flows) {
+            Ok(mut trace) => {
+                ask_again(&mut asks, &mut trace);
+                for (flow, (index, again)) in asks.iter().enumerate() {
+                    let note = &mut results[*index].row.note;
+                    let _ = write!(note, "\nto {}: {}", again.to, again.fate(&mut trace, flow));
+                }
+                (Verdict::Ok, String::new())
             }
-        });
-        for (flow, (index, to)) in unanswered.iter().enumerate() {
-            let why = match trace.verdict(flow) {
-                Some(dropped) => dropped.to_string(),
-                None if trace.seen(flow) => "the host saw it, and what became of it there cannot be told".to_owned(),
-                None => "it never came to the host".to_owned(),
-            };
-            let note = &mut results[*index].row.note;
-            let _ = write!(note, "\nto {to}: {why}");
-        }
+            // A kernel that cannot tell leaves the lines without it.
+            Err(error) => (Verdict::NotTried, error.message),
+        };
+        Some(Row { what: "ask again, with a trace".to_owned(), verdict, ms: since(start), note })
+    }
+
+    /// What there is to look at: the machines and the containers.
+    fn places(&self) -> Vec<(String, String)> {
+        let containers = (0..self.config.containers.len()).map(Seat::Container);
+        let seats = [Seat::Host, Seat::World].into_iter().chain(containers);
+        seats.map(|seat| (self.name(seat), self.path(seat).display().to_string())).collect()
     }
 
     fn name(&self, seat: Seat) -> String {
@@ -289,17 +327,79 @@ impl<'a> Rehearsal<'a> {
         }
     }
 
-    fn space(&self, seat: Seat) -> Result<Space, RehearseError> {
-        let path = match seat {
+    fn path(&self, seat: Seat) -> PathBuf {
+        match seat {
             Seat::Host => path(HOST),
             Seat::World => path(WORLD),
             Seat::Container(index) => match &self.config.containers[index].netns {
                 ContainerNetns::Named(netns) => path(&netns.to_string()),
                 ContainerNetns::Path(_) => path(&stand_in(self.config.containers[index].name.as_str()).to_string()),
             },
-        };
+        }
+    }
+
+    fn space(&self, seat: Seat) -> Result<Space, RehearseError> {
+        let path = self.path(seat);
         Space::open(&path).map_err(|e| world_error(format!("{}: {e}", path.display())))
     }
+}
+
+/// What was not answered, to be asked again.
+struct Again<'a> {
+    line: &'a Expect,
+    space: &'a Space,
+    to: IpAddr,
+    /// Who answers this time.
+    answered: Option<String>,
+}
+
+impl Again<'_> {
+    fn ask(&mut self, limit: Duration) {
+        if let Outcome::Answered { by, .. } = ask(self.line, self.space, self.to, limit) {
+            self.answered = Some(by);
+        }
+    }
+
+    /// What became of it, in words.
+    fn fate(&self, trace: &mut Trace, flow: usize) -> String {
+        match (&self.answered, trace.verdict(flow), trace.passed(flow)) {
+            (Some(by), ..) => format!("asked again, `{by}` answered"),
+            (_, Some(dropped), _) => dropped.to_string(),
+            (_, _, Some(Hook::Input)) => "the host took it in, and did not answer".to_owned(),
+            (_, _, Some(_)) => "the host sent it on, and no answer came".to_owned(),
+            _ if trace.seen(flow) => {
+                "no rule dropped it, and the host did not send it on: it has no way there, or no way back".to_owned()
+            }
+            _ => "it never came to the host".to_owned(),
+        }
+    }
+}
+
+/// Asks again, at first all at once and shortly: what is dropped is told of at once. What is not told of may have come too
+/// late or been lost, or the kernel's word of it, and is asked for again with fewer beside it and more time.
+fn ask_again(asks: &mut [(usize, Again<'_>)], trace: &mut Trace) {
+    for (limit, at_once) in TRACES {
+        let mut untold: Vec<&mut Again<'_>> = asks
+            .iter_mut()
+            .enumerate()
+            .filter(|(flow, (_, again))| {
+                again.answered.is_none() && trace.verdict(*flow).is_none() && trace.passed(*flow).is_none()
+            })
+            .map(|(_, (_, again))| again)
+            .collect();
+        for some in untold.chunks_mut(at_once) {
+            thread::scope(|scope| {
+                for again in some {
+                    scope.spawn(move || again.ask(limit));
+                }
+            });
+        }
+    }
+}
+
+/// In milliseconds.
+fn since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn path(name: &str) -> PathBuf {
@@ -362,10 +462,9 @@ fn try_line(line: &Expect, space: &Space, attempts: &[Attempt]) -> Tried {
         running.into_iter().filter_map(|(attempt, thread)| Some((attempt, thread.join().ok()?))).collect()
     });
     let (verdict, note) = judge(line, &outcomes);
-    let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     let unanswered = |outcome: &Outcome| line.reach && matches!(outcome, Outcome::Silent | Outcome::Unreachable(_));
     let silent = outcomes.iter().filter(|(_, outcome)| unanswered(outcome)).map(|(attempt, _)| attempt.to).collect();
-    Tried { row: Row { what: line.text.clone(), verdict, ms, note }, silent }
+    Tried { row: Row { what: line.text.clone(), verdict, ms: since(start), note }, silent }
 }
 
 /// Whether a line holds, and if not, what speaks against it.

@@ -118,6 +118,28 @@ pub(super) fn with_stand_ins(config: &Config) -> (Config, Vec<String>) {
     (config, stood_in)
 }
 
+/// The parameters that a file sets in its containers.
+pub(super) fn parameters(config: &Config) -> Vec<(String, String)> {
+    config.containers.iter().flat_map(|container| &container.sysctls).cloned().collect()
+}
+
+/// Takes parameters, by their places in [`parameters`], out of the file. Names them.
+pub(super) fn without_parameters(config: &mut Config, which: &[bool]) -> Vec<String> {
+    let mut taken_out = Vec::new();
+    let mut which = which.iter();
+    for container in &mut config.containers {
+        let name = &container.name;
+        container.sysctls.retain(|(path, value)| {
+            let out = which.next() == Some(&true);
+            if out {
+                taken_out.push(format!("sysctl {path}={value} of container `{name}`"));
+            }
+            !out
+        });
+    }
+    taken_out
+}
+
 struct Builder {
     state: State,
     owner: Owner,
@@ -182,8 +204,6 @@ impl Builder {
         let route = Route { via: Some(via), dev: Some(Self::name("uplink")), protocol: PROTOCOL };
         self.want(key, Object::Route(route));
     }
-
-    // Stand-ins are namespaces and nothing more.
 }
 
 /// Adds the namespaces that stand in for others'.
