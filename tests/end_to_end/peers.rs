@@ -640,6 +640,7 @@ fn an_address_that_moves_to_another_container_answers_at_once() {
         tries("web");
         drop(old);
         lab.host.apply(&file("next"));
+        drop(lab.host.settle()); // until then an IPv6 address is not its own
         let _next = listen(&lab.container("next"), &[80], &[]);
         tries("next");
     });
