@@ -6,7 +6,7 @@ mod lab;
 use std::fs;
 use std::process::Command;
 
-use crate::lab::{Lab, NoAnswer, Space, difference};
+use crate::lab::{Lab, Space, difference};
 
 const FILE: &str = r#"
 [networks.front]
@@ -64,9 +64,8 @@ fn obstacle() -> Option<String> {
     if !nix::unistd::geteuid().is_root() || map.split_whitespace().ne(["0", "0", "4294967295"]) {
         return Some("a Docker daemon needs root".into());
     }
-    let lacks = |name: &&str| {
-        !Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap().status.success()
-    };
+    let found = |name: &str| Command::new("sh").args(["-c", &format!("command -v {name}")]).output();
+    let lacks = |name: &&str| !found(name).is_ok_and(|output| output.status.success());
     let missing: Vec<_> = ["dockerd", "docker", "iptables", "busybox"].into_iter().filter(lacks).collect();
     (!missing.is_empty()).then(|| format!("{} missing (tests/setup.sh installs it)", missing.join(", ")))
 }
@@ -90,14 +89,15 @@ fn rules(host: &Space) -> String {
     saved.chain(nft.map(str::to_owned)).collect()
 }
 
-fn ok(body: &str) -> Result<(u16, String), NoAnswer> {
-    Ok((200, body.to_owned()))
+/// The status and body of a page.
+fn page(space: &Space, host: &str) -> String {
+    space.http_get(host, "/").map_or_else(|no| no.to_string(), |(status, body)| format!("{status} {body}"))
 }
 
 /// A container of Docker's by its published port, from everywhere that may.
 fn shop_works(lab: &Lab) {
-    assert_eq!(lab.world.http_get("192.0.2.1:8081", "/"), ok("shop\n"), "from the world");
-    assert_eq!(lab.host.http_get("127.0.0.1:8081", "/"), ok("shop\n"), "from the host");
+    assert_eq!(page(&lab.world, "192.0.2.1:8081"), "200 shop\n", "from the world");
+    assert_eq!(page(&lab.host, "127.0.0.1:8081"), "200 shop\n", "from the host");
 }
 
 #[test]
@@ -159,13 +159,13 @@ fn netrec_and_docker_share_a_host() {
         );
         shop_works(lab);
         // From the one's containers to the other's, by published ports; not by netrec's containers' addresses.
-        assert_eq!(lab.container("api").http_get("192.0.2.1:8081", "/"), ok("shop\n"));
+        assert_eq!(page(&lab.container("api"), "192.0.2.1:8081"), "200 shop\n");
         let ask = |target: &str| docker.run(&format!("exec shop sh -c 'timeout 3 nc {target} </dev/null || true'"));
         assert_eq!(ask("192.0.2.1 8080"), "web 10.20.0.1\n");
         assert_eq!(ask("10.20.0.10 80"), "");
         // The second exception is wide: what it accepts, Docker's own rules are not asked about any more, so netrec's
         // containers reach Docker's by their own addresses, published or not. `! -o docker0` in it would keep them out.
-        assert_eq!(lab.container("api").http_get(&format!("{shop}:80"), "/"), ok("shop\n"));
+        assert_eq!(page(&lab.container("api"), &format!("{shop}:80")), "200 shop\n");
 
         // A change of netrec's and its end leave Docker's alone.
         host.apply(&FILE.replace("8080:80", "8080:80\", \"8090:80"));

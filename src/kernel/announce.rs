@@ -73,13 +73,13 @@ fn checksum(parts: &[&[u8]]) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    // What is left fits.
-    !(sum as u16)
+    !u16::try_from(sum).unwrap_or_default()
 }
 
 fn transmit(socket: &OwnedFd, index: u32, protocol: u16, to: [u8; 6], packet: &[u8]) -> io::Result<()> {
     let mut address = [0; 8];
     address[..6].copy_from_slice(&to);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let to = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: protocol.to_be(),
@@ -102,4 +102,38 @@ fn transmit(socket: &OwnedFd, index: u32, protocol: u16, to: [u8; 6], packet: &[
         )
     };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
+
+    #[test]
+    fn an_arp_request_for_its_own_address() {
+        let wanted = [
+            0, 1, 8, 0, 6, 4, 0, 1, // Ethernet, IPv4, their lengths, request
+            2, 0, 0, 0, 0, 7, 10, 20, 0, 10, // from
+            0, 0, 0, 0, 0, 0, 10, 20, 0, 10, // to
+        ];
+        assert_eq!(arp(Ipv4Addr::new(10, 20, 0, 10), MAC), wanted);
+    }
+
+    #[test]
+    fn an_advertisement_whose_checksum_is_right() {
+        let address: Ipv6Addr = "fd20::10".parse().unwrap();
+        let packet = advertisement(address, MAC);
+        assert_eq!(packet[..8], [0x60, 0, 0, 0, 0, 32, 58, 255]);
+        assert_eq!((&packet[8..24], &packet[24..40]), (&address.octets()[..], &ALL_NODES.octets()[..]));
+        let body = &packet[40..];
+        assert_eq!(
+            (&body[..2], &body[4..8]),
+            (&[136, 0][..], &[0x20, 0, 0, 0][..]),
+            "overrides, and was not asked for"
+        );
+        assert_eq!((&body[8..24], &body[24..]), (&address.octets()[..], &[2, 1, 2, 0, 0, 0, 0, 7][..]));
+        // A checksum over all that it covers, itself among it, is 0.
+        assert_eq!(checksum(&[&packet[8..40], &[0, 0, 0, 32, 0, 0, 0, 58], body]), 0);
+    }
 }
