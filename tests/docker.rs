@@ -115,7 +115,7 @@ fn netrec_and_docker_share_a_host() {
                     return lab::kernel::not_tried("beside a Docker daemon", &format!("it does not start: {why}"));
                 }
             };
-        let serve = "mkdir /www; echo shop >/www/index.html; exec httpd -f -p 80 -h /www";
+        let serve = "mkdir /www; echo shop >/www/index.html; httpd -p 81 -h /www; exec httpd -f -p 80 -h /www";
         docker.run(&format!("run -d --name shop -p 8081:80 busybox sh -c '{serve}'"));
         let shop = docker.run("inspect -f '{{.NetworkSettings.IPAddress}}' shop").trim().to_owned();
         lab::until("the container serves", || lab.host.http_get(&format!("{shop}:80"), "/").is_ok());
@@ -147,7 +147,6 @@ fn netrec_and_docker_share_a_host() {
 
         let (_, exceptions) = DROPS.split_once("; to let it through: ").expect("a command");
         host.sh(exceptions);
-        let excepted = rules(host);
         let mut connection = lab.world.connect("192.0.2.1:8080").expect("a connection");
         lab.expect(
             "
@@ -163,9 +162,17 @@ fn netrec_and_docker_share_a_host() {
         let ask = |target: &str| docker.run(&format!("exec shop sh -c 'timeout 3 nc {target} </dev/null || true'"));
         assert_eq!(ask("192.0.2.1 8080"), "web 10.20.0.1\n");
         assert_eq!(ask("10.20.0.10 80"), "");
-        // The second exception is wide: what it accepts, Docker's own rules are not asked about any more, so netrec's
-        // containers reach Docker's by their own addresses, published or not. `! -o docker0` in it would keep them out.
-        assert_eq!(page(&lab.container("api"), &format!("{shop}:80")), "200 shop\n");
+        // What DOCKER-USER accepts, Docker's own rules are not asked about any more, so that netrec's containers reach also
+        // those ports of Docker's that are not published. An exception that leaves out Docker's bridge keeps them closed.
+        let unpublished = format!("{shop}:81");
+        assert_eq!(page(&lab.container("api"), &unpublished), "200 shop\n");
+        host.sh(
+            "iptables -D DOCKER-USER -i nr-front -j ACCEPT; iptables -I DOCKER-USER -i nr-front ! -o docker0 -j ACCEPT",
+        );
+        assert_eq!(page(&lab.container("api"), &unpublished), "blocked");
+        assert_eq!(page(&lab.container("api"), "192.0.2.1:8081"), "200 shop\n");
+        lab.expect("api tcp 192.0.2.9:443 -> world sees 192.0.2.1\napi tcp 10.20.0.10:80 -> web sees 10.20.0.11");
+        let excepted = rules(host);
 
         // A change of netrec's and its end leave Docker's alone.
         host.apply(&FILE.replace("8080:80", "8080:80\", \"8090:80"));
@@ -176,7 +183,9 @@ fn netrec_and_docker_share_a_host() {
         shop_works(lab);
         assert_eq!(docker.run("exec shop busybox cat /www/index.html"), "shop\n");
         assert_eq!(docker.run("inspect -f '{{.State.Running}}' shop"), "true\n");
-        host.sh(&exceptions.replace("-I", "-D"));
+        host.sh(
+            "iptables -D DOCKER-USER -i nr-front ! -o docker0 -j ACCEPT; iptables -D DOCKER-USER -o nr-front -j ACCEPT",
+        );
         assert_eq!(difference(&before, &rules(host)), "");
     });
 }

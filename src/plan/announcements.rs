@@ -66,3 +66,63 @@ fn end(key: &Key, entry: &Entry) -> Option<(End, Mac)> {
         _ => ((netns.clone(), *name), device.mac),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::diff;
+    use crate::state::{Address, Device, Owner, Peer};
+
+    fn link(kind: LinkKind, mac: u8, master: Option<&str>) -> Object {
+        let master = master.map(|name| name.parse().unwrap());
+        Object::Link(Link { kind, device: device(mac), master, port: None, leaving: false })
+    }
+
+    fn device(mac: u8) -> Device {
+        let mac = Mac([2, 0, 0, 0, 0, mac]);
+        Device { mac, mtu: 1500, up: true, link_local: true, promote_secondaries: true, no_arp: false }
+    }
+
+    /// A bridge with this Ethernet address, and containers with these, by name and last byte.
+    fn state(bridge: u8, containers: &[(&str, u8, &str)]) -> State {
+        let name = |name: &str| Key::Link { netns: Netns::HOST, name: name.parse().unwrap() };
+        let address = |netns: &Netns, link: &str, ip: &str| {
+            let key = Key::Address { netns: netns.clone(), link: link.parse().unwrap(), ip: ip.parse().unwrap() };
+            (key, Object::Address(Address { permanent: true, no_prefix_route: false }))
+        };
+        let mut all = vec![
+            (name("br0"), link(LinkKind::Bridge { stp: false }, bridge, None)),
+            address(&Netns::HOST, "br0", "10.0.0.1/24"),
+        ];
+        for (container, mac, ip) in containers {
+            let netns = Netns::new(*container);
+            let peer = Peer { netns: netns.clone(), name: "eth0".parse().unwrap(), device: device(*mac) };
+            all.push((name(&format!("ve-{container}")), link(LinkKind::Veth { peer }, 99, Some("br0"))));
+            all.push(address(&netns, "eth0", ip));
+        }
+        all.into_iter().map(|(key, object)| (key, Entry::new(object, Owner::netrec()))).collect()
+    }
+
+    fn told(live: &State, desired: &State) -> Vec<String> {
+        let all = announcements(&diff(desired, live).actions, desired);
+        all.iter().map(|a| format!("{} {} {} is {}", a.netns, a.link, a.address, a.mac)).collect()
+    }
+
+    #[test]
+    fn only_what_neighbours_may_know_otherwise_is_told() {
+        let (web, api) = (("web", 2, "10.0.0.2/24"), ("api", 3, "10.0.0.3/24"));
+        let both = state(1, &[web, api]);
+        assert_eq!(told(&State::new(), &both), [""; 0], "nobody has spoken with anybody on a new bridge");
+        assert_eq!(told(&both, &both), [""; 0]);
+        assert_eq!(told(&state(1, &[api]), &both), ["web eth0 10.0.0.2 is 02:00:00:00:00:02"]);
+        assert_eq!(
+            told(&state(1, &[("web", 2, "10.0.0.7/24"), api]), &both),
+            ["web eth0 10.0.0.2 is 02:00:00:00:00:02"]
+        );
+        assert_eq!(
+            told(&state(1, &[("web", 7, "10.0.0.2/24"), api]), &both),
+            ["web eth0 10.0.0.2 is 02:00:00:00:00:02"]
+        );
+        assert_eq!(told(&state(7, &[web, api]), &both), ["host br0 10.0.0.1 is 02:00:00:00:00:01"]);
+    }
+}
