@@ -63,7 +63,7 @@ networks = ["other", "direct", "inside"]
 
 /// Every how many-th write is tried.
 fn every() -> usize {
-    std::env::var("NETREC_EVERY").ok().and_then(|n| n.parse().ok()).unwrap_or(5)
+    std::env::var("NETREC_EVERY").ok().and_then(|n| n.parse().ok()).unwrap_or(7)
 }
 
 /// How many writes a change takes when nothing goes wrong.

@@ -264,8 +264,8 @@ const BRIDGE_PARAMETERS: [&str; 6] = [
 const END_PARAMETERS: [&str; 2] = ["ipv4/rp_filter", "ipv6/accept_ra"];
 
 impl Scope {
-    /// The parameters of live links of netrec's that a desired state has no place for: they go with their links, and only
-    /// who knows them can bring them back.
+    /// The parameters of live links of netrec's that a desired state has no place for, or another name: they go with their
+    /// links or are set under the new name, and only who knows them can bring them back.
     pub fn of_going(live: &State, desired: &State) -> Self {
         let mut scope = Self::default();
         let mut parameters = |netns: &Netns, device: &InterfaceName, names: &[&str]| {
@@ -275,7 +275,12 @@ impl Scope {
             }
         };
         let links = live.iter().filter(|(key, entry)| matches!(key, Key::Link { .. }) && entry.standing.is_ours());
-        for (key, entry) in links.filter(|(key, _)| desired.get(key).is_none()) {
+        let end = |entry: &Entry| match &entry.object {
+            Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) => Some((peer.netns.clone(), peer.name)),
+            _ => None,
+        };
+        let stays = |key: &Key, entry: &Entry| desired.get(key).is_some_and(|wanted| end(wanted) == end(entry));
+        for (key, entry) in links.filter(|(key, entry)| !stays(key, entry)) {
             match (key, &entry.object) {
                 (Key::Link { .. }, Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => {
                     parameters(&peer.netns, &peer.name, &END_PARAMETERS);

@@ -235,3 +235,92 @@ fn flows_that_the_rules_forbid_end_and_all_others_live_on() {
         }
     });
 }
+
+/// Who began a flow, and where it leads.
+type Flow<'a> = (&'a Space, &'a str);
+
+/// Changes of the file that forbid flows: what is forbidden ends, what is not lives on.
+#[test]
+fn what_a_key_forbids_ends_and_nothing_else() {
+    lab::in_lab(|lab| {
+        lab.world.add_address("w0", "192.0.2.10/24");
+        let file = |front: &str, direct: &str, web: &str, api: &str| {
+            format!(
+                "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\n{front}\n\
+                 [networks.direct]\nsubnet = ['10.21.0.0/24', 'fd21::/64']\nmode = 'routed'\n{direct}\n\
+                 [containers.web]\nnetworks.front = {{ address = ['10.20.0.10', 'fd20::10'] }}\nports = [{web}]\n\
+                 [containers.api]\nnetworks.direct = {{ address = ['10.21.0.10', 'fd21::10'] }}\nports = [{api}]\n"
+            )
+        };
+        let (web, api) = ("'8080:80', '8081:80'", "'80:80', '81:81'");
+        lab.host.apply(&file("", "", web, api));
+        drop(lab.host.settle());
+        let (in_web, in_api) = (lab.container("web"), lab.container("api"));
+        let _listeners = [both(&in_web, 80), both(&in_api, 80), both(&in_api, 81), both(&lab.world, 443)];
+        // A change, the flows that it ends, and some that it does not.
+        let (world, host) = (&*lab.world, &*lab.host);
+        let cases: [(&str, String, &[Flow<'_>], &[Flow<'_>]); 6] = [
+            (
+                "an internal network",
+                file("internal = true", "", "", api),
+                &[(&in_web, "192.0.2.9:443"), (&in_web, "[2001:db8::9]:443"), (world, "192.0.2.1:8080")],
+                &[(host, "10.20.0.10:80"), (world, "10.21.0.10:80")],
+            ),
+            (
+                "an isolated family",
+                file("mode = { ipv6 = 'isolated' }", "", web, api),
+                &[(&in_web, "[2001:db8::9]:443"), (world, "[2001:db8::1]:8080")],
+                &[(&in_web, "192.0.2.9:443"), (world, "192.0.2.1:8080")],
+            ),
+            (
+                "a port of a routed network that goes",
+                file("", "", web, "'80:80'"),
+                &[(world, "10.21.0.10:81"), (world, "[fd21::10]:81"), (&in_web, "10.21.0.10:81")],
+                &[(world, "10.21.0.10:80"), (&in_web, "[fd21::10]:80")],
+            ),
+            (
+                "a list of others",
+                file("", "", "{ host = 8080, container = 80, allow = '192.0.2.77' }, '8081:80'", api),
+                &[(world, "192.0.2.1:8080"), (world, "[2001:db8::1]:8080")],
+                &[(world, "192.0.2.1:8081"), (host, "192.0.2.1:8080")],
+            ),
+            (
+                "a list that one is on",
+                file("", "", "{ host = 8080, container = 80, allow = '192.0.2.0/28' }, '8081:80'", api),
+                &[(world, "[2001:db8::1]:8080")],
+                &[(world, "192.0.2.1:8080"), (world, "[2001:db8::1]:8081")],
+            ),
+            (
+                "nothing but a source address",
+                file("snat = '192.0.2.2'", "", web, api),
+                &[],
+                &[(&in_web, "192.0.2.9:443"), (world, "192.0.2.1:8080"), (world, "10.21.0.10:80")],
+            ),
+        ];
+        for (what, after, end, go_on) in cases {
+            let open = |flows: &[Flow<'_>]| -> Vec<_> {
+                let connect = |(from, to): &Flow<'_>| from.connect(to).unwrap_or_else(|e| panic!("{what}: {to}: {e}"));
+                flows.iter().map(|flow| (flow.1.to_owned(), connect(flow))).collect()
+            };
+            let (ended, living) = (open(end), open(go_on));
+            lab.host.apply(&after);
+            for (to, connection) in ended {
+                assert!(connection.impatient().echo("a").is_err(), "{what}: the flow to {to} goes on");
+            }
+            for (to, mut connection) in living {
+                assert_eq!(connection.echo("b").as_deref(), Ok("b"), "{what}: the flow to {to} has ended");
+            }
+            lab.host.apply(&file("", "", web, api));
+        }
+        // A device that is no longer trusted.
+        lab.host.apply(&file("trusted = 'uplink'", "", web, api));
+        let (mut direct, mut published) = (
+            world.connect("10.20.0.10:80").expect("trusted").impatient(),
+            world.connect("192.0.2.1:8080").expect("published"),
+        );
+        assert_eq!(direct.echo("c").as_deref(), Ok("c"));
+        lab.host.apply(&file("", "", web, api));
+        assert!(direct.echo("d").is_err(), "the flow of a device that is no longer trusted goes on");
+        assert_eq!(published.echo("e").as_deref(), Ok("e"));
+    });
+}
