@@ -72,21 +72,13 @@ fn obstacle() -> Option<String> {
 
 /// All rules but netrec's: as iptables tells them and as nft does, without counters and times.
 fn rules(host: &Space) -> String {
-    let mut ours = false;
-    let nft = host.run(["nft", "-s", "list", "ruleset"]);
-    let nft = nft.split_inclusive('\n').filter(|line| {
-        ours |= line.starts_with("table inet netrec {");
-        let keep = !ours;
-        ours &= *line != "}\n";
-        keep
-    });
     let saved = host.sh("iptables-save; ip6tables-save");
     let saved =
         saved.split_inclusive('\n').filter(|line| !line.starts_with('#')).map(|line| match line.split_once(" [") {
             Some((chain, _)) if chain.starts_with(':') => format!("{chain}\n"),
             _ => line.to_owned(),
         });
-    saved.chain(nft.map(str::to_owned)).collect()
+    saved.chain(Some(host.foreign_ruleset())).collect()
 }
 
 /// The status and body of a page.

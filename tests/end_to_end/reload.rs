@@ -42,19 +42,6 @@ table inet wall {
 }
 ";
 
-/// The tables that are not netrec's, byte for byte, without their counters.
-fn others(host: &Space) -> String {
-    let mut ours = false;
-    let text = host.run(["nft", "-s", "list", "ruleset"]);
-    let kept = text.split_inclusive('\n').filter(|line| {
-        ours |= line.starts_with("table inet netrec {");
-        let keep = !ours;
-        ours &= *line != "}\n";
-        keep
-    });
-    kept.collect()
-}
-
 fn load(host: &Space, before: &str) {
     host.sh(&format!("nft -f - <<'N'\n{before}\n{FIREWALL}\nN"));
 }
@@ -115,13 +102,13 @@ fn a_flushed_ruleset_comes_back_whole_and_flows_live_on() {
         // With nothing but netrec's table; and as a distribution's nftables.service loads its own, which goes with it.
         for (how, theirs) in [("flush ruleset", ""), ("flush ruleset and load", FIREWALL)] {
             lab.host.sh(&format!("nft -f - <<'N'\nflush ruleset\n{theirs}\nN"));
-            let foreign = others(&lab.host);
+            let foreign = lab.host.foreign_ruleset();
             assert_eq!(foreign.contains("table inet wall"), !theirs.is_empty());
             assert_same(how, &wanted, &lab.host.plan(FILE).actions());
             assert_same(how, &wanted, &lab.host.apply(FILE).actions());
             flows.live_on(how);
             all_works(lab);
-            assert_eq!(lab::difference(&foreign, &others(&lab.host)), "", "{how}");
+            assert_eq!(lab::difference(&foreign, &lab.host.foreign_ruleset()), "", "{how}");
             assert_eq!(lab.host.apply(FILE).json["writes"], 0, "{how}");
         }
     });
@@ -162,9 +149,9 @@ fn flushed_iptables_are_no_business_of_netrecs() {
             iptables-nft -w -t nat -A PREROUTING -p tcp --dport 7002 -j REDIRECT --to-ports 7000
             ip6tables-nft -w -A FORWARD -p tcp --dport 25 -j REJECT";
         lab.host.sh(rules);
-        let foreign = others(&lab.host);
+        let foreign = lab.host.foreign_ruleset();
         lab.host.apply(FILE);
-        assert_eq!(lab::difference(&foreign, &others(&lab.host)), "", "after apply");
+        assert_eq!(lab::difference(&foreign, &lab.host.foreign_ruleset()), "", "after apply");
         drop(lab.host.settle());
         let mut flows = Flows::start(lab);
         for program in ["iptables-nft", "ip6tables-nft"] {
@@ -172,7 +159,7 @@ fn flushed_iptables_are_no_business_of_netrecs() {
                 lab.host.sh(&format!("{program} -w -t {table} -F; {program} -w -t {table} -X"));
             }
         }
-        let flushed = others(&lab.host);
+        let flushed = lab.host.foreign_ruleset();
         assert!(!flushed.contains("dport"), "{flushed}");
         assert_eq!(lab.host.plan(FILE).actions(), [""; 0]);
         assert_eq!(lab.host.apply(FILE).json["writes"], 0);
@@ -182,10 +169,10 @@ fn flushed_iptables_are_no_business_of_netrecs() {
         let saved = lab.host.sh("iptables-nft-save");
         let file = lab.host.write("rules", &saved);
         lab.host.sh(&format!("iptables-nft-restore <{file}"));
-        let restored = others(&lab.host);
+        let restored = lab.host.foreign_ruleset();
         assert_eq!(lab.host.apply(FILE).json["writes"], 0);
         flows.live_on("iptables-restore");
-        assert_eq!(lab::difference(&restored, &others(&lab.host)), "");
+        assert_eq!(lab::difference(&restored, &lab.host.foreign_ruleset()), "");
     });
 }
 
@@ -194,9 +181,9 @@ fn flushed_iptables_are_no_business_of_netrecs() {
 fn a_firewall_that_loads_its_table_anew_and_netrec_do_not_touch_each_other() {
     lab::in_lab(|lab| {
         load(&lab.host, "");
-        let foreign = others(&lab.host);
+        let foreign = lab.host.foreign_ruleset();
         lab.host.apply(FILE);
-        assert_eq!(lab::difference(&foreign, &others(&lab.host)), "", "after apply");
+        assert_eq!(lab::difference(&foreign, &lab.host.foreign_ruleset()), "", "after apply");
         drop(lab.host.settle());
         let mut flows = Flows::start(lab);
         let _host = lab.host.listen_tcp("host", "[::]:7000");
@@ -220,6 +207,7 @@ fn a_firewall_that_loads_its_table_anew_and_netrec_do_not_touch_each_other() {
         assert_same("one port more", &wanted, &lab.host.apply(&more).actions());
         flows.live_on("one port more");
         lab.host.destroy(FILE);
-        assert_eq!(lab::difference(&foreign, &lab.host.run(["nft", "-s", "list", "ruleset"])), "", "after destroy");
+        assert!(!lab.host.run(["nft", "list", "tables"]).contains("netrec"));
+        assert_eq!(lab::difference(&foreign, &lab.host.foreign_ruleset()), "", "after destroy");
     });
 }
