@@ -1,5 +1,6 @@
 //! The one vocabulary: what there is to want and to find. Plain data, no I/O.
 
+mod announcement;
 pub mod facts;
 pub mod firewall;
 mod flow;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use announcement::Announcement;
 pub use facts::{Asked, Facts};
 pub use flow::{End, Flow, Stale};
 pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner};

@@ -3,7 +3,8 @@
 
 use crate::lab::{self, Events, Lab, Listener, Space};
 
-fn listen(space: &Space, tcp: &[u16], udp: &[u16]) -> Vec<Listener> {
+/// Listens at ports of both families.
+pub(crate) fn listen(space: &Space, tcp: &[u16], udp: &[u16]) -> Vec<Listener> {
     let name = space.name();
     let tcp = tcp.iter().map(|p| space.listen_tcp(name, &format!("[::]:{p}")));
     let udp = udp.iter().map(|p| space.listen_udp(name, &format!("[::]:{p}")));
