@@ -30,6 +30,7 @@ examples:
 # Figures of time, by hand and as root; see docs/performance.md.
 bench:
 	$(CARGO) bench --bench apply
+	$(CARGO) bench --bench ports
 
 # The whole sweeps of which `make test` tries a sample, by hand and as root: who may talk to whom in every cell, and a
 # failure or a death at every single kernel write.

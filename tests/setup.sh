@@ -11,11 +11,26 @@ need iptables iptables
 need python3 python3
 need unshare util-linux
 need nsenter util-linux
+if [ "$(id -u)" = 0 ]; then # the test beside a Docker daemon is not tried without root
+	need dockerd docker.io
+	need busybox busybox-static
+fi
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
 	echo "missing packages:$missing (as root: apt-get install$missing)" >&2
 	exit 1
 fi
+# Packages of daemons start them when they are installed, unless this says that they may not. The test starts its own.
+policy=/usr/sbin/policy-rc.d
+restore() {
+	rm -f "$policy"
+	[ ! -e "$policy.before-netrec" ] || mv "$policy.before-netrec" "$policy"
+}
+[ ! -e "$policy" ] || mv "$policy" "$policy.before-netrec"
+trap restore EXIT
+trap 'exit 1' HUP INT TERM
+printf '#!/bin/sh\nexit 101\n' >"$policy"
+chmod 755 "$policy"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 # shellcheck disable=SC2086

@@ -94,6 +94,17 @@ fn bridges(networks: &[networks::Draft], problems: &mut Problems) {
     }
     let mut given = Firsts::new();
     for network in networks {
+        for Placed { value: trusted, place } in &network.trusted {
+            let is = |other: &&networks::Draft| match &other.bridge {
+                Some(given) => given.value == *trusted,
+                None => made.get(trusted.as_str()).is_some_and(|made| made.name == other.name),
+            };
+            if let Some(other) = networks.iter().find(is) {
+                let message = format!("`{trusted}` is the bridge of network `{}`", other.name);
+                let problem = Problem::new(place.clone(), message).with_label("its containers would be let in");
+                problems.push(problem.with_help("put the containers that are to reach each other on one network"));
+            }
+        }
         let Some(Placed { value: bridge, place }) = &network.bridge else { continue };
         if let Some(first) = given.before(bridge.as_str(), place) {
             problems.push(
@@ -274,8 +285,21 @@ fn ports(networks: &[networks::Draft], containers: &[containers::Draft], problem
                 let problem = Problem::new(draft.place.clone(), message);
                 problems.push(problem.with_help("the kernel's `route_localnet` of the bridge is not netrec's to set"));
             }
+            if let (PortAddress::One(address), Some(target)) = (draft.port.address, draft.port.targets[0])
+                && address.is_loopback()
+                && networks[container.attachments[target].network].mode(false) == Some(Mode::Routed)
+            {
+                let name = &networks[container.attachments[target].network].name;
+                let message = format!("a port of `{address}` cannot lead into network `{name}`, which is routed");
+                let problem = Problem::new(draft.place.clone(), message);
+                problems
+                    .push(problem.with_help("there the container's own address is reached, by everybody: use `allow`"));
+            }
+            // Several addresses of one port are of one list.
+            let of_port = || container.ports.iter().filter(|other| other.port.owner == draft.port.owner);
             for Placed { value: net, place } in &draft.allow {
-                if draft.port.targets[usize::from(net.is_ipv6())].is_none() {
+                let family = usize::from(net.is_ipv6());
+                if of_port().all(|other| other.port.targets[family].is_none()) {
                     let family = if net.is_ipv6() { "IPv6" } else { "IPv4" };
                     let message = format!("`{net}` can allow nothing: the port is not published for {family}");
                     problems.push(Problem::new(place.clone(), message));
@@ -383,7 +407,8 @@ impl<'a> Service<'a> {
     }
 }
 
-/// Two mappings of one host port on addresses that overlap. Where a family is routed, a mapping takes no host port.
+/// Two mappings of one host port on addresses that overlap. Where a family is routed, a mapping takes no host port, but
+/// opens one of the container's; two that do are a clash unless they say the same.
 fn port_clashes(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
     let mut taken: HashMap<(Protocol, bool), Service> = HashMap::new();
     for container in containers {
@@ -399,7 +424,42 @@ fn port_clashes(networks: &[networks::Draft], containers: &[containers::Draft], 
             }
             problems.extend(clash.map(|first| published_twice(first, (container, draft))));
         }
+        for (i, draft) in container.ports.iter().enumerate() {
+            let opens = |draft: &ports::Draft, ipv6: bool| {
+                let target = draft.port.targets[usize::from(ipv6)]?;
+                let network = &networks[container.attachments[target].network];
+                (network.mode(ipv6) == Some(Mode::Routed)).then_some(target)
+            };
+            let clashes = |first: &&ports::Draft| {
+                let (a, b) = (first.port.container, draft.port.container);
+                let overlap = a.first <= b.last && b.first <= a.last && first.port.protocol == draft.port.protocol;
+                let lists = |draft: &ports::Draft| draft.allow.iter().map(|net| net.value).collect::<Vec<_>>();
+                let same = a == b && lists(first) == lists(draft);
+                let both = |ipv6| opens(first, ipv6).is_some() && opens(first, ipv6) == opens(draft, ipv6);
+                overlap && !same && (both(false) || both(true))
+            };
+            // The few ports of one container are compared with each other.
+            let known = container.ports[..i].iter().filter(|first| first.port.owner != draft.port.owner);
+            problems.extend(known.take(COMPARED).find(clashes).map(|first| opened_twice(container, first, draft)));
+        }
     }
+}
+
+/// With how many earlier ports of a container one is compared, at most: a file of nothing but ports must not take minutes.
+const COMPARED: usize = 1000;
+
+fn opened_twice(container: &containers::Draft, first: &ports::Draft, draft: &ports::Draft) -> Problem {
+    let both = PortRange {
+        first: first.port.container.first.max(draft.port.container.first),
+        last: first.port.container.last.min(draft.port.container.last),
+    };
+    let (ports, are) = if both.is_one() { ("port", "is") } else { ("ports", "are") };
+    let protocol = draft.port.protocol.as_str();
+    let message = format!("{ports} {both}/{protocol} of container `{}` {are} opened twice", container.name);
+    Problem::new(draft.place.clone(), message)
+        .with_label("the second")
+        .with_other(first.place.clone(), "the first")
+        .with_help("on a routed network a mapping opens the container's port: say it once, with one list")
 }
 
 fn published_twice((first_of, first): Mapping, (container, draft): Mapping) -> Problem {

@@ -38,7 +38,7 @@ pub(super) struct Draft {
     pub(super) modes: [Mode; 2],
     icc: bool,
     snat: Vec<Placed<IpAddr>>,
-    trusted: Vec<InterfaceName>,
+    pub(super) trusted: Vec<Placed<InterfaceName>>,
     pub(super) adopt: bool,
 }
 
@@ -72,7 +72,7 @@ impl Draft {
             modes: self.modes,
             icc: self.icc,
             snat: self.snat.into_iter().map(|snat| snat.value).collect(),
-            trusted: self.trusted,
+            trusted: self.trusted.into_iter().map(|name| name.value).collect(),
             adopt: self.adopt,
         }
     }
@@ -159,6 +159,14 @@ pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Op
     let mut flag = |key, default| table.get(key).and_then(|item| item.boolean(problems)).unwrap_or(default);
     draft.icc = flag("icc", true);
     draft.adopt = flag("adopt", false);
+    if draft.adopt
+        && let Some(mode) = [false, true].into_iter().filter_map(|ipv6| draft.mode(ipv6)).find(|mode| !mode.passes())
+        && let Some(item) = table.get("adopt")
+    {
+        let message = format!("the bridge of a network that is {} cannot be somebody else's", mode.as_str());
+        let problem = Problem::new(item.key_place(), message);
+        problems.push(problem.with_label("the host itself may be reached by it, and would be cut off"));
+    }
     if let Some(item) = table.get("snat") {
         read_snat(&mut draft, &item, problems);
     }
@@ -308,6 +316,9 @@ fn read_snat(draft: &mut Draft, item: &Item, problems: &mut Problems) {
         } else if draft.whole && draft.mode(address.is_ipv6()).is_none() {
             let message = format!("network `{}` has no {family} subnet", draft.name);
             problems.push(Problem::new(item.place(), message).with_label("so this says nothing"));
+        } else if let Some(subnet) = draft.subnet_of(address).filter(|subnet| subnet.gateway != Some(address)) {
+            let message = format!("`snat` address `{address}` is of the network itself");
+            problems.push(Problem::new(item.place(), message).with_other(subnet.place.clone(), "the subnet"));
         } else if !matches!(draft.mode(address.is_ipv6()), Some(Mode::Nat) | None) {
             let mode = draft.modes[usize::from(address.is_ipv6())].as_str();
             let message = format!("`snat` is for networks whose mode is `nat`, not `{mode}`");
@@ -334,10 +345,10 @@ fn read_trusted(draft: &mut Draft, item: &Item, problems: &mut Problems) {
         if name == InterfaceName::LO {
             let problem = Problem::new(item.place(), "`lo` is no way in from outside");
             problems.push(problem.with_label("the host itself reaches containers anyway"));
-        } else if draft.trusted.contains(&name) {
+        } else if draft.trusted.iter().any(|first| first.value == name) {
             problems.push(Problem::new(item.place(), format!("device `{name}` is listed twice")));
         } else {
-            draft.trusted.push(name);
+            draft.trusted.push(item.placed(name));
         }
     }
 }

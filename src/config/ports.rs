@@ -293,6 +293,14 @@ fn read_options(table: Table, problems: &mut Problems) -> Options {
         let Some(net) = parsed(net, &item, problems) else { continue };
         let (net, fault) = values::without_host_bits(net);
         problems.extend(fault.map(|fault| fault.at(&item)));
+        if let IpNetwork::V6(v6) = net
+            && v6.prefix() >= 96
+            && let Some(v4) = v6.network().to_ipv4_mapped()
+        {
+            let label = format!("write `{v4}/{}`", v6.prefix() - 96);
+            problems.push(Problem::new(item.place(), format!("`{net}` is IPv4-mapped")).with_label(label));
+            continue;
+        }
         if let Some(first) = options.allow.iter().find(|first| values::within(&net, &first.value)) {
             let message = format!("`{net}` is allowed already");
             problems.push(Problem::new(item.place(), message).with_other(first.place.clone(), "by this"));

@@ -21,9 +21,9 @@ pub(super) struct Problems {
 const COMPARISONS: usize = 100_000;
 
 impl Problems {
-    /// Takes one more problem, unless there are far too many already.
+    /// Takes one more problem, unless it is known, or there are far too many already.
     pub(super) fn push(&mut self, problem: Problem) {
-        if self.list.len() < KEPT {
+        if self.list.len() < KEPT && !self.list.contains(&problem) {
             self.list.push(problem);
         }
     }

@@ -34,7 +34,9 @@ impl Build<'_> {
     /// A bridge that somebody else made is used as it is.
     fn adopted(&mut self, network: &Network, bridge: InterfaceName) {
         let why = match self.facts.devices.get(&bridge) {
-            None => "which this host does not have: create it first, or leave out `adopt` to have netrec make it",
+            None => {
+                "which this host does not have: create it first, leave out `adopt` to have netrec make it, or take the network out"
+            }
             Some(device) if device.ours => "which netrec made itself: leave out `adopt`",
             Some(device) if !device.bridge => "which is no bridge",
             Some(_) => return,

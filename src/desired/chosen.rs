@@ -87,7 +87,7 @@ impl Chosen {
                 attachments.push(ChosenAttachment {
                     host_end,
                     mac: attachment.mac.unwrap_or_else(|| mac(&id)),
-                    host_mac: mac(&format!("{id}@host")),
+                    host_mac: host_mac(&config.networks[attachment.network], &id),
                     addresses: addresses.remove(&(c, a)).unwrap_or_default(),
                 });
             }
@@ -108,6 +108,16 @@ pub fn bridge_name(network: &Network) -> InterfaceName {
         return given;
     }
     format!("nr-{name}").parse().unwrap_or_else(|_| InterfaceName::hashed("nr-", name, hash(name.as_str())))
+}
+
+/// The address of a container's end in the host. A bridge has its lowest port's unless it was given one, and a bridge of
+/// somebody else's must not change its own: there it is high, as other programs have it.
+fn host_mac(network: &Network, id: &str) -> Mac {
+    let mut mac = mac(&format!("{id}@host"));
+    if network.adopt {
+        mac.0[0] = 0xfe;
+    }
+    mac
 }
 
 /// The device names that are taken, each with its first user.

@@ -150,8 +150,9 @@ impl<'a> Build<'a> {
     /// Whether the bridge itself keeps its ports apart. Where br_netfilter has the firewall look at bridged packets, that
     /// does it, since the kernel would then also take what goes to a neighbour's published port for bridged.
     fn isolates(&self, network: &Network) -> bool {
-        !network.icc
-            && BRIDGE_NF.into_iter().any(|(ipv6, switch)| network.has_family(ipv6) && !self.facts.sysctl_on(switch))
+        // A container may give itself addresses of a family that the network has not.
+        let off = |(ipv6, switch): (bool, &str)| (!ipv6 || self.facts.has_ipv6()) && !self.facts.sysctl_on(switch);
+        !network.icc && BRIDGE_NF.into_iter().any(off)
     }
 
     /// What comes to a published port by another network than the default route's is answered by the latter. Where the

@@ -9,6 +9,7 @@ mod show;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
@@ -50,6 +51,7 @@ pub fn desired(config: &Config, facts: &Facts) -> Result<Desired, DesiredError> 
     build.bridges();
     build.containers();
     build.firewall();
+    build.unknown_devices();
     if build.refusals.is_empty() { Ok(build.out) } else { Err(DesiredError::Host(build.refusals)) }
 }
 
@@ -63,7 +65,18 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
+    /// Wants an object; two places of the file that want one thing each in another way are a refusal.
     fn want(&mut self, key: Key, object: Object, owner: &Owner) {
+        if let Some(first) = self.out.state.get(&key).filter(|first| first.object != object) {
+            let whose = first.owner().cloned().unwrap_or_else(Owner::netrec);
+            self.refusals.push(match (&first.object, &object) {
+                (Object::Sysctl(a), Object::Sysctl(b)) => {
+                    format!("{key} is to be {} for {whose}, and {} for {owner}: it can be one only", a.value, b.value)
+                }
+                _ => format!("{whose} and {owner} each want another {key}"),
+            });
+            return;
+        }
         self.out.state.want(key, object, owner);
     }
 
@@ -74,6 +87,27 @@ impl Build<'_> {
 
     fn warn(&mut self, code: &'static str, message: String, owner: Option<&Owner>) {
         self.out.warnings.push(Warning { code, message, owner: owner.cloned() });
+    }
+
+    /// Devices and source addresses that a network names and this host lacks.
+    fn unknown_devices(&mut self) {
+        for network in &self.config.networks {
+            for name in network.trusted.iter().filter(|name| !self.facts.devices.contains_key(name)) {
+                let text = format!("{} trusts `{name}`, which is no device of this host", network.owner);
+                self.warn("device-missing", text, Some(&network.owner));
+            }
+            let missing: Vec<IpAddr> = network.snat.iter().copied().filter(|address| !self.is_own(*address)).collect();
+            for address in missing {
+                let text = format!("{} leaves by {address}, which is no address of this host", network.owner);
+                self.warn("address-missing", text, Some(&network.owner));
+            }
+        }
+    }
+
+    /// Whether an address is the host's, or will be.
+    fn is_own(&self, address: IpAddr) -> bool {
+        let gateways = self.config.networks.iter().flat_map(|n| &n.subnets).filter_map(|s| s.gateway);
+        self.facts.addresses.iter().map(|a| a.ip.ip()).chain(gateways).any(|ip| ip == address)
     }
 
     /// Namespaces that others made must be there, be no other container's, and not be the host's own.
@@ -116,8 +150,7 @@ impl Build<'_> {
             let bridge = bridge_name(network);
             for subnet in &network.subnets {
                 let elsewhere = |what: &Existing<'_>| !network.adopt || what.device() != Some(bridge.as_str());
-                let mut there = existing.iter().filter(|(net, what)| overlap(subnet.net, *net) && elsewhere(what));
-                for (_, what) in there.by_ref() {
+                for (_, what) in existing.iter().filter(|(net, what)| overlap(subnet.net, *net) && elsewhere(what)) {
                     // An address brings a route with it: one line is enough for both.
                     if named.insert((subnet.net, what.network())) {
                         self.overlap(network, subnet.net, what);

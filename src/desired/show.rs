@@ -71,7 +71,11 @@ fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]
     json!({
         "netns": container.netns.netns(),
         "networks": networks,
-        "ports": container.ports.iter().map(|p| port(config, container, p)).collect::<Vec<_>>(),
+        "ports": container
+            .ports
+            .chunk_by(|a, b| a.owner == b.owner)
+            .map(|addresses| port(config, container, addresses))
+            .collect::<Vec<_>>(),
         "sysctl": sysctl,
     })
 }
@@ -88,7 +92,9 @@ fn range(range: PortRange) -> Value {
     if range.is_one() { json!(range.first) } else { json!(range.to_string()) }
 }
 
-fn port(config: &Config, container: &Container, port: &Port) -> Value {
+/// A port, which is one for each of its addresses.
+fn port(config: &Config, container: &Container, addresses: &[Port]) -> Value {
+    let Some(port) = addresses.first() else { return Value::Null };
     let mut value = json!({
         "host": range(port.host),
         "container": range(port.container),
@@ -98,18 +104,22 @@ fn port(config: &Config, container: &Container, port: &Port) -> Value {
         value["allow"] = json!(port.allow);
     }
     // The two families may lead to two networks; then the file cannot say it in one word, and has not.
-    if let [Some(one), None] | [None, Some(one)] = port.targets {
-        value["network"] = json!(config.network(&container.attachments[one]).name);
-    } else if let [Some(one), Some(other)] = port.targets
-        && one == other
-    {
+    let mut targets: Vec<usize> = addresses.iter().flat_map(|port| port.targets).flatten().collect();
+    targets.dedup();
+    if let [one] = targets[..] {
         value["network"] = json!(config.network(&container.attachments[one]).name);
     }
-    match port.address {
-        PortAddress::Any => {}
-        PortAddress::AnyIpv4 => value["address"] = json!("0.0.0.0"),
-        PortAddress::AnyIpv6 => value["address"] = json!("::"),
-        PortAddress::One(ip) => value["address"] = json!(ip),
+    let address = |port: &Port| match port.address {
+        PortAddress::Any => None,
+        PortAddress::AnyIpv4 => Some("0.0.0.0".to_owned()),
+        PortAddress::AnyIpv6 => Some("::".to_owned()),
+        PortAddress::One(ip) => Some(ip.to_string()),
+    };
+    let listed: Vec<String> = addresses.iter().filter_map(address).collect();
+    match &listed[..] {
+        [] => {}
+        [one] => value["address"] = json!(one),
+        several => value["address"] = json!(several),
     }
     value
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use nix::sys::utsname::uname;
 
+use super::announce;
 use super::conntrack::{self, Local};
 use super::fault::Writes;
 use super::live::{dump_error, read_error};
@@ -14,7 +15,7 @@ use super::nftables::Firewall;
 use super::run::Runner;
 use super::space::Ahead;
 use super::{Backend, ReadError, StepError, facts, foreign, live, sockets};
-use crate::state::{Asked, Facts, Netns, Published, Scope, Stale, State, Step, Surroundings};
+use crate::state::{Announcement, Asked, Facts, Netns, Published, Scope, Stale, State, Step, Surroundings};
 
 /// The running kernel, seen from the network namespace that the opening thread is in. All calls must come from threads
 /// in that namespace.
@@ -126,6 +127,14 @@ impl Backend for Linux {
             .into_iter()
             .collect();
         conntrack::forget(&|flow| stale(flow, &|ip| local.contains(ip)), &mut self.writes)
+    }
+
+    fn announce(&mut self, all: &[Announcement]) {
+        for of_one in all.chunk_by(|a, b| a.netns == b.netns) {
+            if let Some(first) = of_one.first() {
+                let _ = self.namespaces.within(&first.netns, || announce::send(of_one.iter()));
+            }
+        }
     }
 
     fn writes(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! Linux: one file per subsystem, its reading and its writing side by side. The only place with sockets, message formats
 //! and `unsafe`.
 
+mod announce;
 mod conntrack;
 mod facts;
 pub mod fault;
@@ -23,7 +24,7 @@ mod transport;
 pub use linux::Linux;
 pub use space::Ahead;
 
-use crate::state::{Asked, Facts, Published, Scope, Stale, State, Step, Surroundings};
+use crate::state::{Announcement, Asked, Facts, Published, Scope, Stale, State, Step, Surroundings};
 
 /// Where state is read from and steps go to: the kernel, or in tests a stand-in that refuses illegal steps.
 pub trait Backend {
@@ -47,6 +48,10 @@ pub trait Backend {
     /// Ends the tracked flows that are stale after a change which has been carried out. Says how many there were. Doing it
     /// again does no harm.
     fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError>;
+
+    /// Tells the neighbours of addresses by which Ethernet address they are reached now. They find out by themselves after
+    /// a while, so that it is no failure where it cannot be done.
+    fn announce(&mut self, _: &[Announcement]) {}
 
     /// How many messages or files were written since the beginning.
     fn writes(&self) -> u64;

@@ -1,7 +1,8 @@
 //! Kernel parameters under `/proc/sys`, of the namespace that the thread is in.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::fault::Writes;
@@ -18,8 +19,8 @@ pub(super) fn normalised(value: &str) -> String {
 
 /// A parameter's value; none where the kernel has no such parameter.
 pub(super) fn read(path: &str) -> io::Result<Option<String>> {
-    match fs::read_to_string(file(path)) {
-        Ok(value) => Ok(Some(normalised(&value))),
+    match File::open(file(path)).and_then(|file| value(&file)) {
+        Ok(value) => Ok(Some(value)),
         // ENOTDIR: a part of the path is a parameter itself.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(error),
@@ -41,9 +42,8 @@ pub(super) fn write(path: &str, wanted: &str, writes: &mut Writes) -> Result<(),
         return Ok(());
     }
     writes.admit().map_err(Refusal::plain)?;
-    let written = opened.and_then(|mut file| {
-        file.rewind()?;
-        file.write_all(wanted.as_bytes())?;
+    let written = opened.and_then(|file| {
+        file.write_all_at(wanted.as_bytes(), 0)?;
         value(&file)
     });
     let now = written.map_err(|error| {
@@ -57,10 +57,12 @@ pub(super) fn write(path: &str, wanted: &str, writes: &mut Writes) -> Result<(),
     }
 }
 
-/// The value in an open file.
-fn value(mut file: &File) -> io::Result<String> {
-    let mut text = String::new();
-    file.rewind()?;
-    file.read_to_string(&mut text)?;
-    Ok(normalised(&text))
+/// The longest value: the kernel hands out a page at most.
+const VALUE_MAX: usize = 4096;
+
+/// The value in an open file, by one system call: there is no size to ask for.
+fn value(file: &File) -> io::Result<String> {
+    let mut bytes = [0; VALUE_MAX];
+    let length = file.read_at(&mut bytes, 0)?;
+    Ok(normalised(&String::from_utf8_lossy(&bytes[..length])))
 }

@@ -1,5 +1,6 @@
 //! The difference between what is wanted and what there is, as actions in order, and its renderings. Pure.
 
+mod announcements;
 mod diff;
 pub mod flows;
 mod json;
@@ -8,6 +9,7 @@ mod text;
 mod view;
 mod warnings;
 
+pub use announcements::announcements;
 pub use diff::{Diff, diff, moved_addresses};
 pub use json::FORMAT_VERSION;
 pub use phases::{Phase, phases};

@@ -5,6 +5,9 @@
 //! takes its rules with it only after its links are gone. What cannot be undone comes after all that can fail.
 
 use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
+
+use ipnetwork::IpNetwork;
 
 use super::{Action, Op};
 use crate::state::{BridgePort, Device, Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Step, facts};
@@ -32,6 +35,8 @@ pub enum Phase {
     Firewall,
     /// Bridges, VXLAN devices and hosts' ends come up.
     Raise,
+    /// IPv6 addresses that come back with another prefix length go: a device has each of them once (EEXIST).
+    Yield,
     /// Addresses are added.
     Addresses,
     /// Forwarding is turned on.
@@ -66,13 +71,18 @@ impl Phase {
 
 /// The steps of some actions, by phase, in order.
 pub fn phases(actions: &[Action]) -> Vec<(Phase, Vec<Step>)> {
-    let (aside, tunnels) = (in_the_way(actions), new_tunnels(actions));
+    let (aside, tunnels, again) = (in_the_way(actions), new_tunnels(actions), coming_again(actions));
     let mut steps: Vec<(Phase, Step)> = Vec::new();
     for action in actions.iter().filter(|a| !a.implied) {
         let displaced = tunnel(action.before.as_ref()).is_some_and(|place| tunnels.contains(&place));
         stage(action, &aside, &mut |phase, before, after| {
-            // The kernel has one of an id, whatever its name.
-            let phase = if phase == Phase::Remove && displaced { Phase::Unlink } else { phase };
+            let yields = address(&action.key).is_some_and(|a| again.contains(&a));
+            // The kernel has one tunnel of an id, whatever its name.
+            let phase = match phase {
+                Phase::Detach if yields => Phase::Yield,
+                Phase::Remove if displaced => Phase::Unlink,
+                phase => phase,
+            };
             if before != after {
                 steps.push((phase, Step::new(action.key.clone(), before, after)));
             }
@@ -88,6 +98,19 @@ pub fn phases(actions: &[Action]) -> Vec<(Phase, Vec<Step>)> {
         }
     }
     result
+}
+
+/// An IPv6 address on a device, whatever its prefix length.
+fn address(key: &Key) -> Option<(&Netns, InterfaceName, Ipv6Addr)> {
+    match key {
+        Key::Address { netns, link, ip: IpNetwork::V6(ip) } => Some((netns, *link, ip.ip())),
+        _ => None,
+    }
+}
+
+/// The IPv6 addresses that are to be there with a prefix length that they do not have yet.
+fn coming_again(actions: &[Action]) -> BTreeSet<(&Netns, InterfaceName, Ipv6Addr)> {
+    actions.iter().filter(|a| a.op == Op::Create).filter_map(|a| address(&a.key)).collect()
 }
 
 /// Splits one action into steps.

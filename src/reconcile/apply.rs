@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::kernel::{Backend, StepError};
 use crate::plan::flows::Change;
-use crate::plan::{Action, Diff, Op, Phase, diff, phases};
+use crate::plan::{Action, Diff, Op, Phase, announcements, diff, phases};
 use crate::state::{Entry, Key, Object, Scope, State, Step};
 
 use super::Prepared;
@@ -74,7 +74,12 @@ pub fn apply(backend: &mut dyn Backend, prepared: &Prepared, progress: Progress<
     let mut run = Run { backend, desired: &prepared.desired, scope: &prepared.scope };
     run.all(&prepared.plan.actions, progress)
         .and_then(|()| run.forget(&prepared.live))
-        .map_err(|errors| ApplyError { undo: run.undo(&prepared.live), errors })
+        .map_err(|errors| ApplyError { undo: run.undo(&prepared.live), errors })?;
+    let news = announcements(&prepared.plan.actions, &prepared.desired);
+    if !news.is_empty() {
+        run.backend.announce(&news);
+    }
+    Ok(())
 }
 
 type Errors = Vec<(Key, String)>;

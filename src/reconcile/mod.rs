@@ -77,14 +77,18 @@ pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -
     Ok(Prepared { desired: state, live, scope, plan })
 }
 
-/// What a file's desired state depends on: the bridges that it adopts, and the namespaces whose identity matters. Once
+/// What a file's desired state depends on: the bridges that it adopts, the devices that it trusts, and the namespaces whose identity matters. Once
 /// one is named by a path, any two may be the same.
 pub fn asked(config: &Config) -> Asked {
     let any_path = config.containers.iter().any(|c| matches!(c.netns, ContainerNetns::Path(_)));
     let containers = config.containers.iter().filter(|_| any_path);
     Asked {
         namespaces: containers.map(|c| c.netns.netns().clone()).collect(),
-        devices: config.networks.iter().filter(|n| n.adopt).map(bridge_name).collect(),
+        devices: config
+            .networks
+            .iter()
+            .flat_map(|n| n.adopt.then(|| bridge_name(n)).into_iter().chain(n.trusted.iter().copied()))
+            .collect(),
     }
 }
 

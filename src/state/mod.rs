@@ -1,5 +1,6 @@
 //! The one vocabulary: what there is to want and to find. Plain data, no I/O.
 
+mod announcement;
 pub mod facts;
 pub mod firewall;
 mod flow;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use announcement::Announcement;
 pub use facts::{Asked, Facts};
 pub use flow::{End, Flow, Stale};
 pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner};
@@ -280,7 +282,10 @@ impl Scope {
             Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) => Some((peer.netns.clone(), peer.name)),
             _ => None,
         };
-        let stays = |key: &Key, entry: &Entry| desired.get(key).is_some_and(|wanted| end(wanted) == end(entry));
+        let stays = |key: &Key, entry: &Entry| {
+            let renamed = |wanted| matches!((end(wanted), end(entry)), (Some(a), Some(b)) if a.0 == b.0 && a.1 != b.1);
+            desired.get(key).is_some_and(|wanted| !renamed(wanted))
+        };
         for (key, entry) in links.filter(|(key, entry)| !stays(key, entry)) {
             match (key, &entry.object) {
                 (Key::Link { .. }, Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => {

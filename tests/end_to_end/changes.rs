@@ -231,8 +231,7 @@ fn changes() -> Vec<Change> {
         change(
             "interface",
             &[(web, &web_with("interface = 'lan0'"))],
-            "update link VE-WEB
-            create sysctl net/ipv6/conf/lan0/accept_ra in web",
+            "update link VE-WEB", // which takes its parameters along
         ),
     ]
 }

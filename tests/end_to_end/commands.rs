@@ -155,5 +155,20 @@ fn what_show_prints_is_a_file_that_wants_the_same() {
         assert_eq!(json["expect"], serde_json::json!(["world -> host:8080", "db -/> world"]));
         assert_eq!(json["networks"]["front"]["bridge"], "nr-front");
         assert_eq!(json["containers"]["web"]["networks"]["front"]["interface"], "eth0");
+        // Every key that there is, in one example or another.
+        for example in [
+            include_str!("../../examples/policies.toml"),
+            include_str!("../../examples/addresses.toml"),
+            "[networks.front]\nsubnet = ['10.78.0.0/24', 'fd78::/64']\n[containers.web]\nnetworks = ['front']\n\
+             ports = [{ host = 80, container = 80, address = ['192.0.2.1', '2001:db8::1'] }, '81:80', { host = 82,\
+             container = 80, address = ['192.0.2.1', '192.0.2.2'], allow = '192.0.2.0/24' }]\n",
+            "[networks.mixed]\nsubnet = ['10.77.0.0/24', 'fd77::/64']\nmode = { ipv4 = 'isolated', ipv6 = 'nat' }\n\
+             snat = '2001:db8::2'\ntrusted = 'uplink'\n[containers.web]\nnetworks = ['mixed']\nports = ['8080:80']\n",
+        ] {
+            let file = lab.host.write("example.toml", example);
+            lab.host.apply(example);
+            let shown = lab.host.netrec(&["-c", &file, "show"]);
+            assert_eq!(lab.host.plan(&shown.stdout).actions(), [""; 0], "{}", shown.stdout);
+        }
     });
 }

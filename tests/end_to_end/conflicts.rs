@@ -240,3 +240,19 @@ fn namespaces_of_others_are_told_apart() {
         lab.host.apply(&file("a", "/run/foo"));
     });
 }
+
+/// A parameter that the file gives a container, and that netrec needs otherwise.
+#[test]
+fn a_parameter_that_is_to_be_two_values_is_refused() {
+    lab::in_lab(|lab| {
+        let file = "[networks.front]\nsubnet = '10.20.0.0/24'\n[containers.web]\nnetworks = ['front']\n\
+                    sysctl = { 'net.ipv6.conf.eth0.accept_ra' = 1 }\n";
+        let output = lab.host.try_netrec(file, &["plan"]);
+        assert_eq!((output.status, output.stdout.as_str()), (1, ""));
+        assert_eq!(
+            output.stderr,
+            "error: sysctl net/ipv6/conf/eth0/accept_ra in web is to be 0 for containers.web.networks.front, and 1 for \
+             containers.web: it can be one only\n"
+        );
+    });
+}

@@ -48,3 +48,34 @@ fn the_table_of_the_firewalls_page() {
         }
     });
 }
+
+/// Every test that the page of other engines' cases names is there.
+#[test]
+fn the_tests_that_the_page_of_peers_names() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/peers.md")).expect("the page");
+    let tests = root.join("tests");
+    let function = |module: &str, name: &str| {
+        let files = [format!("end_to_end/{module}.rs"), format!("{module}.rs"), format!("{module}/main.rs")];
+        let text = files.iter().find_map(|file| fs::read_to_string(tests.join(file)).ok()).unwrap_or_default();
+        text.contains(&format!("#[test]\nfn {name}() {{"))
+    };
+    let is_name = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    let (mut named, mut lost) = (0, Vec::new());
+    for word in page.split('`').skip(1).step_by(2) {
+        let found = match (word.split_once("::"), word.split_once('/')) {
+            (Some((module, name)), _) if !module.is_empty() && is_name(module) && is_name(name) => {
+                function(module, name)
+            }
+            (_, Some(("bad", case))) if case != "NAME" => tests.join(format!("bad/{case}.txt")).exists(),
+            (_, Some(("golden", case))) if case != "NAME" => tests.join(word).is_dir(),
+            _ => continue,
+        };
+        named += 1;
+        if !found {
+            lost.push(word);
+        }
+    }
+    assert_eq!(lost, [""; 0], "of {named}");
+    assert!(named > 100, "{named}");
+}

@@ -28,7 +28,7 @@ const DAMAGE: &[(&str, &str)] = &[
     ("ip link set VE-WEB arp off; ip -n web link set eth0 arp off", "update link VE-WEB"),
     ("ip -n web link set eth0 mtu 1400", "update link VE-WEB"),
     ("ip -n web link set eth0 address 02:00:00:00:00:07", "update link VE-WEB"),
-    ("ip -n web link set eth0 name lan0", "update link VE-WEB\ncreate sysctl net/ipv6/conf/eth0/accept_ra in web"),
+    ("ip -n web link set eth0 name lan0", "update link VE-WEB"),
     (
         // The kernel drops a device's routes when it goes down, and its IPv6 addresses.
         "ip -n web link set eth0 down",

@@ -3,7 +3,8 @@
 
 use crate::lab::{self, Events, Lab, Listener, Space};
 
-fn listen(space: &Space, tcp: &[u16], udp: &[u16]) -> Vec<Listener> {
+/// Listens at ports of both families.
+pub(crate) fn listen(space: &Space, tcp: &[u16], udp: &[u16]) -> Vec<Listener> {
     let name = space.name();
     let tcp = tcp.iter().map(|p| space.listen_tcp(name, &format!("[::]:{p}")));
     let udp = udp.iter().map(|p| space.listen_udp(name, &format!("[::]:{p}")));
@@ -234,8 +235,13 @@ fn a_bridge_of_somebody_else_is_used_as_it_is() {
         }
         drop(lab.host.settle());
         let before = lab::Snapshot::of_machine(&lab.host);
+        // Its peers know the bridge by its Ethernet address, which is the lowest of its ports'.
+        let mac =
+            || lab.host.run(["ip", "-br", "link", "show", "dev", "br0"]).split_whitespace().nth(2).map(str::to_owned);
+        let mac_before = mac();
         lab.host.apply(ADOPTS);
         drop(lab.host.settle());
+        assert_eq!(mac(), mac_before);
         let _listeners = listen(&lab.container("web"), &[80], &[]);
         lab.expect(
             "
@@ -258,6 +264,34 @@ fn a_bridge_of_somebody_else_is_used_as_it_is() {
         lab.host.destroy(ADOPTS);
         drop(lab.host.settle());
         lab::assert_same("what is left", &[""], &[before.diff(&lab::Snapshot::of_machine(&lab.host))]);
+    });
+}
+
+/// A container on two networks knows a neighbour of the one who asks for its port on the other, and would answer it past the
+/// host.
+#[test]
+fn a_port_is_reached_from_the_containers_other_network() {
+    lab::in_lab(|lab| {
+        for bridge_nf in ["0", "1"] {
+            for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
+                lab.host.set_sysctl(&format!("net/bridge/{name}"), bridge_nf);
+            }
+            let file = "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\n\
+                        [networks.direct]\nsubnet = ['10.21.0.0/24', 'fd21::/64']\nmode = 'routed'\n\
+                        [containers.web]\nnetworks = ['front', 'direct']\nports = ['8080:80']\n\
+                        [containers.near]\nnetworks = ['direct']\n";
+            lab.host.apply(file);
+            drop(lab.host.settle());
+            let _listeners = listen(&lab.container("web"), &[80], &[]);
+            lab.expect(
+                "
+                near tcp 192.0.2.1:8080        -> web sees 10.20.0.1
+                near tcp [2001:db8::1]:8080    -> web sees fd20::1
+                world tcp 192.0.2.1:8080       -> web sees 192.0.2.9
+                ",
+            );
+            lab.host.destroy(file);
+        }
     });
 }
 
@@ -284,7 +318,10 @@ fn a_bridge_to_adopt_must_be_one_and_be_anothers() {
             assert!(output.stderr.contains(why), "{}", output.stderr);
             assert!(output.stderr.contains("netrec.toml:1) is to use the bridge `br0`, "), "{}", output.stderr);
         };
-        refused(ADOPTS, "which this host does not have: create it first, or leave out `adopt` to have netrec make it");
+        refused(
+            ADOPTS,
+            "which this host does not have: create it first, leave out `adopt` to have netrec make it, or take the network out",
+        );
         lab.host.sh("ip link add br0 type veth peer name other");
         refused(ADOPTS, "which is no bridge");
         lab.host.sh("ip link del br0");

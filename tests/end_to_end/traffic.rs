@@ -40,7 +40,7 @@ fn ports_networks_and_services_with_bridge_nf_on() {
     lab::in_lab(|lab| all_ways(lab, "1"));
 }
 
-fn set_bridge_nf(lab: &Lab, value: &str) {
+pub(crate) fn set_bridge_nf(lab: &Lab, value: &str) {
     for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
         lab.host.set_sysctl(&format!("net/bridge/{name}"), value);
     }
@@ -193,7 +193,7 @@ fn all_ways(lab: &Lab, bridge_nf: &str) {
 }
 
 /// Makes a namespace send packets for 127.0.0.1 to a neighbour instead of itself.
-fn route_loopback(space: &Space, device: &str, gateway: &str) {
+pub(crate) fn route_loopback(space: &Space, device: &str, gateway: &str) {
     space.run(["ip", "addr", "del", "127.0.0.1/8", "dev", "lo"]);
     space.set_sysctl(&format!("net/ipv4/conf/{device}/route_localnet"), "1");
     space.run(["ip", "route", "add", "127.0.0.0/8", "via", gateway]);

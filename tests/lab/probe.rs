@@ -261,13 +261,20 @@ impl Space {
         self.udp_flow(target)?.ask()
     }
 
-    /// Sends ICMP echo requests until an answer comes.
+    /// Sends ICMP echo requests until an answer comes. A link-local target needs a device: `fe80::1%eth0`.
     pub fn ping(&self, target: &str) -> Result<(), NoAnswer> {
         static ID: AtomicU16 = AtomicU16::new(1);
+        let (target, device) = target.split_once('%').map_or((target, None), |(t, d)| (t, Some(d)));
         let addr: IpAddr = target.parse().unwrap_or_else(|_| panic!("`{target}` is not an address"));
         let (protocol, request, reply) =
             if addr.is_ipv4() { (libc::IPPROTO_ICMP, 8, 0) } else { (libc::IPPROTO_ICMPV6, 128, 129) };
-        let socket = self.enter(|| RawSocket::open(addr.is_ipv6(), protocol));
+        let socket = self.enter(|| {
+            let socket = RawSocket::open(addr.is_ipv6(), protocol);
+            if let Some(device) = device {
+                setsockopt(&socket.fd, sockopt::BindToDevice, &device.into()).expect("such a device");
+            }
+            socket
+        });
         let id = ID.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         let mut echo = vec![request, 0, 0, 0, id[0], id[1], 0, 1];
         if addr.is_ipv4() {

@@ -74,6 +74,21 @@ impl Snapshot {
     }
 }
 
+impl Space {
+    /// The nftables tables that are not netrec's, byte for byte, but for counters and what else changes with traffic.
+    pub fn foreign_ruleset(&self) -> String {
+        let mut ours = false;
+        let text = self.run(["nft", "-s", "list", "ruleset"]);
+        let foreign = text.split_inclusive('\n').filter(|line| {
+            ours |= line.starts_with("table inet netrec {");
+            let keep = !ours;
+            ours &= *line != "}\n";
+            keep
+        });
+        foreign.collect()
+    }
+}
+
 fn objects(section: &str, json: Value) -> Vec<String> {
     let list = match json {
         Value::Object(mut top) if section == "nft" => top.remove("nftables").unwrap_or_default(),

@@ -99,3 +99,36 @@ fn root_sets_what_it_may() {
         assert_eq!(output.status.code(), Some(0));
     });
 }
+
+/// A bridge and a device that others make, and an address that this machine lacks.
+#[test]
+fn bridges_devices_and_source_addresses_are_stood_in_for() {
+    let file = r#"
+        expect = ["a -> world:443", "world -> a:80", "world -/> b:80", "world -> host:8080"]
+        [networks.lan]
+        subnet = "10.9.0.0/24"
+        bridge = "br0"
+        adopt = true
+        snat = "192.0.2.77"
+        trusted = ["eth0", "wg0"]
+        [networks.other]
+        subnet = "10.8.0.0/24"
+        [containers.a]
+        networks = ["lan"]
+        [containers.b]
+        networks = ["other"]
+        ports = ["8080:80"]
+    "#;
+    let rows = rows(&super::rehearse(file, &[]));
+    let all = table(&rows);
+    assert_eq!(all.iter().filter(|row| !row.starts_with("ok: ")).count(), 0, "{all:?}");
+    let stood_in: Vec<_> = all.iter().filter(|row| row.ends_with("(stood in for)")).map(String::as_str).collect();
+    assert_eq!(
+        stood_in,
+        [
+            "ok: the bridge that network `lan` adopts (stood in for)",
+            "ok: device `eth0` that network `lan` trusts (stood in for)",
+            "ok: device `wg0` that network `lan` trusts (stood in for)",
+        ]
+    );
+}

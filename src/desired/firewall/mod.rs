@@ -274,7 +274,7 @@ impl Build<'_> {
             for (map, rules) in [
                 (FORWARD_FROM, forward_from(network, bridge)),
                 (NAT_FROM, nat_from(network, bridge)),
-                (NAT_TO, nat_to(network, localnet)),
+                (NAT_TO, nat_to(network, &self.askers(index, published), localnet)),
             ] {
                 if !rules.is_empty() {
                     self.network_chain(map, network, bridge, rules);
@@ -298,6 +298,17 @@ impl Build<'_> {
                 self.want_sysctl(&Netns::HOST, format!("net/ipv4/conf/{bridge}/route_localnet"), value, &network.owner);
             }
         }
+    }
+
+    /// The subnets from which a network's containers know who asks: its own, and those of other networks that containers
+    /// with published ports are on, where sources are kept.
+    fn askers(&self, index: usize, published: &Published) -> Vec<IpNetwork> {
+        let of = |index: usize, mode: Mode| {
+            let network = &self.config.networks[index];
+            network.subnets.iter().map(|s| s.net).filter(move |net| network.mode(net.is_ipv6()) == Some(mode))
+        };
+        let shared = published.shared.range((index, 0)..=(index, usize::MAX));
+        of(index, Mode::Nat).chain(shared.flat_map(|(_, other)| of(*other, Mode::Routed))).collect()
     }
 
     /// An element of a verdict map, and the chain that it leads to.
@@ -420,16 +431,16 @@ fn nat_from(network: &Network, bridge: InterfaceName) -> Vec<Rule> {
     rules
 }
 
-/// Source rewriting for flows into a network that would otherwise be answered past the host: from its own containers to
-/// a published port (matched by subnet, since br_netfilter shows no incoming device here), and from 127/8.
-fn nat_to(network: &Network, localnet: bool) -> Vec<Rule> {
+/// Source rewriting for flows into a network that would otherwise be answered past the host: from those who know the
+/// container to a published port (matched by subnet, since br_netfilter shows no incoming device here), and from 127/8.
+fn nat_to(network: &Network, askers: &[IpNetwork], localnet: bool) -> Vec<Rule> {
     let mut rules = Vec::new();
     if localnet {
         rules.push(Rule(vec![equals(Field::IpSaddr, LOOPBACK_NET), Expr::Masquerade]));
     }
-    for subnet in network.subnets.iter().filter(|s| network.mode(s.net.is_ipv6()) == Some(Mode::Nat)) {
-        let saddr = names(subnet.net.is_ipv6()).saddr;
-        rules.push(Rule(vec![equals(saddr, net(subnet.net)), was_dnat(), Expr::Masquerade]));
+    for subnet in askers.iter().filter(|net| network.mode(net.is_ipv6()) == Some(Mode::Nat)) {
+        let saddr = names(subnet.is_ipv6()).saddr;
+        rules.push(Rule(vec![equals(saddr, net(*subnet)), was_dnat(), Expr::Masquerade]));
     }
     rules
 }

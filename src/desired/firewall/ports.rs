@@ -17,6 +17,9 @@ pub(super) struct Published {
     pub(super) maps: BTreeSet<&'static str>,
     /// The networks (by index) that a port of 127/8 leads into.
     pub(super) localnet: BTreeSet<usize>,
+    /// The networks that ports lead into, each with the other networks of those containers: who asks from one of these is
+    /// known to the container, and would be answered past the host.
+    pub(super) shared: BTreeSet<(usize, usize)>,
 }
 
 /// What leads to a port: protocol and numbers.
@@ -86,14 +89,19 @@ impl Build<'_> {
         for member in self.members() {
             for port in &member.container.ports {
                 self.warn_of_port(member, port);
+                let verdict = self.allow_chain(member, port);
                 for ipv6 in [false, true] {
                     let Some((attachment, network, target)) = member.port_target(port, ipv6) else { continue };
-                    let verdict = self.allow_chain(member, port);
+                    let verdict = verdict.clone();
                     if network.mode(ipv6) == Some(Mode::Routed) {
                         self.open(port, target, verdict.unwrap_or(Verdict::Accept), &mut published);
                         continue;
                     }
                     self.translate(port, target, &mut published);
+                    let attachments = &member.container.attachments;
+                    let into = attachments[attachment].network;
+                    let others = attachments.iter().map(|a| a.network).filter(|other| *other != into);
+                    published.shared.extend(others.map(|other| (into, other)));
                     if let Some(verdict) = verdict {
                         self.limit(port, ipv6, &verdict, &mut published);
                     }
@@ -137,12 +145,6 @@ impl Build<'_> {
             let text = format!("{} is published on {host}, which is no address of this host", port.owner);
             self.warn("address-missing", text, Some(&port.owner));
         }
-    }
-
-    /// Whether an address is the host's, or will be.
-    fn is_own(&self, address: IpAddr) -> bool {
-        let gateways = self.config.networks.iter().flat_map(|n| &n.subnets).filter_map(|s| s.gateway);
-        self.facts.addresses.iter().map(|a| a.ip.ip()).chain(gateways).any(|ip| ip == address)
     }
 
     /// The way from a host's address and port to a container's. What keeps its number is one element; else there is one

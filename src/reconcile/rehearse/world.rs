@@ -67,6 +67,11 @@ impl World {
                 reached_by_host.extend(IpNetwork::new(ip, full(ip)).ok());
             }
         }
+        // Source addresses that what leaves a network is to have.
+        for ip in config.networks.iter().flat_map(|n| &n.snat) {
+            builder.address(HOST, *ip, full(*ip));
+            reached_by_host.extend(IpNetwork::new(*ip, full(*ip)).ok());
+        }
         for net in reached_by_host {
             builder.route(WORLD, net, host[usize::from(net.is_ipv6())]);
         }
@@ -114,6 +119,16 @@ pub(super) fn with_stand_ins(config: &Config) -> (Config, Vec<String>) {
             let path = format!("/run/netns/{}", stand_in(container.name.as_str()));
             container.netns = ContainerNetns::Path(Netns::new(path));
         }
+    }
+    for network in &mut config.networks {
+        if std::mem::take(&mut network.adopt) {
+            stood_in.push(format!("the bridge that network `{}` adopts", network.name));
+        }
+        for device in &mut network.trusted {
+            stood_in.push(format!("device `{device}` that network `{}` trusts", network.name));
+            *device = Builder::name("uplink");
+        }
+        network.trusted.dedup();
     }
     (config, stood_in)
 }

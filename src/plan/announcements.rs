@@ -1,0 +1,128 @@
+//! Which addresses neighbours have to be told of: they remember the Ethernet address of one that they have spoken with, and
+//! would send to the old one for up to a minute.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Action, Op};
+use crate::state::{Announcement, Entry, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object, State};
+
+/// One end of a link that has an Ethernet address.
+type End = (Netns, InterfaceName);
+
+/// The addresses that came, and those of devices that got another Ethernet address; on bridges that were there before,
+/// since on a new one nobody has spoken with anybody.
+pub fn announcements(actions: &[Action], desired: &State) -> Vec<Announcement> {
+    let mut fresh = BTreeSet::new();
+    let mut changed = BTreeSet::new();
+    let mut made = BTreeSet::new();
+    for action in actions {
+        match (&action.key, action.op) {
+            (key @ Key::Address { .. }, Op::Create | Op::Replace) => {
+                fresh.insert(key);
+            }
+            (Key::Link { name, .. }, Op::Create | Op::Replace) => {
+                made.insert(*name);
+            }
+            (Key::Link { .. }, Op::Update) => {
+                let [before, after] =
+                    [&action.before, &action.after].map(|entry| entry.as_ref().and_then(|e| end(&action.key, e)));
+                if let (Some((_, old)), Some((end, new))) = (before, after)
+                    && old != new
+                {
+                    changed.insert(end);
+                }
+            }
+            _ => {}
+        }
+    }
+    if fresh.is_empty() && changed.is_empty() {
+        return Vec::new();
+    }
+    let mut ends: BTreeMap<End, (Mac, Option<InterfaceName>)> = BTreeMap::new();
+    for (key, entry) in desired {
+        if let (Some((end, mac)), Object::Link(link)) = (end(key, entry), &entry.object) {
+            let bridge = link.master.or(Some(end.1));
+            ends.insert(end, (mac, bridge));
+        }
+    }
+    let told = |key: &Key| {
+        let Key::Address { netns, link, ip } = key else { return None };
+        let end = (netns.clone(), *link);
+        let (mac, bridge) = ends.get(&end)?;
+        let of_old = bridge.is_none_or(|bridge| !made.contains(&bridge));
+        let news = of_old && (fresh.contains(key) || changed.contains(&end));
+        news.then(|| Announcement { netns: end.0, link: end.1, mac: *mac, address: ip.ip() })
+    };
+    desired.iter().filter_map(|(key, _)| told(key)).collect()
+}
+
+/// The end of a link that has addresses: a bridge, or the container's end of a pair.
+fn end(key: &Key, entry: &Entry) -> Option<(End, Mac)> {
+    let (Key::Link { netns, name }, Object::Link(Link { kind, device, .. })) = (key, &entry.object) else {
+        return None;
+    };
+    Some(match kind {
+        LinkKind::Veth { peer } => ((peer.netns.clone(), peer.name), peer.device.mac),
+        _ => ((netns.clone(), *name), device.mac),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::diff;
+    use crate::state::{Address, Device, Owner, Peer};
+
+    fn link(kind: LinkKind, mac: u8, master: Option<&str>) -> Object {
+        let master = master.map(|name| name.parse().unwrap());
+        Object::Link(Link { kind, device: device(mac), master, port: None, leaving: false })
+    }
+
+    fn device(mac: u8) -> Device {
+        let mac = Mac([2, 0, 0, 0, 0, mac]);
+        Device { mac, mtu: 1500, up: true, link_local: true, promote_secondaries: true, no_arp: false }
+    }
+
+    /// A bridge with this Ethernet address, and containers with these, by name and last byte.
+    fn state(bridge: u8, containers: &[(&str, u8, &str)]) -> State {
+        let name = |name: &str| Key::Link { netns: Netns::HOST, name: name.parse().unwrap() };
+        let address = |netns: &Netns, link: &str, ip: &str| {
+            let key = Key::Address { netns: netns.clone(), link: link.parse().unwrap(), ip: ip.parse().unwrap() };
+            (key, Object::Address(Address { permanent: true, no_prefix_route: false }))
+        };
+        let mut all = vec![
+            (name("br0"), link(LinkKind::Bridge { stp: false }, bridge, None)),
+            address(&Netns::HOST, "br0", "10.0.0.1/24"),
+        ];
+        for (container, mac, ip) in containers {
+            let netns = Netns::new(*container);
+            let peer = Peer { netns: netns.clone(), name: "eth0".parse().unwrap(), device: device(*mac) };
+            all.push((name(&format!("ve-{container}")), link(LinkKind::Veth { peer }, 99, Some("br0"))));
+            all.push(address(&netns, "eth0", ip));
+        }
+        all.into_iter().map(|(key, object)| (key, Entry::new(object, Owner::netrec()))).collect()
+    }
+
+    fn told(live: &State, desired: &State) -> Vec<String> {
+        let all = announcements(&diff(desired, live).actions, desired);
+        all.iter().map(|a| format!("{} {} {} is {}", a.netns, a.link, a.address, a.mac)).collect()
+    }
+
+    #[test]
+    fn only_what_neighbours_may_know_otherwise_is_told() {
+        let (web, api) = (("web", 2, "10.0.0.2/24"), ("api", 3, "10.0.0.3/24"));
+        let both = state(1, &[web, api]);
+        assert_eq!(told(&State::new(), &both), [""; 0], "nobody has spoken with anybody on a new bridge");
+        assert_eq!(told(&both, &both), [""; 0]);
+        assert_eq!(told(&state(1, &[api]), &both), ["web eth0 10.0.0.2 is 02:00:00:00:00:02"]);
+        assert_eq!(
+            told(&state(1, &[("web", 2, "10.0.0.7/24"), api]), &both),
+            ["web eth0 10.0.0.2 is 02:00:00:00:00:02"]
+        );
+        assert_eq!(
+            told(&state(1, &[("web", 7, "10.0.0.2/24"), api]), &both),
+            ["web eth0 10.0.0.2 is 02:00:00:00:00:02"]
+        );
+        assert_eq!(told(&state(7, &[web, api]), &both), ["host br0 10.0.0.1 is 02:00:00:00:00:01"]);
+    }
+}

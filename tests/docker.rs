@@ -1,0 +1,183 @@
+//! Beside a real Docker daemon on one host: both engines' containers work, and neither touches what is the other's. Docker
+//! sets the policy of iptables' FORWARD to drop, which no other table can overrule; its chain DOCKER-USER is for exceptions.
+
+mod lab;
+
+use std::fs;
+use std::process::Command;
+
+use crate::lab::{Lab, Space, difference};
+
+const FILE: &str = r#"
+[networks.front]
+subnet = "10.20.0.0/24"
+
+[containers.web]
+networks.front = { address = "10.20.0.10" }
+ports = ["8080:80"]
+
+[containers.api]
+networks.front = { address = "10.20.0.11" }
+"#;
+
+/// What the plan says of Docker, and what its command is.
+const DROPS: &str = "chain FORWARD of table ip filter (Docker, hook forward, policy drop) drops traffic out of nr-front and published ports \
+     into nr-front and traffic within nr-front; to let it through: iptables -I DOCKER-USER -i nr-front -j ACCEPT && iptables \
+     -I DOCKER-USER -o nr-front -j ACCEPT";
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/dockerd.sh");
+/// On the machine's own `/var/lib`, which is a tmpfs and goes with it.
+const DATA: &str = "/var/lib/docker-test";
+
+/// A daemon on the lab's host, until dropped.
+struct Docker<'a> {
+    host: &'a Space,
+    cgroup: String,
+}
+
+impl<'a> Docker<'a> {
+    fn start(host: &'a Space, cgroup: String) -> Result<Self, String> {
+        // It writes a key there.
+        host.sh("mkdir /run/etc /run/etc.work && mount -t overlay overlay \
+                 -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc.work /etc");
+        let started = host.try_run([SCRIPT, "start", DATA, &cgroup]);
+        if started.status == 0 { Ok(Self { host, cgroup }) } else { Err(started.stderr) }
+    }
+
+    /// Runs a line of the command `docker`.
+    fn run(&self, line: &str) -> String {
+        self.host.sh(&format!("docker -H unix://{DATA}/docker.sock {line}"))
+    }
+}
+
+impl Drop for Docker<'_> {
+    fn drop(&mut self) {
+        let stopped = self.host.try_run([SCRIPT, "stop", DATA, &self.cgroup]);
+        // Not while another panic is on its way, whose words matter more.
+        assert!(stopped.status == 0 || std::thread::panicking(), "{}", stopped.stderr);
+    }
+}
+
+/// Why the test cannot be tried here; none where it can.
+fn obstacle() -> Option<String> {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if !nix::unistd::geteuid().is_root() || map.split_whitespace().ne(["0", "0", "4294967295"]) {
+        return Some("a Docker daemon needs root".into());
+    }
+    let found = |name: &str| Command::new("sh").args(["-c", &format!("command -v {name}")]).output();
+    let lacks = |name: &&str| !found(name).is_ok_and(|output| output.status.success());
+    let missing: Vec<_> = ["dockerd", "docker", "iptables", "busybox"].into_iter().filter(lacks).collect();
+    (!missing.is_empty()).then(|| format!("{} missing (tests/setup.sh installs it)", missing.join(", ")))
+}
+
+/// All rules but netrec's: as iptables tells them and as nft does, without counters and times.
+fn rules(host: &Space) -> String {
+    let saved = host.sh("iptables-save; ip6tables-save");
+    let saved =
+        saved.split_inclusive('\n').filter(|line| !line.starts_with('#')).map(|line| match line.split_once(" [") {
+            Some((chain, _)) if chain.starts_with(':') => format!("{chain}\n"),
+            _ => line.to_owned(),
+        });
+    saved.chain(Some(host.foreign_ruleset())).collect()
+}
+
+/// The status and body of a page.
+fn page(space: &Space, host: &str) -> String {
+    space.http_get(host, "/").map_or_else(|no| no.to_string(), |(status, body)| format!("{status} {body}"))
+}
+
+/// A container of Docker's by its published port, from everywhere that may.
+fn shop_works(lab: &Lab) {
+    assert_eq!(page(&lab.world, "192.0.2.1:8081"), "200 shop\n", "from the world");
+    assert_eq!(page(&lab.host, "127.0.0.1:8081"), "200 shop\n", "from the host");
+}
+
+#[test]
+fn netrec_and_docker_share_a_host() {
+    if let Some(why) = obstacle() {
+        lab::kernel::not_tried("beside a Docker daemon", &why);
+        return;
+    }
+    lab::in_lab(|lab| {
+        let host = &lab.host;
+        let docker =
+            match Docker::start(host, format!("netrec-test-{}", host.sh("stat -Lc %i /proc/self/ns/net").trim())) {
+                Ok(docker) => docker,
+                Err(why) => {
+                    return lab::kernel::not_tried("beside a Docker daemon", &format!("it does not start: {why}"));
+                }
+            };
+        let serve = "mkdir /www; echo shop >/www/index.html; httpd -p 81 -h /www; exec httpd -f -p 80 -h /www";
+        docker.run(&format!("run -d --name shop -p 8081:80 busybox sh -c '{serve}'"));
+        let shop = docker.run("inspect -f '{{.NetworkSettings.IPAddress}}' shop").trim().to_owned();
+        lab::until("the container serves", || lab.host.http_get(&format!("{shop}:80"), "/").is_ok());
+        shop_works(lab);
+        let before = rules(host);
+        assert!(before.contains(":FORWARD DROP") && before.contains("-A DOCKER-USER -j RETURN"), "{before}");
+
+        let done = host.apply(FILE);
+        let warnings = done.json["warnings"].as_array().expect("warnings");
+        let of_drops = warnings.iter().filter(|w| w["code"] == "foreign-drop");
+        let said: Vec<&str> = of_drops.filter_map(|w| w["message"].as_str()).collect();
+        assert_eq!(said, [DROPS]);
+        assert!(!done.warnings().contains(&"overlap".to_owned()), "{:?}", done.warnings());
+        assert_eq!(difference(&before, &rules(host)), "", "after apply");
+        assert_eq!(host.apply(FILE).json["writes"], 0);
+        drop(host.settle());
+        let web = lab.container("web");
+        let _listeners = [web.listen_tcp("web", "0.0.0.0:80"), lab.world.listen_tcp("world", "0.0.0.0:443")];
+        shop_works(lab);
+        lab.expect(
+            "
+            world tcp 192.0.2.1:8080        -> blocked                # by Docker's policy
+            web   tcp 192.0.2.9:443         -> blocked
+            api   tcp 10.20.0.10:80         -> blocked                # Docker turned bridge-nf-call-iptables on
+            host  tcp 192.0.2.1:8080        -> web sees 192.0.2.1     # what is not forwarded is not dropped
+            host  tcp 127.0.0.1:8080        -> web sees 10.20.0.1
+            ",
+        );
+
+        let (_, exceptions) = DROPS.split_once("; to let it through: ").expect("a command");
+        host.sh(exceptions);
+        let mut connection = lab.world.connect("192.0.2.1:8080").expect("a connection");
+        lab.expect(
+            "
+            world tcp 192.0.2.1:8080        -> web sees 192.0.2.9
+            web   tcp 192.0.2.9:443         -> world sees 192.0.2.1
+            api   tcp 10.20.0.10:80         -> web sees 10.20.0.11
+            world tcp 10.20.0.10:80         -> blocked                # netrec's own rules hold all the same
+            ",
+        );
+        shop_works(lab);
+        // From the one's containers to the other's, by published ports; not by netrec's containers' addresses.
+        assert_eq!(page(&lab.container("api"), "192.0.2.1:8081"), "200 shop\n");
+        let ask = |target: &str| docker.run(&format!("exec shop sh -c 'timeout 3 nc {target} </dev/null || true'"));
+        assert_eq!(ask("192.0.2.1 8080"), "web 10.20.0.1\n");
+        assert_eq!(ask("10.20.0.10 80"), "");
+        // What DOCKER-USER accepts, Docker's own rules are not asked about any more, so that netrec's containers reach also
+        // those ports of Docker's that are not published. An exception that leaves out Docker's bridge keeps them closed.
+        let unpublished = format!("{shop}:81");
+        assert_eq!(page(&lab.container("api"), &unpublished), "200 shop\n");
+        host.sh(
+            "iptables -D DOCKER-USER -i nr-front -j ACCEPT; iptables -I DOCKER-USER -i nr-front ! -o docker0 -j ACCEPT",
+        );
+        assert_eq!(page(&lab.container("api"), &unpublished), "blocked");
+        assert_eq!(page(&lab.container("api"), "192.0.2.1:8081"), "200 shop\n");
+        lab.expect("api tcp 192.0.2.9:443 -> world sees 192.0.2.1\napi tcp 10.20.0.10:80 -> web sees 10.20.0.11");
+        let excepted = rules(host);
+
+        // A change of netrec's and its end leave Docker's alone.
+        host.apply(&FILE.replace("8080:80", "8080:80\", \"8090:80"));
+        assert_eq!(connection.echo("still there").as_deref(), Ok("still there"));
+        lab.expect("world tcp 192.0.2.1:8090 -> web sees 192.0.2.9");
+        host.destroy(FILE);
+        assert_eq!(difference(&excepted, &rules(host)), "", "after destroy");
+        shop_works(lab);
+        assert_eq!(docker.run("exec shop busybox cat /www/index.html"), "shop\n");
+        assert_eq!(docker.run("inspect -f '{{.State.Running}}' shop"), "true\n");
+        host.sh(
+            "iptables -D DOCKER-USER -i nr-front ! -o docker0 -j ACCEPT; iptables -D DOCKER-USER -o nr-front -j ACCEPT",
+        );
+        assert_eq!(difference(&before, &rules(host)), "");
+    });
+}
