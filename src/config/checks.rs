@@ -19,6 +19,7 @@ const BRIDGE_PORTS: usize = 1023;
 pub(super) fn all(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
     overlaps(networks, problems);
     bridges(networks, problems);
+    trusted(networks, problems);
     namespaces(containers, problems);
     bridge_ports(networks, containers, problems);
     addresses(networks, containers, problems);
@@ -94,17 +95,6 @@ fn bridges(networks: &[networks::Draft], problems: &mut Problems) {
     }
     let mut given = Firsts::new();
     for network in networks {
-        for Placed { value: trusted, place } in &network.trusted {
-            let is = |other: &&networks::Draft| match &other.bridge {
-                Some(given) => given.value == *trusted,
-                None => made.get(trusted.as_str()).is_some_and(|made| made.name == other.name),
-            };
-            if let Some(other) = networks.iter().find(is) {
-                let message = format!("`{trusted}` is the bridge of network `{}`", other.name);
-                let problem = Problem::new(place.clone(), message).with_label("its containers would be let in");
-                problems.push(problem.with_help("put the containers that are to reach each other on one network"));
-            }
-        }
         let Some(Placed { value: bridge, place }) = &network.bridge else { continue };
         if let Some(first) = given.before(bridge.as_str(), place) {
             problems.push(
@@ -124,6 +114,21 @@ fn bridges(networks: &[networks::Draft], problems: &mut Problems) {
                 .with_other(other.place.clone(), format!("its bridge is `{bridge}`, made from its name")),
             );
         }
+    }
+}
+
+/// Devices that are trusted and are bridges of networks.
+fn trusted(networks: &[networks::Draft], problems: &mut Problems) {
+    let name = |network: &networks::Draft| match &network.bridge {
+        Some(given) => given.value.to_string(),
+        None => format!("nr-{}", network.name),
+    };
+    let bridges: HashMap<String, &networks::Draft> = networks.iter().map(|network| (name(network), network)).collect();
+    for Placed { value: trusted, place } in networks.iter().flat_map(|network| &network.trusted) {
+        let Some(other) = bridges.get(trusted.as_str()) else { continue };
+        let message = format!("`{trusted}` is the bridge of network `{}`", other.name);
+        let problem = Problem::new(place.clone(), message).with_label("its containers would be let in");
+        problems.push(problem.with_help("put the containers that are to reach each other on one network"));
     }
 }
 
@@ -279,21 +284,8 @@ fn ports(networks: &[networks::Draft], containers: &[containers::Draft], problem
             }
             if let (PortAddress::One(address), Some(target)) = (draft.port.address, draft.port.targets[0])
                 && address.is_loopback()
-                && networks[container.attachments[target].network].adopt
             {
-                let message = format!("a port of `{address}` cannot lead into an adopted bridge");
-                let problem = Problem::new(draft.place.clone(), message);
-                problems.push(problem.with_help("the kernel's `route_localnet` of the bridge is not netrec's to set"));
-            }
-            if let (PortAddress::One(address), Some(target)) = (draft.port.address, draft.port.targets[0])
-                && address.is_loopback()
-                && networks[container.attachments[target].network].mode(false) == Some(Mode::Routed)
-            {
-                let name = &networks[container.attachments[target].network].name;
-                let message = format!("a port of `{address}` cannot lead into network `{name}`, which is routed");
-                let problem = Problem::new(draft.place.clone(), message);
-                problems
-                    .push(problem.with_help("there the container's own address is reached, by everybody: use `allow`"));
+                problems.extend(not_loopbacks(&networks[container.attachments[target].network], address, draft));
             }
             // Several addresses of one port are of one list.
             let of_port = || container.ports.iter().filter(|other| other.port.owner == draft.port.owner);
@@ -307,6 +299,19 @@ fn ports(networks: &[networks::Draft], containers: &[containers::Draft], problem
             }
         }
     }
+}
+
+/// Why a port of this machine alone cannot lead into a network.
+fn not_loopbacks(network: &networks::Draft, address: IpAddr, draft: &ports::Draft) -> Option<Problem> {
+    let (why, help) = if network.adopt {
+        ("whose bridge is adopted", "the kernel's `route_localnet` of the bridge is not netrec's to set")
+    } else if network.mode(false) == Some(Mode::Routed) {
+        ("which is routed", "there the container's own address is reached, by everybody: use `allow`")
+    } else {
+        return None;
+    };
+    let message = format!("a port of `{address}` cannot lead into network `{}`, {why}", network.name);
+    Some(Problem::new(draft.place.clone(), message).with_help(help))
 }
 
 /// Why a port leads nowhere; none where that is said already.
@@ -344,7 +349,7 @@ fn leads_nowhere(networks: &[networks::Draft], container: &containers::Draft, dr
 
 type Mapping<'a> = (&'a containers::Draft, &'a ports::Draft);
 
-/// The mappings of one host port so far.
+/// What one port is taken by so far.
 #[derive(Default)]
 struct Taken<'a> {
     /// Any mapping.
@@ -355,53 +360,46 @@ struct Taken<'a> {
 }
 
 impl<'a> Taken<'a> {
-    /// The mapping there is already for some of these addresses.
-    fn clash(&self, address: PortAddress) -> Option<Mapping<'a>> {
+    /// The mapping there is already for this address, or for some of all.
+    fn clash(&self, address: Option<IpAddr>) -> Option<Mapping<'a>> {
         match address {
-            PortAddress::One(one) => self.wide.or(self.one.get(&one).copied()),
-            _ => self.first,
+            Some(one) => self.wide.or(self.one.get(&one).copied()),
+            None => self.first,
         }
     }
 
-    fn take(&mut self, new: Mapping<'a>) {
+    fn take(&mut self, address: Option<IpAddr>, new: Mapping<'a>) {
         self.first.get_or_insert(new);
-        match new.1.port.address {
-            PortAddress::One(one) => {
+        match address {
+            Some(one) => {
                 self.one.entry(one).or_insert(new);
             }
-            _ => {
+            None => {
                 self.wide.get_or_insert(new);
             }
         }
     }
 }
 
-/// The mappings of one protocol and family so far.
+/// What the ports of one protocol and family are taken by so far.
 #[derive(Default)]
 struct Service<'a> {
     single: BTreeMap<u16, Taken<'a>>,
-    ranges: Vec<Mapping<'a>>,
+    ranges: Vec<(PortRange, Option<IpAddr>, Mapping<'a>)>,
 }
 
 impl<'a> Service<'a> {
-    /// The mapping there is already for some of the addresses and ports of a new one, which is taken down.
-    fn take(&mut self, new: Mapping<'a>) -> Option<Mapping<'a>> {
-        let PortRange { first, last } = new.1.port.host;
-        let address = new.1.port.address;
-        let overlaps = |old: &&Mapping<'a>| {
-            let port = &old.1.port;
-            let same = match (port.address, address) {
-                (PortAddress::One(a), PortAddress::One(b)) => a == b,
-                _ => true,
-            };
-            same && port.host.first <= last && first <= port.host.last
+    /// The mapping there is already for some of the ports at an address, or at all of them; the new one is taken down.
+    fn take(&mut self, ports: PortRange, address: Option<IpAddr>, new: Mapping<'a>) -> Option<Mapping<'a>> {
+        let overlaps = |(other, at, _): &&(PortRange, Option<IpAddr>, Mapping<'a>)| {
+            other.overlap(ports).is_some() && (*at == address || at.is_none() || address.is_none())
         };
-        let clash = self.single.range(first..=last).find_map(|(_, taken)| taken.clash(address));
-        let clash = clash.or_else(|| self.ranges.iter().find(overlaps).copied());
-        if new.1.port.host.is_one() {
-            self.single.entry(first).or_default().take(new);
+        let clash = self.single.range(ports.ports()).find_map(|(_, taken)| taken.clash(address));
+        let clash = clash.or_else(|| self.ranges.iter().find(overlaps).map(|(.., mapping)| *mapping));
+        if ports.is_one() {
+            self.single.entry(ports.first).or_default().take(address, new);
         } else {
-            self.ranges.push(new);
+            self.ranges.push((ports, address, new));
         }
         clash
     }
@@ -410,52 +408,51 @@ impl<'a> Service<'a> {
 /// Two mappings of one host port on addresses that overlap. Where a family is routed, a mapping takes no host port, but
 /// opens one of the container's; two that do are a clash unless they say the same.
 fn port_clashes(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
-    let mut taken: HashMap<(Protocol, bool), Service> = HashMap::new();
+    let mut published: HashMap<(Protocol, bool), Service> = HashMap::new();
     for container in containers {
+        let mut opened: HashMap<(usize, Protocol, bool), Service> = HashMap::new();
         for draft in &container.ports {
-            let mut clash = None;
+            let (port, new) = (&draft.port, (container, draft));
+            let address = match port.address {
+                PortAddress::One(one) => Some(one),
+                _ => None,
+            };
+            let (mut twice, mut again) = (None, None);
             for ipv6 in [false, true] {
-                let Some(target) = draft.port.targets[usize::from(ipv6)] else { continue };
-                let network = &networks[container.attachments[target].network];
-                if network.mode(ipv6) == Some(Mode::Nat) {
-                    let service = taken.entry((draft.port.protocol, ipv6)).or_default();
-                    clash = clash.or(service.take((container, draft)));
+                let Some(target) = port.targets[usize::from(ipv6)] else { continue };
+                if networks[container.attachments[target].network].mode(ipv6) == Some(Mode::Routed) {
+                    let service = opened.entry((target, port.protocol, ipv6)).or_default();
+                    again = again.or(service.take(port.container, None, new));
+                } else {
+                    let service = published.entry((port.protocol, ipv6)).or_default();
+                    twice = twice.or(service.take(port.host, address, new));
                 }
             }
-            problems.extend(clash.map(|first| published_twice(first, (container, draft))));
-        }
-        for (i, draft) in container.ports.iter().enumerate() {
-            let opens = |draft: &ports::Draft, ipv6: bool| {
-                let target = draft.port.targets[usize::from(ipv6)]?;
-                let network = &networks[container.attachments[target].network];
-                (network.mode(ipv6) == Some(Mode::Routed)).then_some(target)
-            };
-            let clashes = |first: &&ports::Draft| {
-                let (a, b) = (first.port.container, draft.port.container);
-                let overlap = a.first <= b.last && b.first <= a.last && first.port.protocol == draft.port.protocol;
-                let lists = |draft: &ports::Draft| draft.allow.iter().map(|net| net.value).collect::<Vec<_>>();
-                let same = a == b && lists(first) == lists(draft);
-                let both = |ipv6| opens(first, ipv6).is_some() && opens(first, ipv6) == opens(draft, ipv6);
-                overlap && !same && (both(false) || both(true))
-            };
-            // The few ports of one container are compared with each other.
-            let known = container.ports[..i].iter().filter(|first| first.port.owner != draft.port.owner);
-            problems.extend(known.take(COMPARED).find(clashes).map(|first| opened_twice(container, first, draft)));
+            problems.extend(twice.map(|first| published_twice(first, new)));
+            let again = again.filter(|(_, first)| !opens_the_same(first, draft));
+            problems.extend(again.map(|(_, first)| opened_twice(container, first, draft)));
         }
     }
 }
 
-/// With how many earlier ports of a container one is compared, at most: a file of nothing but ports must not take minutes.
-const COMPARED: usize = 1000;
+/// Whether two mappings open the same ports for the same sources.
+fn opens_the_same(a: &ports::Draft, b: &ports::Draft) -> bool {
+    let list = |draft: &ports::Draft| draft.allow.iter().map(|net| net.value).collect::<Vec<_>>();
+    a.port.container == b.port.container && list(a) == list(b)
+}
+
+/// `port 80`, `ports 80-89`, and the verb.
+fn in_words(ports: Option<PortRange>) -> (String, &'static str) {
+    match ports {
+        Some(range) if !range.is_one() => (format!("ports {range}"), "are"),
+        range => (format!("port {}", range.map(|range| range.to_string()).unwrap_or_default()), "is"),
+    }
+}
 
 fn opened_twice(container: &containers::Draft, first: &ports::Draft, draft: &ports::Draft) -> Problem {
-    let both = PortRange {
-        first: first.port.container.first.max(draft.port.container.first),
-        last: first.port.container.last.min(draft.port.container.last),
-    };
-    let (ports, are) = if both.is_one() { ("port", "is") } else { ("ports", "are") };
+    let (ports, are) = in_words(first.port.container.overlap(draft.port.container));
     let protocol = draft.port.protocol.as_str();
-    let message = format!("{ports} {both}/{protocol} of container `{}` {are} opened twice", container.name);
+    let message = format!("{ports}/{protocol} of container `{}` {are} opened twice", container.name);
     Problem::new(draft.place.clone(), message)
         .with_label("the second")
         .with_other(first.place.clone(), "the first")
@@ -463,12 +460,8 @@ fn opened_twice(container: &containers::Draft, first: &ports::Draft, draft: &por
 }
 
 fn published_twice((first_of, first): Mapping, (container, draft): Mapping) -> Problem {
-    let both = PortRange {
-        first: first.port.host.first.max(draft.port.host.first),
-        last: first.port.host.last.min(draft.port.host.last),
-    };
-    let (ports, are) = if both.is_one() { ("port", "is") } else { ("ports", "are") };
-    let message = format!("host {ports} {both}/{} {are} published twice", draft.port.protocol.as_str());
+    let (ports, are) = in_words(first.port.host.overlap(draft.port.host));
+    let message = format!("host {ports}/{} {are} published twice", draft.port.protocol.as_str());
     Problem::new(draft.place.clone(), message)
         .with_label(format!("by container `{}`{}", container.name, on(draft.port.address)))
         .with_other(first.place.clone(), format!("by container `{}`{}", first_of.name, on(first.port.address)))

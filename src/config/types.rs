@@ -284,6 +284,12 @@ impl PortRange {
         (self.first..=self.last).contains(&port)
     }
 
+    /// The ports that are of both.
+    pub fn overlap(self, other: Self) -> Option<Self> {
+        let both = Self { first: self.first.max(other.first), last: self.last.min(other.last) };
+        (both.first <= both.last).then_some(both)
+    }
+
     /// Whether there is but one.
     pub fn is_one(self) -> bool {
         self.first == self.last

@@ -31,7 +31,8 @@ pub enum Phase {
     Switches,
     /// All other kernel parameters are set.
     Parameters,
-    /// The firewall's additions and changes, and ranges of ports that go, in one transaction. Rules name devices, so none need be there yet.
+    /// The firewall's additions and changes, and ranges of ports that go, in one transaction. Rules name devices, so none
+    /// need be there yet.
     Firewall,
     /// Bridges, VXLAN devices and hosts' ends come up.
     Raise,

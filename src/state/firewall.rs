@@ -220,6 +220,15 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
+/// `NF_IP_PRI_RAW`: before connection tracking.
+pub const PRIORITY_RAW: i32 = -300;
+/// `NF_IP_PRI_NAT_DST`: the kernel calls all chains here that rewrite destinations, whatever their own priority.
+pub const PRIORITY_DSTNAT: i32 = -100;
+/// `NF_IP_PRI_FILTER`
+pub const PRIORITY_FILTER: i32 = 0;
+/// `NF_IP_PRI_NAT_SRC`: the same for sources.
+pub const PRIORITY_SRCNAT: i32 = 100;
+
 /// The hook of a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseChain {

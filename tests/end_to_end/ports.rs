@@ -1,7 +1,7 @@
 //! Ports in ranges, with lists of who may use them, and by another network than the default route's; devices that are
 //! trusted, and bridges of others.
 
-use crate::lab::{self, Events, Lab, Listener, Space};
+use crate::lab::{self, Events, Lab, Listener, NoAnswer, Space};
 
 /// Listens at ports of both families.
 pub(crate) fn listen(space: &Space, tcp: &[u16], udp: &[u16]) -> Vec<Listener> {
@@ -327,5 +327,48 @@ fn a_bridge_to_adopt_must_be_one_and_be_anothers() {
         lab.host.sh("ip link del br0");
         lab.host.apply(&ADOPTS.replace("adopt = true", ""));
         refused(ADOPTS, "which netrec made itself: leave out `adopt`");
+    });
+}
+
+#[test]
+fn what_this_host_lacks_is_warned_about() {
+    lab::in_lab(|lab| {
+        let file = "[networks.front]\nsubnet = '10.20.0.0/24'\nsnat = '203.0.113.77'\ntrusted = ['uplink', 'wg0']\n\
+                    [containers.web]\nnetworks = ['front']\nports = ['203.0.113.78:80:80']\n";
+        let plan = lab.host.plan(file);
+        let messages: Vec<_> = plan.json["warnings"].as_array().expect("warnings").iter().collect();
+        let of = |code: &str| -> Vec<&str> {
+            messages.iter().filter(|w| w["code"] == code).filter_map(|w| w["message"].as_str()).collect()
+        };
+        assert_eq!(of("device-missing"), ["networks.front trusts `wg0`, which is no device of this host"]);
+        assert_eq!(
+            of("address-missing"),
+            [
+                "containers.web.ports[0] is published on 203.0.113.78, which is no address of this host",
+                "networks.front leaves by 203.0.113.77, which is no address of this host",
+            ]
+        );
+    });
+}
+
+/// Bridged packets of one family pass the firewall and those of the other do not, which the network does not have; its
+/// containers can give themselves addresses all the same.
+#[test]
+fn containers_that_are_kept_apart_are_so_by_a_family_of_their_own() {
+    lab::in_lab(|lab| {
+        for (name, value) in [("bridge-nf-call-iptables", "1"), ("bridge-nf-call-ip6tables", "0")] {
+            lab.host.set_sysctl(&format!("net/bridge/{name}"), value);
+        }
+        lab.host.apply(
+            "[networks.front]\nsubnet = '10.20.0.0/24'\nicc = false\n[containers.web]\nnetworks = ['front']\n\
+             [containers.api]\nnetworks = ['front']\n",
+        );
+        for (name, address) in [("web", "fd99::1/64"), ("api", "fd99::2/64")] {
+            lab.container(name).run(["ip", "addr", "add", address, "dev", "eth0", "nodad"]);
+        }
+        drop(lab.host.settle());
+        let _listeners = listen(&lab.container("web"), &[80], &[]);
+        let reply = lab.container("api").tcp("[fd99::1]:80");
+        assert!(matches!(reply, Err(NoAnswer::Blocked | NoAnswer::Unreachable(_))), "{reply:?}");
     });
 }

@@ -26,18 +26,10 @@ use super::Build;
 use crate::config::{Mode, Network};
 use crate::state::firewall::{
     BaseChain, CT_ESTABLISHED_RELATED, CT_STATUS_DNAT, Chain, ChainKind, Concat, DataType, Datum, Element, ElementData,
-    Expr, Family, Field, Hook, Policy, RTN_LOCAL, Rule, Set, SetData, Table, Verdict,
+    Expr, Family, Field, Hook, PRIORITY_DSTNAT, PRIORITY_FILTER, PRIORITY_RAW, PRIORITY_SRCNAT, Policy, RTN_LOCAL,
+    Rule, Set, SetData, Table, Verdict,
 };
 use crate::state::{InterfaceName, Key, Netns, Object, Owner};
-
-/// `NF_IP_PRI_RAW`: before connection tracking.
-const PRIORITY_RAW: i32 = -300;
-/// `NF_IP_PRI_NAT_DST`
-const PRIORITY_DSTNAT: i32 = -100;
-/// `NF_IP_PRI_FILTER`
-const PRIORITY_FILTER: i32 = 0;
-/// `NF_IP_PRI_NAT_SRC`
-const PRIORITY_SRCNAT: i32 = 100;
 
 /// `NF_IP_PRI_NAT_DST` less 10: after connection tracking, and while the destination is still the one that was asked for.
 const PRIORITY_ALLOW: i32 = -110;

@@ -92,9 +92,8 @@ impl Build<'_> {
                 let verdict = self.allow_chain(member, port);
                 for ipv6 in [false, true] {
                     let Some((attachment, network, target)) = member.port_target(port, ipv6) else { continue };
-                    let verdict = verdict.clone();
                     if network.mode(ipv6) == Some(Mode::Routed) {
-                        self.open(port, target, verdict.unwrap_or(Verdict::Accept), &mut published);
+                        self.open(port, target, verdict.clone().unwrap_or(Verdict::Accept), &mut published);
                         continue;
                     }
                     self.translate(port, target, &mut published);
@@ -102,8 +101,8 @@ impl Build<'_> {
                     let into = attachments[attachment].network;
                     let others = attachments.iter().map(|a| a.network).filter(|other| *other != into);
                     published.shared.extend(others.map(|other| (into, other)));
-                    if let Some(verdict) = verdict {
-                        self.limit(port, ipv6, &verdict, &mut published);
+                    if let Some(verdict) = &verdict {
+                        self.limit(port, ipv6, verdict, &mut published);
                     }
                     let loopback = match port.address {
                         PortAddress::One(host) => host.is_loopback(),

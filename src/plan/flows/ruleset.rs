@@ -9,17 +9,13 @@ use std::net::IpAddr;
 use super::places::{Device, Places, is_for_many};
 use super::sets::{Answer, Found, Lookup, Value};
 use crate::state::firewall::{
-    CT_STATUS_DNAT, Chain, ChainKind, Concat, Datum, ElementData, Expr, Family, Field, Hook, Policy, RTN_LOCAL, Rule,
-    Verdict,
+    CT_STATUS_DNAT, Chain, ChainKind, Concat, Datum, ElementData, Expr, Family, Field, Hook, PRIORITY_DSTNAT,
+    PRIORITY_SRCNAT, Policy, RTN_LOCAL, Rule, Verdict,
 };
 use crate::state::{End, Flow, InterfaceName, Key, Object, State};
 
 /// How deep chains may call each other: the kernel allows less (`NFT_JUMP_STACK_SIZE`).
 const DEPTH: usize = 17;
-/// `NF_IP_PRI_NAT_DST`: where all chains are called that rewrite destinations, whatever their own priority.
-const PRIORITY_DSTNAT: i32 = -100;
-/// `NF_IP_PRI_NAT_SRC`: the same for sources.
-const PRIORITY_SRCNAT: i32 = 100;
 /// `NF_IP_PRI_CONNTRACK`: chains that are called before see no flow yet.
 const PRIORITY_CONNTRACK: i32 = -200;
 /// `NF_CT_STATE_BIT()` of invalid, related and new.
