@@ -9,19 +9,26 @@ use super::networks::DraftSubnet;
 use super::reader::{Placed, Problems};
 use super::report::Problem;
 use super::types::{ContainerNetns, Mode, Place, PortAddress, PortRange, Protocol};
-use super::{containers, networks, ports, values};
+use super::{containers, hosts, networks, ports, values};
 use crate::state::INTERFACE_NAME_MAX;
 
 /// The most ports of a bridge: numbers 1 to `BR_MAX_PORTS` - 1 of the kernel's `br_private.h`.
 const BRIDGE_PORTS: usize = 1023;
 
 /// All of them.
-pub(super) fn all(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
+pub(super) fn all(
+    hosts: &[hosts::Draft],
+    networks: &[networks::Draft],
+    containers: &[containers::Draft],
+    problems: &mut Problems,
+) {
+    self::hosts(hosts, problems);
+    overlays(hosts, networks, containers, problems);
     overlaps(networks, problems);
     bridges(networks, problems);
     namespaces(containers, problems);
     bridge_ports(networks, containers, problems);
-    addresses(networks, containers, problems);
+    addresses(hosts, networks, containers, problems);
     macs(networks, containers, problems);
     interfaces(containers, problems);
     ports(networks, containers, problems);
@@ -46,6 +53,73 @@ impl<K: Hash + Eq> Firsts<K> {
 /// Whether a place comes after another.
 fn later(a: &Place, b: &Place) -> bool {
     (a.source, a.span.start) > (b.source, b.span.start)
+}
+
+/// Two hosts with one number or one address.
+fn hosts(hosts: &[hosts::Draft], problems: &mut Problems) {
+    let (mut ids, mut addresses) = (Firsts::new(), Firsts::new());
+    for host in hosts {
+        let id = ids.before(host.id.value, &host.id.place).map(|first| (&host.id.place, first, "number"));
+        let address = &host.address;
+        let taken = addresses.before(address.value, &address.place).map(|first| (&address.place, first, "address"));
+        for (place, first, what) in id.into_iter().chain(taken) {
+            problems.push(
+                Problem::new(place.clone(), format!("two hosts have one {what}"))
+                    .with_label("the second")
+                    .with_other(first, "the first"),
+            );
+        }
+    }
+}
+
+/// Overlay networks without hosts, with one VNI, with too few pieces, and containers on them that live nowhere.
+fn overlays(
+    hosts: &[hosts::Draft],
+    networks: &[networks::Draft],
+    containers: &[containers::Draft],
+    problems: &mut Problems,
+) {
+    let mut vnis = Firsts::new();
+    for network in networks {
+        let Some(overlay) = &network.overlay else { continue };
+        if hosts.is_empty() {
+            let problem =
+                Problem::new(network.place.clone(), format!("overlay network `{}` has no hosts", network.name));
+            problems.push(problem.with_help("name them: `[hosts.a]` with `id = 1` and `address = \"192.0.2.1\"`"));
+        }
+        if let Some(Placed { value: vni, place }) = &overlay.vni
+            && let Some(first) = vnis.before(*vni, place)
+        {
+            problems.push(
+                Problem::new(place.clone(), format!("two networks have the VNI {vni}"))
+                    .with_label("the second")
+                    .with_other(first, "the first"),
+            );
+        }
+        for subnet in network.subnets.iter().filter(|_| overlay.topology.has_pieces()) {
+            let length = overlay.host_prefix[usize::from(subnet.net.is_ipv6())];
+            let Some(bits) = length.checked_sub(subnet.net.prefix()) else { continue };
+            for host in hosts.iter().filter(|host| bits < 32 && host.id.value >> bits != 0) {
+                let message = format!(
+                    "host `{}` has no piece of `{}`: the last /{length} is number {}",
+                    host.name,
+                    subnet.net,
+                    (1_u64 << bits) - 1
+                );
+                let problem = Problem::new(host.id.place.clone(), message);
+                problems.push(problem.with_other(subnet.place.clone(), format!("of network `{}`", network.name)));
+            }
+        }
+    }
+    for container in containers.iter().filter(|c| !c.says_host) {
+        let mut attachments = container.attachments.iter();
+        if let Some(attachment) = attachments.find(|a| networks[a.network].overlay.is_some()) {
+            let name = &networks[attachment.network].name;
+            let message = format!("container `{}` is on overlay network `{name}`, but on no host", container.name);
+            let problem = Problem::new(attachment.place.clone(), message);
+            problems.push(problem.with_help("say where it lives, as its peers have to know: `host = \"NAME\"`"));
+        }
+    }
 }
 
 /// Subnets that overlap, of one network or of two. Two subnets are apart or one holds the other, so that in the order
@@ -121,7 +195,7 @@ fn namespaces(containers: &[containers::Draft], problems: &mut Problems) {
     let mut seen = Firsts::new();
     for container in containers {
         let Placed { value, place } = &container.netns;
-        if let Some(first) = seen.before(namespace_path(value), place) {
+        if let Some(first) = seen.before((container.host_index(), namespace_path(value)), place) {
             problems.push(
                 Problem::new(place.clone(), format!("two containers have the namespace `{}`", value.netns()))
                     .with_label("the second")
@@ -144,17 +218,20 @@ fn namespace_path(netns: &ContainerNetns) -> String {
     parts.join("/")
 }
 
-/// More containers on a network than a bridge has ports.
+/// More containers on a network than a bridge has ports, on one host.
 fn bridge_ports(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
-    let mut counts = vec![(0_usize, None); networks.len()];
-    for attachment in containers.iter().flat_map(|c| &c.attachments) {
-        let (count, excess) = &mut counts[attachment.network];
-        *count += 1;
-        if *count == BRIDGE_PORTS + 1 {
-            *excess = Some(attachment.place.clone());
+    let mut counts: BTreeMap<(usize, Option<usize>), (usize, Option<Place>)> = BTreeMap::new();
+    for container in containers {
+        for attachment in &container.attachments {
+            let (count, excess) = counts.entry((attachment.network, container.host_index())).or_default();
+            *count += 1;
+            if *count == BRIDGE_PORTS + 1 {
+                *excess = Some(attachment.place.clone());
+            }
         }
     }
-    for (network, (count, excess)) in networks.iter().zip(counts) {
+    for ((network, _), (count, excess)) in counts {
+        let network = &networks[network];
         if let Some(place) = excess {
             problems.push(
                 Problem::new(
@@ -172,12 +249,21 @@ fn bridge_ports(networks: &[networks::Draft], containers: &[containers::Draft], 
 }
 
 /// Addresses outside of their network, unusable ones, and ones used twice.
-fn addresses(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
+fn addresses(
+    hosts: &[hosts::Draft],
+    networks: &[networks::Draft],
+    containers: &[containers::Draft],
+    problems: &mut Problems,
+) {
     let mut seen = Firsts::new();
-    for attachment in containers.iter().flat_map(|c| &c.attachments) {
+    let attachments = containers.iter().flat_map(|c| c.attachments.iter().map(move |attachment| (c, attachment)));
+    for (container, attachment) in attachments {
         let network = &networks[attachment.network];
+        let host = container.host_index().map(|host| &hosts[host]);
         for Placed { value: address, place } in &attachment.addresses {
-            if let Some(problem) = misfit(network, *address, place) {
+            if let Some(problem) =
+                misfit(network, *address, place).or_else(|| elsewhere(network, host?, *address, place))
+            {
                 problems.push(problem);
             } else if let Some(first) = seen.before((attachment.network, *address), place) {
                 problems.push(
@@ -211,6 +297,29 @@ fn misfit(network: &networks::Draft, address: IpAddr, place: &Place) -> Option<P
         });
     }
     None
+}
+
+/// Why an address cannot be a container's on a host: it is of another host's piece, or the piece's own.
+fn elsewhere(network: &networks::Draft, host: &hosts::Draft, address: IpAddr, place: &Place) -> Option<Problem> {
+    let subnet = network.subnet_of(address)?;
+    let piece = network.overlay.as_ref()?.piece(subnet.net, host.id.value)?;
+    if piece == subnet.net {
+        return None;
+    }
+    let problem = if !piece.contains(address) {
+        let message = format!("address `{address}` is not in the piece of host `{}`, which is {piece}", host.name);
+        Problem::new(place.clone(), message)
+    } else if let Some(why) = values::unusable(address, &piece) {
+        Problem::new(
+            place.clone(),
+            format!("address `{address}` is {why} of the piece of host `{}`, {piece}", host.name),
+        )
+    } else if address == values::next(piece.network()) {
+        Problem::new(place.clone(), format!("address `{address}` is the gateway of the piece of host `{}`", host.name))
+    } else {
+        return None;
+    };
+    Some(problem.with_other(host.place.clone(), "the host"))
 }
 
 /// MAC addresses used twice on one network.
@@ -385,7 +494,7 @@ impl<'a> Service<'a> {
 
 /// Two mappings of one host port on addresses that overlap. Where a family is routed, a mapping takes no host port.
 fn port_clashes(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
-    let mut taken: HashMap<(Protocol, bool), Service> = HashMap::new();
+    let mut taken: HashMap<(Option<usize>, Protocol, bool), Service> = HashMap::new();
     for container in containers {
         for draft in &container.ports {
             let mut clash = None;
@@ -393,11 +502,20 @@ fn port_clashes(networks: &[networks::Draft], containers: &[containers::Draft], 
                 let Some(target) = draft.port.targets[usize::from(ipv6)] else { continue };
                 let network = &networks[container.attachments[target].network];
                 if network.mode(ipv6) == Some(Mode::Nat) {
-                    let service = taken.entry((draft.port.protocol, ipv6)).or_default();
+                    let service = taken.entry((container.host_index(), draft.port.protocol, ipv6)).or_default();
                     clash = clash.or(service.take((container, draft)));
                 }
             }
             problems.extend(clash.map(|first| published_twice(first, (container, draft))));
+            let tunnels = networks.iter().filter_map(|n| Some((n, n.overlay.as_ref()?)));
+            let mut tunnels = tunnels.filter(|(_, overlay)| overlay.vni.is_some());
+            if draft.port.protocol == Protocol::Udp
+                && let Some((network, overlay)) = tunnels.find(|(_, overlay)| draft.port.host.contains(overlay.port))
+            {
+                let message = format!("host port {}/udp is the tunnel's of network `{}`", overlay.port, network.name);
+                let problem = Problem::new(draft.place.clone(), message);
+                problems.push(problem.with_other(network.place.clone(), "the network"));
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use ipnetwork::IpNetwork;
 
 use super::render::Painter;
 use super::report::Sources;
+use super::values;
 use crate::state::{InterfaceName, Mac, Netns, ObjectName, Owner};
 
 /// Where something stands: a source by its number, and bytes in it.
@@ -27,13 +28,15 @@ pub struct Config {
     pub sources: Sources,
     /// `[settings]`.
     pub settings: Settings,
+    /// `[hosts.*]`, in file order; empty in a file of one host.
+    pub hosts: Vec<Host>,
     /// `[networks.*]`, in file order.
     pub networks: Vec<Network>,
     /// `[containers.*]`, in file order.
     pub containers: Vec<Container>,
     /// `expect`: what must be reached and what must not, in file order.
     pub expect: Vec<Expect>,
-    /// The sections the file has (`settings`, `networks`, `containers`), each where it first stands.
+    /// The sections the file has (`settings`, `hosts`, `networks`, `containers`), each where it first stands.
     pub sections: Vec<(Owner, Place)>,
 }
 
@@ -47,6 +50,7 @@ impl Config {
     /// ports. In the order of the file.
     pub fn places(&self) -> Vec<(Owner, String)> {
         let painter = Painter::new(&self.sources);
+        let hosts = self.hosts.iter().map(|h| (&h.owner, &h.place));
         let networks = self.networks.iter().map(|n| (&n.owner, &n.place));
         let containers = self.containers.iter().flat_map(|c| {
             let attachments = c.attachments.iter().map(|a| (&a.owner, &a.place));
@@ -54,7 +58,7 @@ impl Config {
             std::iter::once((&c.owner, &c.place)).chain(attachments).chain(ports)
         });
         let sections = self.sections.iter().map(|(owner, place)| (owner, place));
-        let mut all: Vec<_> = sections.chain(networks).chain(containers).collect();
+        let mut all: Vec<_> = sections.chain(hosts).chain(networks).chain(containers).collect();
         all.sort_by_key(|(_, place)| (place.source, place.span.start));
         all.into_iter().map(|(owner, place)| (owner.clone(), painter.file_and_line(place))).collect()
     }
@@ -78,6 +82,75 @@ pub enum Overlap {
     Refuse,
     /// It is a warning.
     Warn,
+}
+
+/// `[hosts.NAME]`.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its name.
+    pub name: ObjectName,
+    /// `hosts.NAME`.
+    pub owner: Owner,
+    /// Its name: in its table's header, where it has one.
+    pub place: Place,
+    /// Its number, 1 to 16777215: of the piece of a routed overlay that is its own.
+    pub id: u32,
+    /// Where the other hosts reach it.
+    pub address: IpAddr,
+}
+
+/// What an overlay network has beside a bridge's keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlay {
+    /// How its containers' packets get to another host.
+    pub topology: Topology,
+    /// The VXLAN network identifier, 1 to 16777215; none without a tunnel.
+    pub vni: Option<u32>,
+    /// The tunnel's UDP port.
+    pub port: u16,
+    /// The prefix lengths of a host's piece, of IPv4 and IPv6.
+    pub host_prefix: [u8; 2],
+    /// The device that the tunnel or the routes run over, where the file gives one.
+    pub underlay: Option<InterfaceName>,
+    /// Whether TCP's segments are kept small enough for the tunnel.
+    pub mss_clamp: bool,
+}
+
+/// `topology`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topology {
+    /// One subnet over all hosts, bridged through the tunnel.
+    Switched,
+    /// A piece of the subnet for each host, routed through the tunnel.
+    Routed,
+    /// A piece of the subnet for each host, by plain routes over a shared link.
+    Direct,
+}
+
+impl Topology {
+    /// Whether each host has a piece of the subnet.
+    pub fn has_pieces(self) -> bool {
+        self != Self::Switched
+    }
+
+    /// Its name in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Switched => "switched",
+            Self::Routed => "routed",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+impl Overlay {
+    /// The piece of a subnet that is a host's; none where the subnet has fewer pieces.
+    pub fn piece(&self, subnet: IpNetwork, id: u32) -> Option<IpNetwork> {
+        if !self.topology.has_pieces() {
+            return Some(subnet);
+        }
+        values::piece(subnet, self.host_prefix[usize::from(subnet.is_ipv6())], id)
+    }
 }
 
 /// `[networks.NAME]`.
@@ -107,6 +180,8 @@ pub struct Network {
     pub trusted: Vec<InterfaceName>,
     /// Whether the bridge is somebody else's, which is used as it is.
     pub adopt: bool,
+    /// What the overlay driver has more; none of a network of one host.
+    pub overlay: Option<Overlay>,
 }
 
 impl Network {
@@ -187,6 +262,8 @@ pub struct Container {
     pub owner: Owner,
     /// Its name: in its table's header, where it has one.
     pub place: Place,
+    /// The host it lives on (index into [`Config::hosts`]); none where that is whichever host reads the file.
+    pub host: Option<usize>,
     /// Its namespace.
     pub netns: ContainerNetns,
     /// Its networks, in file order.
