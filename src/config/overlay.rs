@@ -114,20 +114,16 @@ fn read_tunnel(
         }
         return (None, PORT);
     }
-    let vni = match table.get("vni") {
-        Some(item) => {
-            let vni = item.integer(&format!("a number from 1 to {VNI_MAX}"), 1..=VNI_MAX, problems);
-            vni.and_then(|vni| Some(item.placed(u32::try_from(vni).ok()?)))
-        }
-        None => {
-            if !meant.contains(&"vni") {
-                let problem = Problem::new(draft.place.clone(), format!("network `{}` has no `vni`", draft.name));
-                let help = format!("choose a VXLAN network identifier that nothing else uses, 1 to {VNI_MAX}");
-                problems.push(problem.with_help(help));
-            }
-            None
-        }
-    };
+    let item = table.get("vni");
+    if item.is_none() && !meant.contains(&"vni") {
+        let problem = Problem::new(draft.place.clone(), format!("network `{}` has no `vni`", draft.name));
+        let help = format!("choose a VXLAN network identifier that nothing else uses, 1 to {VNI_MAX}");
+        problems.push(problem.with_help(help));
+    }
+    let vni = item.and_then(|item| {
+        let vni = item.integer(&format!("a number from 1 to {VNI_MAX}"), 1..=VNI_MAX, problems)?;
+        Some(item.placed(u32::try_from(vni).ok()?))
+    });
     let port = table.get("port").and_then(|item| item.integer("a port number from 1 to 65535", 1..=65535, problems));
     (vni, port.and_then(|port| u16::try_from(port).ok()).unwrap_or(PORT))
 }

@@ -41,6 +41,22 @@ pub struct Config {
 }
 
 impl Config {
+    /// A host's part of the file: its own containers, and of networks in pieces its piece. Lines of `expect` speak of the
+    /// whole, and are left out.
+    #[must_use]
+    pub fn on_host(&self, host: usize) -> Self {
+        let of_host = |container: &&Container| container.is_on(host);
+        Self {
+            networks: self
+                .hosts
+                .get(host)
+                .map_or_else(Vec::new, |h| self.networks.iter().map(|n| n.on_host(h)).collect()),
+            containers: self.containers.iter().filter(of_host).cloned().collect(),
+            expect: Vec::new(),
+            ..self.clone()
+        }
+    }
+
     /// The network of an attachment.
     pub fn network(&self, attachment: &Attachment) -> &Network {
         &self.networks[attachment.network]
@@ -185,6 +201,20 @@ pub struct Network {
 }
 
 impl Network {
+    /// The network as a host has it: where each has a piece of its subnets, with its piece, whose first address is the
+    /// gateway.
+    #[must_use]
+    pub fn on_host(&self, host: &Host) -> Self {
+        let Some(overlay) = self.overlay.as_ref().filter(|overlay| overlay.topology.has_pieces()) else {
+            return self.clone();
+        };
+        let piece = |subnet: &Subnet| {
+            let net = overlay.piece(subnet.net, host.id)?;
+            Some(Subnet { net, gateway: subnet.gateway.map(|_| values::next(net.network())), range: net })
+        };
+        Self { subnets: self.subnets.iter().filter_map(piece).collect(), ..self.clone() }
+    }
+
     /// Whether any subnet is of this family.
     pub fn has_family(&self, ipv6: bool) -> bool {
         self.subnets.iter().any(|s| s.net.is_ipv6() == ipv6)
@@ -275,6 +305,13 @@ pub struct Container {
     pub default_routes: [Option<usize>; 2],
     /// `net.*` parameters set inside, as (path below `/proc/sys` with slashes, value), in file order.
     pub sysctls: Vec<(String, String)>,
+}
+
+impl Container {
+    /// Whether it lives on a host (an index into [`Config::hosts`]).
+    pub fn is_on(&self, host: usize) -> bool {
+        self.host.is_none_or(|own| own == host)
+    }
 }
 
 /// `containers.NAME.netns`.
