@@ -95,7 +95,7 @@ impl Lab {
     pub(crate) fn desired(&self) -> State {
         let config = netrec::config::parse(Sources(vec![Source { name: FILE.into(), text: self.text.clone() }]));
         let facts = Linux::open().unwrap().facts(&Asked::default()).unwrap();
-        desired(&config.unwrap(), &facts).unwrap().state
+        desired(&config.unwrap(), &facts, None).unwrap().state
     }
 
     /// Runs a command of netrec's, the whole process.

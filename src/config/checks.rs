@@ -6,27 +6,35 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use super::networks::DraftSubnet;
+use super::overlay::OverlayDraft;
 use super::reader::{Placed, Problems};
 use super::report::Problem;
 use super::types::{ContainerNetns, Mode, Place, PortAddress, PortRange, Protocol};
-use super::{containers, networks, ports, values};
+use super::{containers, hosts, networks, ports, values};
 use crate::state::INTERFACE_NAME_MAX;
 
 /// The most ports of a bridge: numbers 1 to `BR_MAX_PORTS` - 1 of the kernel's `br_private.h`.
 const BRIDGE_PORTS: usize = 1023;
 
 /// All of them.
-pub(super) fn all(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
+pub(super) fn all(
+    hosts: &[hosts::Draft],
+    networks: &[networks::Draft],
+    containers: &[containers::Draft],
+    problems: &mut Problems,
+) {
+    self::hosts(hosts, problems);
+    overlays(hosts, networks, containers, problems);
     overlaps(networks, problems);
     bridges(networks, problems);
     trusted(networks, problems);
-    namespaces(containers, problems);
-    bridge_ports(networks, containers, problems);
-    addresses(networks, containers, problems);
+    namespaces(hosts, containers, problems);
+    bridge_ports(hosts, networks, containers, problems);
+    addresses(hosts, networks, containers, problems);
     macs(networks, containers, problems);
     interfaces(containers, problems);
     ports(networks, containers, problems);
-    port_clashes(networks, containers, problems);
+    port_clashes(hosts, networks, containers, problems);
 }
 
 /// Of equal keys the second and each later one, with the place of the first.
@@ -47,6 +55,126 @@ impl<K: Hash + Eq> Firsts<K> {
 /// Whether a place comes after another.
 fn later(a: &Place, b: &Place) -> bool {
     (a.source, a.span.start) > (b.source, b.span.start)
+}
+
+/// Two hosts with one number or one address.
+fn hosts(hosts: &[hosts::Draft], problems: &mut Problems) {
+    let (mut ids, mut addresses) = (Firsts::new(), Firsts::new());
+    for host in hosts {
+        let id = ids.before(host.id.value, &host.id.place).map(|first| (&host.id.place, first, "number"));
+        let taken = host.addresses.iter().filter_map(|Placed { value, place }| {
+            let first = addresses.before(*value, place)?;
+            Some((place, first, "address"))
+        });
+        for (place, first, what) in id.into_iter().chain(taken) {
+            problems.push(
+                Problem::new(place.clone(), format!("two hosts have one {what}"))
+                    .with_label("the second")
+                    .with_other(first, "the first"),
+            );
+        }
+    }
+}
+
+/// Overlay networks without hosts, with one VNI, with too few pieces, and containers on them that live nowhere.
+fn overlays(
+    hosts: &[hosts::Draft],
+    networks: &[networks::Draft],
+    containers: &[containers::Draft],
+    problems: &mut Problems,
+) {
+    let mut vnis = Firsts::new();
+    host_addresses(hosts, networks, problems);
+    for network in networks {
+        let Some(overlay) = &network.overlay else { continue };
+        out_of_reach(network, overlay, hosts, problems);
+        if hosts.is_empty() {
+            let problem =
+                Problem::new(network.place.clone(), format!("overlay network `{}` has no hosts", network.name));
+            problems.push(problem.with_help("name them: `[hosts.a]` with `id = 1` and `address = \"192.0.2.1\"`"));
+        }
+        if let Some(Placed { value: vni, place }) = &overlay.vni
+            && let Some(first) = vnis.before(*vni, place)
+        {
+            problems.push(
+                Problem::new(place.clone(), format!("two networks have the VNI {vni}"))
+                    .with_label("the second")
+                    .with_other(first, "the first"),
+            );
+        }
+        for subnet in network.subnets.iter().filter(|_| overlay.topology.has_pieces()) {
+            let length = overlay.host_prefix[usize::from(subnet.net.is_ipv6())];
+            let Some(bits) = length.checked_sub(subnet.net.prefix()) else { continue };
+            for host in hosts.iter().filter(|host| bits < 32 && host.id.value >> bits != 0) {
+                let message = format!(
+                    "host `{}` has no piece of `{}`: the last /{length} is number {}",
+                    host.name,
+                    subnet.net,
+                    (1_u64 << bits) - 1
+                );
+                let problem = Problem::new(host.id.place.clone(), message);
+                problems.push(problem.with_other(subnet.place.clone(), format!("of network `{}`", network.name)));
+            }
+        }
+    }
+    for container in containers.iter().filter(|c| !c.says_host) {
+        let mut attachments = container.attachments.iter();
+        if let Some(attachment) = attachments.find(|a| networks[a.network].overlay.is_some()) {
+            let name = &networks[attachment.network].name;
+            let message = format!("container `{}` is on overlay network `{name}`, but on no host", container.name);
+            let problem = Problem::new(attachment.place.clone(), message);
+            problems.push(problem.with_help("say where it lives, as its peers have to know: `host = \"NAME\"`"));
+        }
+    }
+}
+
+/// Hosts that their peers know by an address of a network, and tunnels between addresses of two families.
+fn host_addresses(hosts: &[hosts::Draft], networks: &[networks::Draft], problems: &mut Problems) {
+    for Placed { value: address, place } in hosts.iter().flat_map(|host| &host.addresses) {
+        if let Some((network, subnet)) = networks.iter().find_map(|n| Some((n, n.subnet_of(*address)?))) {
+            let message = format!("the host's address `{address}` is in a subnet of network `{}`", network.name);
+            let problem = Problem::new(place.clone(), message).with_other(subnet.place.clone(), "the subnet");
+            problems.push(problem.with_help("it is where packets between containers go, so it is outside of them"));
+        }
+    }
+    let mut tunnels = networks.iter().filter(|n| n.overlay.as_ref().is_some_and(OverlayDraft::has_tunnel));
+    let Some(network) = tunnels.next() else { return };
+    let mut ends = hosts.iter().filter_map(|host| host.addresses.first());
+    let Some(first) = ends.next() else { return };
+    for other in ends.filter(|end| end.value.is_ipv6() != first.value.is_ipv6()) {
+        let message = format!("tunnels cannot lead from `{}` to `{}`", first.value, other.value);
+        let problem = Problem::new(other.place.clone(), message).with_other(first.place.clone(), "of another family");
+        let problem = problem.with_other(network.place.clone(), "a network with tunnels");
+        problems.push(problem.with_help("a tunnel ends at the first address of a host: list that of one family first"));
+    }
+}
+
+/// Pieces that other hosts do not reach: without a gateway, or by a link that a host has no address of the family on.
+fn out_of_reach(network: &networks::Draft, overlay: &OverlayDraft, hosts: &[hosts::Draft], problems: &mut Problems) {
+    if overlay.is_bridged() {
+        return;
+    }
+    for ipv6 in [false, true].into_iter().filter(|ipv6| network.mode(*ipv6).is_some()) {
+        let family = if ipv6 { "IPv6" } else { "IPv4" };
+        if network.subnets.iter().any(|s| s.net.is_ipv6() == ipv6 && s.gateway.is_none()) {
+            let message = format!("the hosts of network `{}` have no {family} address on it", network.name);
+            let problem = Problem::new(network.place.clone(), message);
+            problems.push(problem.with_help(
+                "each host routes to the others' containers, by its gateway: for a network that nothing leaves, write \
+                 `internal = true`",
+            ));
+        }
+        if overlay.has_tunnel() {
+            continue;
+        }
+        for host in hosts.iter().filter(|host| !host.addresses.iter().any(|a| a.value.is_ipv6() == ipv6)) {
+            let message = format!("host `{}` has no {family} address", host.name);
+            let problem = Problem::new(host.place.clone(), message);
+            let problem =
+                problem.with_other(network.place.clone(), format!("its {family} is routed by the hosts' own"));
+            problems.push(problem.with_help("list both: `address = [\"192.0.2.1\", \"2001:db8::1\"]`"));
+        }
+    }
 }
 
 /// Subnets that overlap, of one network or of two. Two subnets are apart or one holds the other, so that in the order
@@ -133,11 +261,13 @@ fn trusted(networks: &[networks::Draft], problems: &mut Problems) {
 }
 
 /// Two containers in one namespace.
-fn namespaces(containers: &[containers::Draft], problems: &mut Problems) {
+fn namespaces(hosts: &[hosts::Draft], containers: &[containers::Draft], problems: &mut Problems) {
     let mut seen = Firsts::new();
     for container in containers {
         let Placed { value, place } = &container.netns;
-        if let Some(first) = seen.before(namespace_path(value), place) {
+        let path = namespace_path(value);
+        let firsts = container.hosts(hosts.len()).map(|host| seen.before((host, path.clone()), place));
+        if let Some(first) = firsts.fold(None, Option::or) {
             problems.push(
                 Problem::new(place.clone(), format!("two containers have the namespace `{}`", value.netns()))
                     .with_label("the second")
@@ -160,24 +290,38 @@ fn namespace_path(netns: &ContainerNetns) -> String {
     parts.join("/")
 }
 
-/// More containers on a network than a bridge has ports.
-fn bridge_ports(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
-    let mut counts = vec![(0_usize, None); networks.len()];
-    for attachment in containers.iter().flat_map(|c| &c.attachments) {
-        let (count, excess) = &mut counts[attachment.network];
-        *count += 1;
-        if *count == BRIDGE_PORTS + 1 {
-            *excess = Some(attachment.place.clone());
+/// More containers on a network than a bridge has ports, on one host.
+fn bridge_ports(
+    hosts: &[hosts::Draft],
+    networks: &[networks::Draft],
+    containers: &[containers::Draft],
+    problems: &mut Problems,
+) {
+    // A tunnel is a port too.
+    let tunnels = networks.iter().map(|n| usize::from(n.overlay.as_ref().is_some_and(OverlayDraft::is_bridged)));
+    let tunnels: Vec<usize> = tunnels.collect();
+    let mut counts: BTreeMap<(usize, usize), (usize, Option<Place>)> = BTreeMap::new();
+    for container in containers {
+        for (attachment, host) in
+            container.attachments.iter().flat_map(|a| container.hosts(hosts.len()).map(move |host| (a, host)))
+        {
+            let (count, excess) = counts.entry((attachment.network, host)).or_default();
+            *count += 1;
+            if *count == BRIDGE_PORTS + 1 - tunnels[attachment.network] {
+                *excess = Some(attachment.place.clone());
+            }
         }
     }
-    for (network, (count, excess)) in networks.iter().zip(counts) {
+    for ((index, _), (count, excess)) in counts {
+        let network = &networks[index];
         if let Some(place) = excess {
             problems.push(
                 Problem::new(
                     place,
                     format!(
-                        "network `{}` has {count} containers, but a bridge has {BRIDGE_PORTS} ports at most",
-                        network.name
+                        "network `{}` has {count} containers{}, but a bridge has {BRIDGE_PORTS} ports at most",
+                        network.name,
+                        if tunnels[index] == 0 { "" } else { " on a host, and a tunnel" }
                     ),
                 )
                 .with_label("the first one too many")
@@ -188,12 +332,21 @@ fn bridge_ports(networks: &[networks::Draft], containers: &[containers::Draft], 
 }
 
 /// Addresses outside of their network, unusable ones, and ones used twice.
-fn addresses(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
+fn addresses(
+    hosts: &[hosts::Draft],
+    networks: &[networks::Draft],
+    containers: &[containers::Draft],
+    problems: &mut Problems,
+) {
     let mut seen = Firsts::new();
-    for attachment in containers.iter().flat_map(|c| &c.attachments) {
+    let attachments = containers.iter().flat_map(|c| c.attachments.iter().map(move |attachment| (c, attachment)));
+    for (container, attachment) in attachments {
         let network = &networks[attachment.network];
+        let host = container.host_index().map(|host| &hosts[host]);
         for Placed { value: address, place } in &attachment.addresses {
-            if let Some(problem) = misfit(network, *address, place) {
+            if let Some(problem) =
+                misfit(network, *address, place).or_else(|| elsewhere(network, host?, *address, place))
+            {
                 problems.push(problem);
             } else if let Some(first) = seen.before((attachment.network, *address), place) {
                 problems.push(
@@ -227,6 +380,29 @@ fn misfit(network: &networks::Draft, address: IpAddr, place: &Place) -> Option<P
         });
     }
     None
+}
+
+/// Why an address cannot be a container's on a host: it is of another host's piece, or the piece's own.
+fn elsewhere(network: &networks::Draft, host: &hosts::Draft, address: IpAddr, place: &Place) -> Option<Problem> {
+    let subnet = network.subnet_of(address)?;
+    let piece = network.overlay.as_ref()?.piece(subnet.net, host.id.value)?;
+    if piece == subnet.net {
+        return None;
+    }
+    let problem = if !piece.contains(address) {
+        let message = format!("address `{address}` is not in the piece of host `{}`, which is {piece}", host.name);
+        Problem::new(place.clone(), message)
+    } else if let Some(why) = values::unusable(address, &piece) {
+        Problem::new(
+            place.clone(),
+            format!("address `{address}` is {why} of the piece of host `{}`, {piece}", host.name),
+        )
+    } else if address == values::next(piece.network()) {
+        Problem::new(place.clone(), format!("address `{address}` is the gateway of the piece of host `{}`", host.name))
+    } else {
+        return None;
+    };
+    Some(problem.with_other(host.place.clone(), "the host"))
 }
 
 /// MAC addresses used twice on one network.
@@ -407,8 +583,13 @@ impl<'a> Service<'a> {
 
 /// Two mappings of one host port on addresses that overlap. Where a family is routed, a mapping takes no host port, but
 /// opens one of the container's; two that do are a clash unless they say the same.
-fn port_clashes(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
-    let mut published: HashMap<(Protocol, bool), Service> = HashMap::new();
+fn port_clashes(
+    hosts: &[hosts::Draft],
+    networks: &[networks::Draft],
+    containers: &[containers::Draft],
+    problems: &mut Problems,
+) {
+    let mut published: HashMap<(usize, Protocol, bool), Service> = HashMap::new();
     for container in containers {
         let mut opened: HashMap<(usize, Protocol, bool), Service> = HashMap::new();
         for draft in &container.ports {
@@ -423,16 +604,30 @@ fn port_clashes(networks: &[networks::Draft], containers: &[containers::Draft], 
                 if networks[container.attachments[target].network].mode(ipv6) == Some(Mode::Routed) {
                     let service = opened.entry((target, port.protocol, ipv6)).or_default();
                     again = again.or(service.take(port.container, None, new));
-                } else {
-                    let service = published.entry((port.protocol, ipv6)).or_default();
-                    twice = twice.or(service.take(port.host, address, new));
+                    continue;
+                }
+                for host in container.hosts(hosts.len()) {
+                    let service = published.entry((host, port.protocol, ipv6)).or_default();
+                    twice = service.take(port.host, address, new).or(twice);
                 }
             }
             problems.extend(twice.map(|first| published_twice(first, new)));
             let again = again.filter(|(_, first)| !opens_the_same(first, draft));
             problems.extend(again.map(|(_, first)| opened_twice(container, first, draft)));
+            problems.extend(the_tunnels(networks, draft));
         }
     }
+}
+
+/// A host port that is a tunnel's.
+fn the_tunnels(networks: &[networks::Draft], draft: &ports::Draft) -> Option<Problem> {
+    let is_meant = |overlay: &OverlayDraft| overlay.has_tunnel() && draft.port.host.contains(overlay.port);
+    let (network, overlay) = networks
+        .iter()
+        .filter(|_| draft.port.protocol == Protocol::Udp)
+        .find_map(|network| Some((network, network.overlay.as_ref().filter(|overlay| is_meant(overlay))?)))?;
+    let message = format!("host port {}/udp is the tunnel's of network `{}`", overlay.port, network.name);
+    Some(Problem::new(draft.place.clone(), message).with_other(network.place.clone(), "the network"))
 }
 
 /// Whether two mappings open the same ports for the same sources.

@@ -2,17 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::ops::Range;
 
-use super::file::{Networks, owner};
+use super::file::{Hosts, Networks, owner};
 use super::networks::interface_name;
 use super::reader::{Fault, Item, Placed, Problems, known_ones, named, parsed, tick};
 use super::report::Problem;
-use super::types::{Attachment, Container, ContainerNetns, Mode, Place};
+use super::types::{Attachment, Container, ContainerNetns, Mode, Place, of_hosts};
 use super::{ports, sysctl, values};
 use crate::state::{InterfaceName, Mac, Netns, ObjectName, Owner};
 
-const KEYS: [&str; 4] = ["netns", "networks", "ports", "sysctl"];
-const KEYS_LATER: [&str; 6] = ["host", "docker", "podman", "pid", "machine", "unit"];
+const KEYS: [&str; 5] = ["host", "netns", "networks", "ports", "sysctl"];
+const KEYS_LATER: [&str; 5] = ["docker", "podman", "pid", "machine", "unit"];
 const ATTACHMENT_KEYS: [&str; 3] = ["address", "mac", "interface"];
 const ATTACHMENT_KEYS_LATER: [&str; 5] = ["priority", "routes", "ingress", "egress", "sysctl"];
 
@@ -24,6 +25,10 @@ const PATH_MAX: usize = 4095;
 pub(super) struct Draft {
     pub(super) name: ObjectName,
     pub(super) place: Place,
+    /// Index into the hosts.
+    pub(super) host: Option<Placed<usize>>,
+    /// Whether it says where it lives, be it wrongly.
+    pub(super) says_host: bool,
     /// With the place that gives it: the key, or the container's name.
     pub(super) netns: Placed<ContainerNetns>,
     pub(super) attachments: Vec<DraftAttachment>,
@@ -48,6 +53,16 @@ pub(super) struct DraftAttachment {
 }
 
 impl Draft {
+    /// The host that it lives on.
+    pub(super) fn host_index(&self) -> Option<usize> {
+        self.host.as_ref().map(|host| host.value)
+    }
+
+    /// The hosts (by index) that it is on, of as many: its own, or every one; the one there is where the file names none.
+    pub(super) fn hosts(&self, count: usize) -> Range<usize> {
+        of_hosts(self.host_index(), count)
+    }
+
     /// The container, once nothing is wrong: interfaces without a name get the first free `ethN`.
     pub(super) fn finish(self) -> Container {
         let given: HashSet<_> = self.attachments.iter().filter_map(|a| Some(a.interface.as_ref()?.value)).collect();
@@ -66,6 +81,7 @@ impl Draft {
             owner: owner(&["containers", self.name.as_str()]),
             name: self.name,
             place: self.place,
+            host: self.host.map(|host| host.value),
             netns: self.netns.value,
             attachments: self.attachments.into_iter().filter_map(attachment).collect(),
             ports: self.ports.into_iter().map(ports::Draft::finish).collect(),
@@ -76,7 +92,13 @@ impl Draft {
 }
 
 /// Reads a container.
-pub(super) fn read(name: ObjectName, item: &Item, networks: &Networks, problems: &mut Problems) -> Option<Draft> {
+pub(super) fn read(
+    name: ObjectName,
+    item: &Item,
+    hosts: &Hosts,
+    networks: &Networks,
+    problems: &mut Problems,
+) -> Option<Draft> {
     let table = item.table(&format!("write `[containers.{name}]`"), problems)?;
     table.check_keys("a container", &KEYS, &KEYS_LATER, problems);
     let place = item.key_place();
@@ -88,7 +110,10 @@ pub(super) fn read(name: ObjectName, item: &Item, networks: &Networks, problems:
         None => None,
     };
     let default = || Placed { value: ContainerNetns::Named(Netns::new(name.as_str())), place: place.clone() };
+    let host = table.get("host").and_then(|item| read_host(&item, hosts, problems));
     let mut draft = Draft {
+        host,
+        says_host: table.get("host").is_some(),
         netns: netns.unwrap_or_else(default),
         attachments: Vec::new(),
         whole: true,
@@ -112,6 +137,22 @@ pub(super) fn read(name: ObjectName, item: &Item, networks: &Networks, problems:
         draft.ports = published;
     }
     Some(draft)
+}
+
+/// Reads `host`, the name of one of the file's.
+fn read_host(item: &Item, hosts: &Hosts, problems: &mut Problems) -> Option<Placed<usize>> {
+    let name = item.string("the name of a host", problems)?;
+    if let Some(known) = hosts.by_name.get(name) {
+        return known.map(|index| item.placed(index));
+    }
+    let problem = Problem::new(item.place(), format!("unknown host {}", tick(name)));
+    let known = hosts.drafts.iter().map(|h| h.name.as_str());
+    let problem = match problems.suggest(name, known.clone()) {
+        Some(meant) => problem.with_label(format!("did you mean `{meant}`?")),
+        None => problem.with_help(known_ones("host", known, hosts.by_name.is_empty())),
+    };
+    problems.push(problem);
+    None
 }
 
 /// Parses the name or path of a namespace.

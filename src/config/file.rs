@@ -5,19 +5,20 @@ use std::time::Duration;
 
 use super::reader::{Document, Item, Problems, Table, named, parsed, tick};
 use super::report::{Problem, Sources};
-use super::types::{Container, Expect, Network, Overlap, Place, Settings};
-use super::{checks, containers, expect, networks, syntax, values};
+use super::types::{Container, Expect, Host, Network, Overlap, Place, Settings};
+use super::{checks, containers, expect, hosts, networks, syntax, values};
 use crate::state::{ObjectName, Owner};
 
 /// The sections there are.
-const SECTIONS: [&str; 3] = ["settings", "networks", "containers"];
+const SECTIONS: [&str; 4] = ["settings", "hosts", "networks", "containers"];
 /// The keys of a file: the sections, and what stands before them; and those there will be.
-const KEYS: [&str; 4] = ["expect", "settings", "networks", "containers"];
-const KEYS_LATER: [&str; 2] = ["hosts", "cluster"];
+const KEYS: [&str; 5] = ["expect", "settings", "hosts", "networks", "containers"];
+const KEYS_LATER: [&str; 1] = ["cluster"];
 
 /// A configuration without its texts.
 pub(super) struct Parts {
     pub(super) settings: Settings,
+    pub(super) hosts: Vec<Host>,
     pub(super) networks: Vec<Network>,
     pub(super) containers: Vec<Container>,
     pub(super) expect: Vec<Expect>,
@@ -36,15 +37,17 @@ pub(super) fn read(sources: &Sources) -> Result<Parts, Vec<Problem>> {
         document.table().check_keys("a file", &KEYS, &KEYS_LATER, &mut problems);
     }
     let settings = settings(&documents, &mut problems);
+    let hosts = hosts(&documents, &mut problems);
     let networks = networks(&documents, &mut problems);
-    let containers = containers(&documents, &networks, &mut problems);
+    let containers = containers(&documents, &hosts, &networks, &mut problems);
     let expect = expect::read(&documents, &networks, &containers, &mut problems);
-    checks::all(&networks.drafts, &containers.drafts, &mut problems);
+    checks::all(&hosts.drafts, &networks.drafts, &containers.drafts, &mut problems);
     if !problems.is_empty() {
         return Err(problems.into_vec());
     }
     Ok(Parts {
         settings,
+        hosts: hosts.drafts.into_iter().map(hosts::Draft::finish).collect(),
         networks: networks.drafts.into_iter().map(networks::Draft::finish).collect(),
         containers: containers.drafts.into_iter().map(containers::Draft::finish).collect(),
         expect,
@@ -102,6 +105,23 @@ fn read_settings(settings: &mut Settings, table: Table, problems: &mut Problems)
     }
 }
 
+/// The hosts of all sources.
+pub(super) struct Hosts {
+    pub(super) drafts: Vec<hosts::Draft>,
+    /// By name: the index of its draft; none where it cannot be read, which is reported already.
+    pub(super) by_name: HashMap<String, Option<usize>>,
+}
+
+fn hosts(documents: &[Document], problems: &mut Problems) -> Hosts {
+    let mut hosts = Hosts { drafts: Vec::new(), by_name: HashMap::new() };
+    each_named(documents, "hosts", problems, |name, item, problems| {
+        let read = name.and_then(|name| hosts::read(name, &item, problems));
+        hosts.by_name.insert(item.key().to_owned(), read.is_some().then_some(hosts.drafts.len()));
+        hosts.drafts.extend(read);
+    });
+    hosts
+}
+
 /// The networks of all sources.
 pub(super) struct Networks {
     pub(super) drafts: Vec<networks::Draft>,
@@ -126,10 +146,10 @@ pub(super) struct Containers {
     pub(super) by_name: HashMap<String, Option<usize>>,
 }
 
-fn containers(documents: &[Document], networks: &Networks, problems: &mut Problems) -> Containers {
+fn containers(documents: &[Document], hosts: &Hosts, networks: &Networks, problems: &mut Problems) -> Containers {
     let mut containers = Containers { drafts: Vec::new(), by_name: HashMap::new() };
     each_named(documents, "containers", problems, |name, item, problems| {
-        let read = name.and_then(|name| containers::read(name, &item, networks, problems));
+        let read = name.and_then(|name| containers::read(name, &item, hosts, networks, problems));
         containers.by_name.insert(item.key().to_owned(), read.is_some().then_some(containers.drafts.len()));
         containers.drafts.extend(read);
     });

@@ -8,8 +8,10 @@ mod checks;
 mod containers;
 mod expect;
 mod file;
+mod hosts;
 mod line;
 mod networks;
+mod overlay;
 mod ports;
 mod reader;
 mod render;
@@ -23,8 +25,8 @@ mod values;
 
 pub use report::{Invalid, Problem, Source, Sources};
 pub use types::{
-    Attachment, Config, Container, ContainerNetns, Expect, Mode, Network, Node, Overlap, Place, Port, PortAddress,
-    PortRange, Protocol, Settings, Subnet, Target,
+    Attachment, Config, Container, ContainerNetns, Expect, Host, Mode, Network, Node, Overlap, Overlay, Place, Port,
+    PortAddress, PortRange, Protocol, Settings, Subnet, Target, Topology,
 };
 
 /// Parses and checks the texts of one configuration.
@@ -33,8 +35,8 @@ pub use types::{
 /// All that is wrong with them, at once.
 pub fn parse(sources: Sources) -> Result<Config, Invalid> {
     match file::read(&sources) {
-        Ok(file::Parts { settings, networks, containers, expect, sections }) => {
-            Ok(Config { sources, settings, networks, containers, expect, sections })
+        Ok(file::Parts { settings, hosts, networks, containers, expect, sections }) => {
+            Ok(Config { sources, settings, hosts, networks, containers, expect, sections })
         }
         Err(problems) => Err(Invalid::new(sources, problems)),
     }

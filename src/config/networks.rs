@@ -5,19 +5,37 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::file::owner;
+use super::overlay::{self, OverlayDraft};
 use super::reader::{Item, Placed, Problems, Table, named, parsed, tick};
 use super::report::Problem;
 use super::types::{Mode, Network, Place, Subnet};
 use super::values;
 use crate::state::{InterfaceName, ObjectName};
 
-const KEYS: [&str; 13] = [
-    "driver", "subnet", "gateway", "range", "reserve", "bridge", "adopt", "mtu", "mode", "internal", "icc", "snat",
+const KEYS: [&str; 19] = [
+    "driver",
+    "subnet",
+    "gateway",
+    "range",
+    "reserve",
+    "bridge",
+    "adopt",
+    "mtu",
+    "mode",
+    "internal",
+    "icc",
+    "snat",
     "trusted",
+    "topology",
+    "vni",
+    "port",
+    "host_prefix",
+    "underlay",
+    "mss_clamp",
 ];
-const KEYS_LATER: [&str; 11] =
-    ["mss_clamp", "vni", "port", "host_prefix", "topology", "underlay", "parent", "type", "plugin", "options", "ipam"];
-const DRIVERS_LATER: [&str; 6] = ["overlay", "macvlan", "ipvlan", "host", "null", "remote"];
+const KEYS_LATER: [&str; 5] = ["parent", "type", "plugin", "options", "ipam"];
+const DRIVERS: [&str; 2] = ["bridge", "overlay"];
+const DRIVERS_LATER: [&str; 5] = ["macvlan", "ipvlan", "host", "null", "remote"];
 
 /// The least MTU of IPv4 (RFC 791; the kernel's `ETH_MIN_MTU`), of IPv6 (RFC 8200), and the most of a bridge.
 const MTU_MIN: i64 = 68;
@@ -40,6 +58,7 @@ pub(super) struct Draft {
     snat: Vec<Placed<IpAddr>>,
     pub(super) trusted: Vec<Placed<InterfaceName>>,
     pub(super) adopt: bool,
+    pub(super) overlay: Option<OverlayDraft>,
 }
 
 /// A subnet with its places.
@@ -74,6 +93,7 @@ impl Draft {
             snat: self.snat.into_iter().map(|snat| snat.value).collect(),
             trusted: self.trusted.into_iter().map(|name| name.value).collect(),
             adopt: self.adopt,
+            overlay: self.overlay.map(OverlayDraft::finish),
         }
     }
 
@@ -122,9 +142,10 @@ impl Draft {
 /// Reads a network; none where nothing can be said about it but that it is there.
 pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Option<Draft> {
     let table = item.table(&format!("write `[networks.{name}]`"), problems)?;
-    if let Some(driver) = table.get("driver") {
-        read_driver(&driver, problems)?;
-    }
+    let overlay = match table.get("driver") {
+        Some(driver) => read_driver(&driver, problems)? == "overlay",
+        None => false,
+    };
     let meant = table.check_keys("a network", &KEYS, &KEYS_LATER, problems);
     let place = item.key_place();
     let mut draft = Draft {
@@ -140,6 +161,7 @@ pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Op
         snat: Vec::new(),
         trusted: Vec::new(),
         adopt: false,
+        overlay: None,
     };
     read_subnets(&mut draft, table, meant.contains(&"subnet"), problems);
     read_modes(&mut draft, table, problems);
@@ -167,6 +189,11 @@ pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Op
         let problem = Problem::new(item.key_place(), message);
         problems.push(problem.with_label("the host itself may be reached by it, and would be cut off"));
     }
+    if overlay {
+        draft.overlay = Some(overlay::read(&draft, table, &meant, problems));
+    } else {
+        overlay::refuse(table, problems);
+    }
     if let Some(item) = table.get("snat") {
         read_snat(&mut draft, &item, problems);
     }
@@ -177,17 +204,17 @@ pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Op
 }
 
 /// The driver, where it is one there is.
-fn read_driver(item: &Item, problems: &mut Problems) -> Option<()> {
+fn read_driver<'a>(item: &Item<'a>, problems: &mut Problems) -> Option<&'a str> {
     let driver = item.string("the name of a driver", problems)?;
-    if driver == "bridge" {
-        return Some(());
+    if DRIVERS.contains(&driver) {
+        return Some(driver);
     }
     if DRIVERS_LATER.contains(&driver) {
         problems.push(Problem::new(item.place(), format!("driver `{driver}` is not supported yet")));
         return None;
     }
     let problem = Problem::new(item.place(), format!("unknown driver {}", tick(driver)));
-    let known = std::iter::once("bridge").chain(DRIVERS_LATER);
+    let known = DRIVERS.into_iter().chain(DRIVERS_LATER);
     let problem = match problems.suggest(driver, known) {
         Some(name) => problem.with_label(format!("did you mean `{name}`?")),
         None => problem.with_help("the driver is `bridge`, which is the default"),

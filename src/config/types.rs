@@ -9,6 +9,7 @@ use ipnetwork::IpNetwork;
 
 use super::render::Painter;
 use super::report::Sources;
+use super::values;
 use crate::state::{InterfaceName, Mac, Netns, ObjectName, Owner};
 
 /// Where something stands: a source by its number, and bytes in it.
@@ -27,17 +28,35 @@ pub struct Config {
     pub sources: Sources,
     /// `[settings]`.
     pub settings: Settings,
+    /// `[hosts.*]`, in file order; empty in a file of one host.
+    pub hosts: Vec<Host>,
     /// `[networks.*]`, in file order.
     pub networks: Vec<Network>,
     /// `[containers.*]`, in file order.
     pub containers: Vec<Container>,
     /// `expect`: what must be reached and what must not, in file order.
     pub expect: Vec<Expect>,
-    /// The sections the file has (`settings`, `networks`, `containers`), each where it first stands.
+    /// The sections the file has (`settings`, `hosts`, `networks`, `containers`), each where it first stands.
     pub sections: Vec<(Owner, Place)>,
 }
 
 impl Config {
+    /// A host's part of the file: its own containers, and of networks in pieces its piece. Lines of `expect` speak of the
+    /// whole, and are left out.
+    #[must_use]
+    pub fn on_host(&self, host: usize) -> Self {
+        let of_host = |container: &&Container| container.is_on(host);
+        Self {
+            networks: self
+                .hosts
+                .get(host)
+                .map_or_else(Vec::new, |h| self.networks.iter().map(|n| n.on_host(h)).collect()),
+            containers: self.containers.iter().filter(of_host).cloned().collect(),
+            expect: Vec::new(),
+            ..self.clone()
+        }
+    }
+
     /// The network of an attachment.
     pub fn network(&self, attachment: &Attachment) -> &Network {
         &self.networks[attachment.network]
@@ -47,6 +66,7 @@ impl Config {
     /// ports. In the order of the file.
     pub fn places(&self) -> Vec<(Owner, String)> {
         let painter = Painter::new(&self.sources);
+        let hosts = self.hosts.iter().map(|h| (&h.owner, &h.place));
         let networks = self.networks.iter().map(|n| (&n.owner, &n.place));
         let containers = self.containers.iter().flat_map(|c| {
             let attachments = c.attachments.iter().map(|a| (&a.owner, &a.place));
@@ -54,7 +74,7 @@ impl Config {
             std::iter::once((&c.owner, &c.place)).chain(attachments).chain(ports)
         });
         let sections = self.sections.iter().map(|(owner, place)| (owner, place));
-        let mut all: Vec<_> = sections.chain(networks).chain(containers).collect();
+        let mut all: Vec<_> = sections.chain(hosts).chain(networks).chain(containers).collect();
         all.sort_by_key(|(_, place)| (place.source, place.span.start));
         all.into_iter().map(|(owner, place)| (owner.clone(), painter.file_and_line(place))).collect()
     }
@@ -78,6 +98,87 @@ pub enum Overlap {
     Refuse,
     /// It is a warning.
     Warn,
+}
+
+/// `[hosts.NAME]`.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its name.
+    pub name: ObjectName,
+    /// `hosts.NAME`.
+    pub owner: Owner,
+    /// Its name: in its table's header, where it has one.
+    pub place: Place,
+    /// Its number, 1 to 16777215: of the piece of a routed overlay that is its own.
+    pub id: u32,
+    /// Where the other hosts reach it, one of a family at most, as the file lists them: tunnels end at the first.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Host {
+    /// Where tunnels end (VTEP).
+    pub fn vtep(&self) -> Option<IpAddr> {
+        self.addresses.first().copied()
+    }
+
+    /// Where it is reached by a family.
+    pub fn address(&self, ipv6: bool) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|ip| ip.is_ipv6() == ipv6)
+    }
+}
+
+/// What an overlay network has beside a bridge's keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlay {
+    /// How its containers' packets get to another host.
+    pub topology: Topology,
+    /// The VXLAN network identifier, 1 to 16777215; none without a tunnel.
+    pub vni: Option<u32>,
+    /// The tunnel's UDP port.
+    pub port: u16,
+    /// The prefix lengths of a host's piece, of IPv4 and IPv6.
+    pub host_prefix: [u8; 2],
+    /// The device that the tunnel or the routes run over, where the file gives one.
+    pub underlay: Option<InterfaceName>,
+    /// Whether TCP's segments are kept small enough for the tunnel.
+    pub mss_clamp: bool,
+}
+
+/// `topology`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topology {
+    /// One subnet over all hosts, bridged through the tunnel.
+    Switched,
+    /// A piece of the subnet for each host, routed through the tunnel.
+    Routed,
+    /// A piece of the subnet for each host, by plain routes over a shared link.
+    Direct,
+}
+
+impl Topology {
+    /// Whether each host has a piece of the subnet.
+    pub fn has_pieces(self) -> bool {
+        self != Self::Switched
+    }
+
+    /// Its name in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Switched => "switched",
+            Self::Routed => "routed",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+impl Overlay {
+    /// The piece of a subnet that is a host's; none where the subnet has fewer pieces.
+    pub fn piece(&self, subnet: IpNetwork, id: u32) -> Option<IpNetwork> {
+        if !self.topology.has_pieces() {
+            return Some(subnet);
+        }
+        values::piece(subnet, self.host_prefix[usize::from(subnet.is_ipv6())], id)
+    }
 }
 
 /// `[networks.NAME]`.
@@ -107,9 +208,25 @@ pub struct Network {
     pub trusted: Vec<InterfaceName>,
     /// Whether the bridge is somebody else's, which is used as it is.
     pub adopt: bool,
+    /// What the overlay driver has more; none of a network of one host.
+    pub overlay: Option<Overlay>,
 }
 
 impl Network {
+    /// The network as a host has it: where each has a piece of its subnets, with its piece, whose first address is the
+    /// gateway.
+    #[must_use]
+    pub fn on_host(&self, host: &Host) -> Self {
+        let Some(overlay) = self.overlay.as_ref().filter(|overlay| overlay.topology.has_pieces()) else {
+            return self.clone();
+        };
+        let piece = |subnet: &Subnet| {
+            let net = overlay.piece(subnet.net, host.id)?;
+            Some(Subnet { net, gateway: subnet.gateway.map(|_| values::next(net.network())), range: net })
+        };
+        Self { subnets: self.subnets.iter().filter_map(piece).collect(), ..self.clone() }
+    }
+
     /// Whether any subnet is of this family.
     pub fn has_family(&self, ipv6: bool) -> bool {
         self.subnets.iter().any(|s| s.net.is_ipv6() == ipv6)
@@ -187,6 +304,8 @@ pub struct Container {
     pub owner: Owner,
     /// Its name: in its table's header, where it has one.
     pub place: Place,
+    /// The host it lives on (index into [`Config::hosts`]); none where that is every host that reads the file.
+    pub host: Option<usize>,
     /// Its namespace.
     pub netns: ContainerNetns,
     /// Its networks, in file order.
@@ -198,6 +317,23 @@ pub struct Container {
     pub default_routes: [Option<usize>; 2],
     /// `net.*` parameters set inside, as (path below `/proc/sys` with slashes, value), in file order.
     pub sysctls: Vec<(String, String)>,
+}
+
+impl Container {
+    /// The hosts (by index) that it is on: its own, or every one of the file's; the one there is where it names none.
+    pub fn hosts(&self, config: &Config) -> Range<usize> {
+        of_hosts(self.host, config.hosts.len())
+    }
+
+    /// Whether it lives on a host (an index into [`Config::hosts`]).
+    pub fn is_on(&self, host: usize) -> bool {
+        self.host.is_none_or(|own| own == host)
+    }
+}
+
+/// The hosts that something is on, of as many: its own, else every one.
+pub(super) fn of_hosts(own: Option<usize>, count: usize) -> Range<usize> {
+    own.map_or(0..count.max(1), |own| own..own + 1)
 }
 
 /// `containers.NAME.netns`.

@@ -33,6 +33,21 @@ pub(super) fn within(inner: &IpNetwork, outer: &IpNetwork) -> bool {
     inner.is_ipv4() == outer.is_ipv4() && inner.prefix() >= outer.prefix() && outer.contains(inner.network())
 }
 
+/// The piece of this prefix length and number of a subnet; none where it has fewer.
+pub(super) fn piece(subnet: IpNetwork, length: u8, number: u32) -> Option<IpNetwork> {
+    let count = length.checked_sub(subnet.prefix())?;
+    if count < 32 && number >> count != 0 {
+        return None;
+    }
+    let ip: IpAddr = match subnet.network() {
+        IpAddr::V4(a) => Ipv4Addr::from_bits(a.to_bits() | number.checked_shl(u32::from(32 - length))?).into(),
+        IpAddr::V6(a) => {
+            Ipv6Addr::from_bits(a.to_bits() | u128::from(number).checked_shl(u32::from(128 - length))?).into()
+        }
+    };
+    IpNetwork::new(ip, length).ok()
+}
+
 /// Why no interface can have this address of a subnet.
 pub(super) fn unusable(address: IpAddr, net: &IpNetwork) -> Option<&'static str> {
     match address {

@@ -1,13 +1,15 @@
 //! Names, Ethernet addresses and IP addresses that the file leaves to netrec. All are functions of the file alone, so
 //! that every host and every boot comes to the same ones.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 use ipnetwork::IpNetwork;
 
-use crate::config::{Attachment, Config, Invalid, Network, Place, Problem};
+use crate::config::{Attachment, Config, Host, Invalid, Network, Place, Problem};
 use crate::state::{InterfaceName, Mac, ObjectName};
 
 /// FNV-1a, 64 bits, of UTF-8 text (Fowler, Noll, Vo: offset basis 14695981039346656037, prime 1099511628211).
@@ -37,6 +39,22 @@ pub struct ChosenNetwork {
     pub bridge: InterfaceName,
     /// Its Ethernet address.
     pub mac: Mac,
+    /// The name of its VXLAN device, where it has a tunnel.
+    pub vxlan: Option<InterfaceName>,
+    /// Of an overlay network, what each host of the file has of it; else nothing.
+    pub hosts: Vec<ChosenHost>,
+}
+
+/// What a host has of an overlay network.
+#[derive(Clone, Debug)]
+pub struct ChosenHost {
+    /// The Ethernet address of its bridge.
+    pub bridge_mac: Mac,
+    /// The Ethernet address of its VXLAN device.
+    pub vxlan_mac: Mac,
+    /// Where all hosts share a subnet, and so the gateway's address: an address of its own in each, by which remote
+    /// containers answer it.
+    pub addresses: Vec<IpNetwork>,
 }
 
 /// An attachment's device and addresses.
@@ -62,20 +80,45 @@ pub struct ChosenAddress {
 }
 
 impl Chosen {
+    /// A host's part, for its part of the file.
+    #[must_use]
+    pub fn on_host(&self, config: &Config, host: usize) -> Self {
+        let network = |network: &ChosenNetwork| {
+            let mac = network.hosts.get(host).map_or(network.mac, |own| own.bridge_mac);
+            ChosenNetwork { mac, ..network.clone() }
+        };
+        let containers = config.containers.iter().zip(&self.containers).filter(|(container, _)| container.is_on(host));
+        Self {
+            networks: self.networks.iter().map(network).collect(),
+            containers: containers.map(|(_, chosen)| chosen.clone()).collect(),
+        }
+    }
+
     /// Chooses for a whole file. What cannot be chosen (a full range, two devices of one name) is a problem of the file.
     pub fn new(config: &Config) -> Result<Self, Invalid> {
         let mut problems = Vec::new();
         let mut names = Names::default();
-        let networks = config
+        let every = 0..config.hosts.len().max(1);
+        let mut networks: Vec<ChosenNetwork> = config
             .networks
             .iter()
             .map(|network| {
                 let bridge = bridge_name(network);
-                names.take(bridge, Whose::Bridge(&network.name), &network.place, &mut problems);
-                ChosenNetwork { bridge, mac: mac(network.name.as_str()) }
+                names.take(every.clone(), bridge, Whose::Bridge(&network.name), &network.place, &mut problems);
+                let hosts = config.hosts.iter().filter(|_| network.overlay.is_some()).map(|host| ChosenHost {
+                    bridge_mac: mac(&format!("{}/{}@bridge", host.name, network.name)),
+                    vxlan_mac: mac(&format!("{}/{}", host.name, network.name)),
+                    addresses: Vec::new(),
+                });
+                let vxlan =
+                    network.overlay.as_ref().and_then(|overlay| overlay.vni).map(|_| device_name("vx-", network));
+                if let Some(vxlan) = vxlan {
+                    names.take(every.clone(), vxlan, Whose::Vxlan(&network.name), &network.place, &mut problems);
+                }
+                ChosenNetwork { bridge, mac: mac(network.name.as_str()), vxlan, hosts: hosts.collect() }
             })
             .collect();
-        let mut addresses = choose_addresses(config, &mut problems);
+        let mut addresses = choose_addresses(config, &mut networks, &mut problems);
         let mut containers = Vec::with_capacity(config.containers.len());
         for (c, container) in config.containers.iter().enumerate() {
             let mut attachments = Vec::with_capacity(container.attachments.len());
@@ -83,7 +126,13 @@ impl Chosen {
                 let network = &config.networks[attachment.network].name;
                 let id = format!("{network}/{}", container.name);
                 let host_end = InterfaceName::hashed("ve-", &container.name, hash(&id));
-                names.take(host_end, Whose::End(&container.name, network), &attachment.place, &mut problems);
+                names.take(
+                    container.hosts(config),
+                    host_end,
+                    Whose::End(&container.name, network),
+                    &attachment.place,
+                    &mut problems,
+                );
                 attachments.push(ChosenAttachment {
                     host_end,
                     mac: attachment.mac.unwrap_or_else(|| mac(&id)),
@@ -101,13 +150,15 @@ impl Chosen {
     }
 }
 
-/// The bridge of a network: the file's, else `nr-NAME`, or where that is too long the start of it and a hash.
+/// The bridge of a network: the file's, else `nr-NAME`.
 pub fn bridge_name(network: &Network) -> InterfaceName {
+    network.bridge.unwrap_or_else(|| device_name("nr-", network))
+}
+
+/// A device named after its network, or where that is too long after the start of it and a hash.
+fn device_name(prefix: &str, network: &Network) -> InterfaceName {
     let name = &network.name;
-    if let Some(given) = network.bridge {
-        return given;
-    }
-    format!("nr-{name}").parse().unwrap_or_else(|_| InterfaceName::hashed("nr-", name, hash(name.as_str())))
+    format!("{prefix}{name}").parse().unwrap_or_else(|_| InterfaceName::hashed(prefix, name, hash(name.as_str())))
 }
 
 /// The address of a container's end in the host. A bridge has its lowest port's unless it was given one, and a bridge of
@@ -120,15 +171,17 @@ fn host_mac(network: &Network, id: &str) -> Mac {
     mac
 }
 
-/// The device names that are taken, each with its first user.
+/// The device names that are taken on each host, each with its first user.
 #[derive(Default)]
-struct Names<'a>(HashMap<InterfaceName, (Whose<'a>, &'a Place)>);
+struct Names<'a>(HashMap<(usize, InterfaceName), (Whose<'a>, &'a Place)>);
 
 /// What a device of the host is.
 #[derive(Clone, Copy)]
 enum Whose<'a> {
     /// A network's bridge.
     Bridge(&'a ObjectName),
+    /// A network's VXLAN device.
+    Vxlan(&'a ObjectName),
     /// The host's end of a container on a network.
     End(&'a ObjectName, &'a ObjectName),
 }
@@ -137,25 +190,38 @@ impl fmt::Display for Whose<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bridge(network) => write!(f, "the bridge of network `{network}`"),
+            Self::Vxlan(network) => write!(f, "the VXLAN device of network `{network}`"),
             Self::End(container, network) => write!(f, "the host's end of `{container}` on network `{network}`"),
         }
     }
 }
 
 impl<'a> Names<'a> {
-    fn take(&mut self, name: InterfaceName, whose: Whose<'a>, place: &'a Place, problems: &mut Vec<Problem>) {
-        if let Some((first, first_place)) = self.0.get(&name) {
+    fn take(
+        &mut self,
+        hosts: Range<usize>,
+        name: InterfaceName,
+        whose: Whose<'a>,
+        place: &'a Place,
+        problems: &mut Vec<Problem>,
+    ) {
+        let taken = hosts.map(|host| match self.0.entry((host, name)) {
+            Entry::Occupied(first) => Some(*first.get()),
+            Entry::Vacant(free) => {
+                free.insert((whose, place));
+                None
+            }
+        });
+        if let Some((first, first_place)) = taken.fold(None, Option::or) {
             problems.push(
                 Problem::new(
                     place.clone(),
                     format!("two devices of the host would be called `{name}`: {first} and {whose}"),
                 )
                 .with_label("the second")
-                .with_other((*first_place).clone(), "the first")
+                .with_other(first_place.clone(), "the first")
                 .with_help("rename one of them"),
             );
-        } else {
-            self.0.insert(name, (whose, place));
         }
     }
 }
@@ -201,7 +267,11 @@ impl Pool {
 }
 
 /// The addresses of every attachment, by (container, attachment).
-fn choose_addresses(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<(usize, usize), Vec<ChosenAddress>> {
+fn choose_addresses(
+    config: &Config,
+    chosen: &mut [ChosenNetwork],
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<(usize, usize), Vec<ChosenAddress>> {
     let mut result = BTreeMap::new();
     // By network: its attachments, in byte order of their containers' names.
     let mut users: Vec<Vec<(usize, usize)>> = vec![Vec::new(); config.networks.len()];
@@ -210,40 +280,77 @@ fn choose_addresses(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<(u
             users[attachment.network].push((c, a));
         }
     }
-    for (network, mut users) in config.networks.iter().zip(users) {
+    for ((network, mut users), chosen) in config.networks.iter().zip(users).zip(chosen) {
         users.sort_by(|x, y| config.containers[x.0].name.cmp(&config.containers[y.0].name));
-        let attachment = |(c, a): (usize, usize)| -> &Attachment { &config.containers[c].attachments[a] };
-        let mut taken: HashSet<IpAddr> = network.subnets.iter().filter_map(|s| s.gateway).collect();
-        taken.extend(&network.reserve);
-        for s in &network.subnets {
-            // A range may hold the subnet's own network and broadcast address.
-            taken.insert(s.net.network());
-            if s.net.is_ipv4() && s.net.prefix() <= 30 {
-                taken.insert(s.net.broadcast());
+        if network.overlay.as_ref().is_some_and(|overlay| overlay.topology.has_pieces()) {
+            for (index, host) in config.hosts.iter().enumerate() {
+                let own: Vec<_> = users.iter().copied().filter(|user| config.containers[user.0].is_on(index)).collect();
+                in_one_pool(config, &network.on_host(host), &own, &mut result, problems);
             }
+            continue;
         }
-        for &user in &users {
-            let fixed = &attachment(user).addresses;
-            taken.extend(fixed);
-            result.insert(user, fixed.iter().filter_map(|ip| in_subnet(network, *ip)).collect::<Vec<_>>());
-        }
-        for ipv6 in [false, true] {
-            let pools: Vec<Pool> =
-                network.subnets.iter().filter(|s| s.net.is_ipv6() == ipv6).map(|s| Pool::new(s.net, s.range)).collect();
-            let free = Free::new(pools, ipv6);
-            for &user in &users {
-                if free.total == 0 || attachment(user).addresses.iter().any(|ip| ip.is_ipv6() == ipv6) {
-                    continue;
-                }
-                let id = format!("{}/{}", network.name, config.containers[user.0].name);
-                match free.take(hash(&id), &mut taken) {
-                    Some(ip) => result.entry(user).or_default().push(ChosenAddress { ip, automatic: true }),
-                    None => problems.push(full(network, ipv6, attachment(user))),
+        let (mut taken, free) = in_one_pool(config, network, &users, &mut result, problems);
+        let mut hosts: Vec<_> = config.hosts.iter().zip(&mut chosen.hosts).collect();
+        hosts.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        for (host, chosen) in hosts {
+            for free in free.iter().filter(|free| has_gateway(network, free.ipv6)) {
+                match free.take(hash(&format!("{}/@{}", network.name, host.name)), &mut taken) {
+                    Some(ip) => chosen.addresses.push(ip),
+                    None => problems.push(full_for_host(network, free.ipv6, host)),
                 }
             }
         }
     }
     result
+}
+
+/// Chooses for those that share the ranges of a network. Yields what is taken, and where the rest is.
+fn in_one_pool(
+    config: &Config,
+    network: &Network,
+    users: &[(usize, usize)],
+    result: &mut BTreeMap<(usize, usize), Vec<ChosenAddress>>,
+    problems: &mut Vec<Problem>,
+) -> (HashSet<IpAddr>, [Free; 2]) {
+    let attachment = |(c, a): (usize, usize)| -> &Attachment { &config.containers[c].attachments[a] };
+    let mut taken: HashSet<IpAddr> = network.subnets.iter().filter_map(|s| s.gateway).collect();
+    taken.extend(&network.reserve);
+    for s in &network.subnets {
+        // A range may hold the subnet's own network and broadcast address.
+        taken.insert(s.net.network());
+        if s.net.is_ipv4() && s.net.prefix() <= 30 {
+            taken.insert(s.net.broadcast());
+        }
+    }
+    for &user in users {
+        let fixed = &attachment(user).addresses;
+        taken.extend(fixed);
+        result.insert(user, fixed.iter().filter_map(|ip| in_subnet(network, *ip)).collect::<Vec<_>>());
+    }
+    let pools = |ipv6| {
+        let subnets = network.subnets.iter().filter(|s| s.net.is_ipv6() == ipv6);
+        Free::new(subnets.map(|s| Pool::new(s.net, s.range)).collect(), ipv6)
+    };
+    let all = [false, true].map(pools);
+    for free in &all {
+        let ipv6 = free.ipv6;
+        for &user in users {
+            if free.total == 0 || attachment(user).addresses.iter().any(|ip| ip.is_ipv6() == ipv6) {
+                continue;
+            }
+            let id = format!("{}/{}", network.name, config.containers[user.0].name);
+            match free.take(hash(&id), &mut taken) {
+                Some(ip) => result.entry(user).or_default().push(ChosenAddress { ip, automatic: true }),
+                None => problems.push(full(network, ipv6, attachment(user))),
+            }
+        }
+    }
+    (taken, all)
+}
+
+/// Whether a host has addresses of a family on a network.
+fn has_gateway(network: &Network, ipv6: bool) -> bool {
+    network.subnets.iter().any(|s| s.net.is_ipv6() == ipv6 && s.gateway.is_some())
 }
 
 /// An address of the file with the prefix length of its subnet.
@@ -262,6 +369,15 @@ fn full(network: &Network, ipv6: bool, attachment: &Attachment) -> Problem {
     .with_label("needs an address")
     .with_other(network.place.clone(), "the network")
     .with_help("make its `subnet` or `range` larger, or `reserve` fewer addresses")
+}
+
+fn full_for_host(network: &Network, ipv6: bool, host: &Host) -> Problem {
+    let family = if ipv6 { "IPv6" } else { "IPv4" };
+    let message = format!("network `{}` has no {family} address left for this host", network.name);
+    Problem::new(host.place.clone(), message)
+        .with_label("needs an address of its own")
+        .with_other(network.place.clone(), "the network")
+        .with_help("make its `subnet` or `range` larger, or `reserve` fewer addresses")
 }
 
 /// The pools of one network and family, joined in file order.

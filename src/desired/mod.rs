@@ -41,10 +41,26 @@ pub enum DesiredError {
     Host(Vec<String>),
 }
 
-/// The desired state of a file on a host with these facts.
-pub fn desired(config: &Config, facts: &Facts) -> Result<Desired, DesiredError> {
+/// The desired state of a file on a host with these facts. `host` is the name by which a file of several hosts knows it,
+/// else the system's.
+pub fn desired(config: &Config, facts: &Facts, host: Option<&str>) -> Result<Desired, DesiredError> {
     let chosen = Chosen::new(config)?;
-    let mut build = Build { config, facts, chosen: &chosen, out: Desired::default(), refusals: Vec::new() };
+    if config.hosts.is_empty() {
+        return build(config, &chosen, facts);
+    }
+    let name = host.unwrap_or(&facts.host);
+    let Some(here) = config.hosts.iter().position(|h| h.name.as_str() == name) else {
+        let names: Vec<String> = config.hosts.iter().map(|h| format!("`{}`", h.name)).collect();
+        return Err(DesiredError::Host(vec![format!(
+            "this host is called `{name}`, which is none of the file's: say with `--host` which one it is ({})",
+            names.join(", ")
+        )]));
+    };
+    build(&config.on_host(here), &chosen.on_host(config, here), facts)
+}
+
+fn build(config: &Config, chosen: &Chosen, facts: &Facts) -> Result<Desired, DesiredError> {
+    let mut build = Build { config, facts, chosen, out: Desired::default(), refusals: Vec::new() };
     build.namespaces();
     build.overlaps();
     build.forwarding();

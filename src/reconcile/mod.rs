@@ -58,7 +58,7 @@ impl From<DesiredError> for PrepareError {
 /// Reads the kernel and plans the way to what the file wants. `host` is the name that plans show, else the system's.
 pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -> Result<Prepared, PrepareError> {
     let mut facts = backend.facts(&asked(config))?;
-    let Desired { state, warnings, chosen } = desired(config, &facts)?;
+    let Desired { state, warnings, chosen } = desired(config, &facts, host)?;
     #[cfg(feature = "fault-injection")]
     let state = mutate::mutated(state);
     let (live, scope) = read(backend, &state)?;

@@ -14,6 +14,7 @@ mod conflicts;
 mod documents;
 mod drift;
 mod flows;
+mod hosts;
 mod idempotence;
 mod peers;
 mod ports;

@@ -690,7 +690,7 @@ fn wanted(file: &str) -> State {
         host.sysctls.insert(path.into(), "1".into());
     }
     let config = parse(Sources(vec![Source { name: "test.toml".into(), text: file.into() }])).unwrap();
-    desired(&config, &host).unwrap().state
+    desired(&config, &host, None).unwrap().state
 }
 
 const SHOP: &str = "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\n\
