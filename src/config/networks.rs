@@ -79,6 +79,7 @@ impl Draft {
             net: s.net,
             gateway: s.gateway,
             range: s.range.map_or(s.net, |range| range.value),
+            whole: s.net,
         };
         Network {
             owner: owner(&["networks", self.name.as_str()]),

@@ -45,15 +45,15 @@ impl Config {
     /// whole, and are left out.
     #[must_use]
     pub fn on_host(&self, host: usize) -> Self {
-        let of_host = |container: &&Container| container.is_on(host);
+        let networks = |host| self.networks.iter().map(|network| network.on_host(host)).collect();
         Self {
-            networks: self
-                .hosts
-                .get(host)
-                .map_or_else(Vec::new, |h| self.networks.iter().map(|n| n.on_host(h)).collect()),
-            containers: self.containers.iter().filter(of_host).cloned().collect(),
+            sources: self.sources.clone(),
+            settings: self.settings.clone(),
+            hosts: self.hosts.clone(),
+            networks: self.hosts.get(host).map_or_else(Vec::new, networks),
+            containers: self.containers.iter().filter(|container| container.is_on(host)).cloned().collect(),
             expect: Vec::new(),
-            ..self.clone()
+            sections: self.sections.clone(),
         }
     }
 
@@ -221,8 +221,9 @@ impl Network {
             return self.clone();
         };
         let piece = |subnet: &Subnet| {
-            let net = overlay.piece(subnet.net, host.id)?;
-            Some(Subnet { net, gateway: subnet.gateway.map(|_| values::next(net.network())), range: net })
+            let net = overlay.piece(subnet.whole, host.id)?;
+            let gateway = subnet.gateway.map(|_| values::next(net.network()));
+            Some(Subnet { net, gateway, range: net, whole: subnet.whole })
         };
         Self { subnets: self.subnets.iter().filter_map(piece).collect(), ..self.clone() }
     }
@@ -240,6 +241,21 @@ impl Network {
     /// Whether packets of a family pass between the network and what is outside of it.
     pub fn passes(&self, ipv6: bool) -> bool {
         self.mode(ipv6).is_some_and(Mode::passes)
+    }
+
+    /// Whether the host routes packets of a family: in and out, or from its piece to others'.
+    pub fn is_routed_by_host(&self, ipv6: bool) -> bool {
+        self.passes(ipv6) || self.has_family(ipv6) && self.has_pieces()
+    }
+
+    /// Whether each host has a piece of its subnets.
+    pub fn has_pieces(&self) -> bool {
+        self.overlay.as_ref().is_some_and(|overlay| overlay.topology.has_pieces())
+    }
+
+    /// Whether it is bridged between hosts.
+    pub fn is_switched(&self) -> bool {
+        self.overlay.as_ref().is_some_and(|overlay| !overlay.topology.has_pieces())
     }
 
     /// Whether nothing gets in or out, by any family.
@@ -293,6 +309,8 @@ pub struct Subnet {
     pub gateway: Option<IpAddr>,
     /// The part that automatic addresses come from: within `net`, or `net` itself.
     pub range: IpNetwork,
+    /// The subnet as the file has it: `net` itself, or in a host's part of the file what `net` is a piece of.
+    pub whole: IpNetwork,
 }
 
 /// `[containers.NAME]`.

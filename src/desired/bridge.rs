@@ -2,9 +2,9 @@
 
 use ipnetwork::IpNetwork;
 
-use super::{Build, ChosenNetwork};
+use super::{Build, ChosenNetwork, bridge_name};
 use crate::config::{Mode, Network};
-use crate::state::{Address, Device, Facts, InterfaceName, Key, Link, LinkKind, Netns, Object};
+use crate::state::{Address, Device, InterfaceName, Key, Link, LinkKind, Netns, Object};
 
 /// Ethernet's MTU, for hosts without a default route.
 const MTU_DEFAULT: u32 = 1500;
@@ -24,10 +24,22 @@ impl Build<'_> {
         } else {
             self.made(network, names);
         }
-        for subnet in &network.subnets {
-            let Some(ip) = subnet.gateway.and_then(|g| IpNetwork::new(g, subnet.net.prefix()).ok()) else { continue };
+        let mut address = |ip, object| {
             let key = Key::Address { netns: Netns::HOST, link: names.bridge, ip };
-            self.want(key, Object::Address(Address { permanent: true, no_prefix_route: false }), &network.owner);
+            self.want(key, Object::Address(object), &network.owner);
+        };
+        if network.is_switched() {
+            // The gateway's address is on every host. What a host sends is answered to one that is its own.
+            let gateways = network.subnets.iter().filter_map(|subnet| subnet.gateway);
+            gateways.for_each(|ip| address(ip.into(), Address { deprecated: true, ..Address::lasting() }));
+            let own = self.whole.and_then(|whole| names.hosts.get(whole.here));
+            own.into_iter().flat_map(|own| &own.addresses).for_each(|ip| address(*ip, Address::lasting()));
+            return;
+        }
+        for subnet in &network.subnets {
+            if let Some(ip) = subnet.gateway.and_then(|g| IpNetwork::new(g, subnet.net.prefix()).ok()) {
+                address(ip, Address::lasting());
+            }
         }
     }
 
@@ -45,6 +57,16 @@ impl Build<'_> {
         self.refusals.push(format!("network `{}` ({line}) is to use the bridge `{bridge}`, {why}", network.name));
     }
 
+    /// The MTU of a network's devices, in bytes: the file's, else that of a bridge that is there already, else that of the
+    /// way to other hosts, else that of the way out.
+    pub(super) fn mtu(&self, network: &Network) -> u32 {
+        let adopted = self.facts.devices.get(&bridge_name(network)).filter(|_| network.adopt);
+        let found = adopted.map(|device| device.mtu).or(self.facts.uplink.as_ref().map(|uplink| uplink.mtu));
+        let found = found.unwrap_or(MTU_DEFAULT);
+        let fits = || network.overlay.as_ref().map(|overlay| self.overlay_mtu(overlay, found));
+        network.mtu.or_else(fits).unwrap_or(found)
+    }
+
     /// A bridge of netrec's own.
     fn made(&mut self, network: &Network, names: &ChosenNetwork) {
         // An isolated family has no address here, not even a link-local one.
@@ -53,7 +75,7 @@ impl Build<'_> {
             kind: LinkKind::Bridge { stp: false },
             device: Device {
                 mac: names.mac,
-                mtu: mtu(network, names.bridge, self.facts),
+                mtu: self.mtu(network),
                 up: true,
                 link_local: ipv6,
                 promote_secondaries: true,
@@ -66,7 +88,7 @@ impl Build<'_> {
         self.want(Key::Link { netns: Netns::HOST, name: names.bridge }, Object::Link(link), &network.owner);
         let parameter = |family: &str, name: &str| format!("net/{family}/conf/{}/{name}", names.bridge);
         for (ipv6, family) in [(false, "ipv4"), (true, "ipv6")] {
-            if network.passes(ipv6) {
+            if network.is_routed_by_host(ipv6) {
                 // The host-wide switch sets it for devices that are there; new ones get `conf/default`.
                 self.want_sysctl(&Netns::HOST, parameter(family, "forwarding"), "1", &network.owner);
             }
@@ -83,10 +105,3 @@ impl Build<'_> {
     }
 }
 
-/// The MTU of a network's devices, in bytes: the file's, else that of a bridge that is there already, else that of the
-/// way out.
-pub(super) fn mtu(network: &Network, bridge: InterfaceName, facts: &Facts) -> u32 {
-    let adopted = facts.devices.get(&bridge).filter(|_| network.adopt);
-    let found = adopted.map(|device| device.mtu).or(facts.uplink.as_ref().map(|uplink| uplink.mtu));
-    network.mtu.or(found).unwrap_or(MTU_DEFAULT)
-}

@@ -4,15 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::bridge::mtu;
 use super::{Build, ChosenAttachment};
 use crate::config::{Config, Container, ContainerNetns, Mode, Network, Port};
 use crate::state::{
-    Address, BridgePort, Device, Key, Link, LinkKind, Netns, NetnsObject, Object, Peer, RT_TABLE_MAIN, Route, facts,
+    Address, BridgePort, Device, InterfaceName, Key, Link, LinkKind, Netns, NetnsObject, Object, Owner, Peer, Route, facts,
 };
-
-/// The kernel's default metric of an IPv6 route (`IP6_RT_PRIO_USER`); IPv4's is 0.
-const IPV6_METRIC: u32 = 1024;
 
 /// The switches that have the firewall look at bridged packets, for IPv4 and IPv6.
 const BRIDGE_NF: [(bool, &str); 2] = [(false, facts::BRIDGE_NF_IPV4), (true, facts::BRIDGE_NF_IPV6)];
@@ -88,7 +84,7 @@ impl<'a> Build<'a> {
         let network = &self.config.networks[attachment.network];
         let netns = member.container.netns.netns();
         let ipv6 = chosen.addresses.iter().any(|a| a.ip.is_ipv6());
-        let mtu = mtu(network, self.chosen.networks[attachment.network].bridge, self.facts);
+        let mtu = self.mtu(network);
         let peer = Peer {
             netns: netns.clone(),
             name: attachment.interface,
@@ -126,13 +122,31 @@ impl<'a> Build<'a> {
             if address.automatic {
                 self.out.chosen.insert(key.clone());
             }
-            self.want(key, Object::Address(Address { permanent: true, no_prefix_route: false }), &attachment.owner);
+            self.want(key, Object::Address(Address::lasting()), &attachment.owner);
         }
+        self.ways_to_pieces(network, &attachment.owner, (netns, attachment.interface), chosen);
         if self.facts.has_ipv6() {
             // Else any container of the network could make itself the IPv6 router of the others, on a network without
             // IPv6 too.
             let path = format!("net/ipv6/conf/{}/accept_ra", attachment.interface);
             self.want_sysctl(netns, path, "0", &attachment.owner);
+        }
+    }
+
+    /// Where each host has a piece of the subnet, the others' are behind the gateway, whatever the default route is.
+    fn ways_to_pieces(
+        &mut self,
+        network: &Network,
+        owner: &Owner,
+        (netns, interface): (&Netns, InterfaceName),
+        chosen: &ChosenAttachment,
+    ) {
+        for subnet in network.subnets.iter().filter(|subnet| subnet.whole != subnet.net) {
+            let is_on = chosen.addresses.iter().any(|address| subnet.net.contains(address.ip.ip()));
+            if let Some(gateway) = subnet.gateway.filter(|_| is_on) {
+                let key = Key::route(netns.clone(), subnet.whole);
+                self.want(key, Object::Route(Route::new(interface, Some(gateway))), owner);
+            }
         }
     }
 
@@ -178,10 +192,7 @@ impl<'a> Build<'a> {
         else {
             return;
         };
-        let metric = if ipv6 { IPV6_METRIC } else { 0 };
-        let netns = member.container.netns.netns().clone();
-        let key = Key::Route { netns, table: RT_TABLE_MAIN, to, metric };
-        let route = Route::new(attachment.interface, Some(via));
-        self.want(key, Object::Route(route), &attachment.owner);
+        let key = Key::route(member.container.netns.netns().clone(), to);
+        self.want(key, Object::Route(Route::new(attachment.interface, Some(via))), &attachment.owner);
     }
 }

@@ -5,6 +5,7 @@ mod bridge;
 mod chosen;
 mod container;
 mod firewall;
+mod overlay;
 mod show;
 
 use std::collections::{BTreeSet, HashMap};
@@ -46,7 +47,7 @@ pub enum DesiredError {
 pub fn desired(config: &Config, facts: &Facts, host: Option<&str>) -> Result<Desired, DesiredError> {
     let chosen = Chosen::new(config)?;
     if config.hosts.is_empty() {
-        return build(config, &chosen, facts);
+        return build(config, &chosen, None, facts);
     }
     let name = host.unwrap_or(&facts.host);
     let Some(here) = config.hosts.iter().position(|h| h.name.as_str() == name) else {
@@ -56,19 +57,34 @@ pub fn desired(config: &Config, facts: &Facts, host: Option<&str>) -> Result<Des
             names.join(", ")
         )]));
     };
-    build(&config.on_host(here), &chosen.on_host(config, here), facts)
+    let whole = Whole { config, chosen: &chosen, here };
+    build(&config.on_host(here), &chosen.on_host(config, here), Some(whole), facts)
 }
 
-fn build(config: &Config, chosen: &Chosen, facts: &Facts) -> Result<Desired, DesiredError> {
-    let mut build = Build { config, facts, chosen, out: Desired::default(), refusals: Vec::new() };
+fn build(
+    config: &Config,
+    chosen: &Chosen,
+    whole: Option<Whole<'_>>,
+    facts: &Facts,
+) -> Result<Desired, DesiredError> {
+    let mut build = Build { config, facts, chosen, whole, out: Desired::default(), refusals: Vec::new() };
     build.namespaces();
     build.overlaps();
     build.forwarding();
     build.bridges();
+    build.overlays();
     build.containers();
     build.firewall();
     build.unknown_devices();
     if build.refusals.is_empty() { Ok(build.out) } else { Err(DesiredError::Host(build.refusals)) }
+}
+
+/// A file of several hosts, and the one (by index) that this is.
+#[derive(Clone, Copy)]
+struct Whole<'a> {
+    config: &'a Config,
+    chosen: &'a Chosen,
+    here: usize,
 }
 
 /// The desired state in the making.
@@ -76,6 +92,8 @@ struct Build<'a> {
     config: &'a Config,
     facts: &'a Facts,
     chosen: &'a Chosen,
+    /// What `config` and `chosen` are a host's part of, in a file of several.
+    whole: Option<Whole<'a>>,
     out: Desired,
     refusals: Vec<String>,
 }
@@ -166,10 +184,10 @@ impl Build<'_> {
             let bridge = bridge_name(network);
             for subnet in &network.subnets {
                 let elsewhere = |what: &Existing<'_>| !network.adopt || what.device() != Some(bridge.as_str());
-                for (_, what) in existing.iter().filter(|(net, what)| overlap(subnet.net, *net) && elsewhere(what)) {
+                for (_, what) in existing.iter().filter(|(net, what)| overlap(subnet.whole, *net) && elsewhere(what)) {
                     // An address brings a route with it: one line is enough for both.
-                    if named.insert((subnet.net, what.network())) {
-                        self.overlap(network, subnet.net, what);
+                    if named.insert((subnet.whole, what.network())) {
+                        self.overlap(network, subnet.whole, what);
                     }
                 }
             }
@@ -203,7 +221,7 @@ impl Build<'_> {
                 ));
                 continue;
             }
-            let users: Vec<&Network> = config.networks.iter().filter(|n| n.passes(ipv6)).collect();
+            let users: Vec<&Network> = config.networks.iter().filter(|n| n.is_routed_by_host(ipv6)).collect();
             let Some(&first) = users.first() else { continue };
             if self.facts.sysctl_on(path) {
                 // Already on: still wanted, so that it is put back when somebody turns it off, unless told otherwise.

@@ -169,6 +169,11 @@ pub enum Key {
 }
 
 impl Key {
+    /// A route of the main table with the metric that the kernel gives a family's routes.
+    pub fn route(netns: Netns, to: IpNetwork) -> Self {
+        Self::Route { netns, table: RT_TABLE_MAIN, to, metric: usual_metric(to) }
+    }
+
     /// The kind.
     pub fn kind(&self) -> Kind {
         match self {
@@ -214,8 +219,7 @@ impl Key {
                 } else {
                     to.to_string()
                 };
-                let usual = if to.is_ipv4() { 0 } else { 1024 };
-                if *metric != usual {
+                if *metric != usual_metric(*to) {
                     text += &format!(" metric {metric}");
                 }
                 if *table != RT_TABLE_MAIN {
@@ -231,6 +235,11 @@ impl Key {
             Self::Element { set, key } => format!("{set} {{ {key} }}"),
         }
     }
+}
+
+/// The kernel's default metric of routes: of IPv6 `IP6_RT_PRIO_USER`.
+fn usual_metric(to: IpNetwork) -> u32 {
+    if to.is_ipv4() { 0 } else { 1024 }
 }
 
 /// `RT_TABLE_MAIN`.

@@ -1,0 +1,282 @@
+//! The overlay driver: a bridge network whose containers live on several hosts. Every host knows from the file where all
+//! others are, so nobody is asked and nothing is flooded.
+//!
+//! | topology | for each other host | for each container there |
+//! |---|---|---|
+//! | switched | its bridge is known as a container is | MAC → VTEP in the tunnel's database, MAC → tunnel in the bridge's, a neighbour for each address |
+//! | routed | a route to its piece, a neighbour for its router, MAC → VTEP | nothing |
+//! | direct | a route to its piece by the host's own address | nothing |
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::{Build, ChosenNetwork, Whole};
+use crate::config::{Host, Network, Overlay, Subnet, Topology};
+use crate::state::facts::Way;
+use crate::state::{
+    Address, BridgePort, Device, Fdb, InterfaceName, Key, Link, LinkKind, Mac, Neighbour, Netns, Object,
+    Owner, Route,
+};
+
+/// What VXLAN puts before a packet: Ethernet, VXLAN, UDP and the outer IP header (RFC 7348).
+const OVERHEAD: [u32; 2] = [50, 70];
+
+/// One that is reached through a switched network's tunnel: a container on another host, or that host itself.
+struct Station<'a> {
+    owner: &'a Owner,
+    mac: Mac,
+    addresses: Vec<IpAddr>,
+    vtep: IpAddr,
+}
+
+impl<'a> Whole<'a> {
+    /// The host that this is.
+    fn own(&self) -> Option<&'a Host> {
+        self.config.hosts.get(self.here)
+    }
+
+    /// The other hosts, with their indices.
+    pub(super) fn others(self) -> impl Iterator<Item = (usize, &'a Host)> {
+        self.config.hosts.iter().enumerate().filter(move |(index, _)| *index != self.here)
+    }
+
+    /// All that is reached through the tunnels of switched networks, by network.
+    fn stations(self) -> Vec<Vec<Station<'a>>> {
+        let (config, chosen) = (self.config, self.chosen);
+        let mut all: Vec<Vec<Station>> = Vec::new();
+        for (network, chosen) in config.networks.iter().zip(&chosen.networks) {
+            let hosts = self.others().filter(|_| network.is_switched()).filter_map(|(index, host)| {
+                let own = chosen.hosts.get(index)?;
+                let addresses = own.addresses.iter().map(IpNetwork::ip).collect();
+                Some(Station { owner: &host.owner, mac: own.bridge_mac, addresses, vtep: host.vtep()? })
+            });
+            all.push(hosts.collect());
+        }
+        for (container, chosen) in config.containers.iter().zip(&chosen.containers) {
+            let host = container.host.filter(|host| *host != self.here);
+            let Some(vtep) = host.and_then(|host| config.hosts[host].vtep()) else { continue };
+            for (attachment, chosen) in container.attachments.iter().zip(chosen) {
+                if config.network(attachment).is_switched() {
+                    let addresses = chosen.addresses.iter().map(|a| a.ip.ip()).collect();
+                    let station = Station { owner: &attachment.owner, mac: chosen.mac, addresses, vtep };
+                    all[attachment.network].push(station);
+                }
+            }
+        }
+        all
+    }
+}
+
+impl<'a> Build<'a> {
+    /// What overlay networks have beside their bridges.
+    pub(super) fn overlays(&mut self) {
+        let Some(whole) = self.whole else { return };
+        let mut users = Vec::new();
+        let networks = self.config.networks.iter().zip(&self.chosen.networks);
+        for ((network, names), stations) in networks.zip(whole.stations()) {
+            let Some(overlay) = &network.overlay else { continue };
+            users.push((network, overlay));
+            self.tunnel(network, overlay, names, whole);
+            match overlay.topology {
+                Topology::Switched => self.stations(names, stations),
+                Topology::Routed => self.routed(network, names, whole),
+                Topology::Direct => self.direct(network, overlay, whole),
+            }
+        }
+        self.underlay(&users, whole);
+    }
+
+    /// The VXLAN device.
+    fn tunnel(&mut self, network: &Network, overlay: &Overlay, names: &ChosenNetwork, whole: Whole<'_>) {
+        let (Some(vxlan), Some(vni), Some(local)) = (names.vxlan, overlay.vni, whole.own().and_then(Host::vtep)) else {
+            return;
+        };
+        let Some(own) = names.hosts.get(whole.here) else { return };
+        let switched = overlay.topology == Topology::Switched;
+        // What the bridge does not know is not behind the tunnel, and what it knows it answers for.
+        let port = BridgePort {
+            no_learning: true,
+            no_flood: true,
+            no_mcast_flood: true,
+            no_bcast_flood: true,
+            neigh_suppress: true,
+            ..BridgePort::default()
+        };
+        let link = Link {
+            kind: LinkKind::Vxlan {
+                vni,
+                udp_port: overlay.port,
+                local,
+                underlay: overlay.underlay,
+                learning: false,
+            },
+            device: Device {
+                mac: own.vxlan_mac,
+                mtu: self.mtu(network),
+                up: true,
+                link_local: false,
+                promote_secondaries: true,
+                no_arp: false,
+            },
+            master: switched.then_some(names.bridge),
+            port: switched.then_some(port),
+            leaving: false,
+        };
+        self.want(Key::Link { netns: Netns::HOST, name: vxlan }, Object::Link(link), &network.owner);
+    }
+
+    /// Everyone behind a switched network's tunnel.
+    fn stations(&mut self, names: &ChosenNetwork, stations: Vec<Station<'_>>) {
+        let Some(vxlan) = names.vxlan else { return };
+        for Station { owner, mac, addresses, vtep } in stations {
+            let fdb = |link| Key::Fdb { netns: Netns::HOST, link, mac };
+            self.want(fdb(vxlan), Object::Fdb(Fdb::behind(vtep)), owner);
+            self.want(fdb(names.bridge), Object::Fdb(Fdb::by(vxlan)), owner);
+            for ip in addresses {
+                self.neighbour(names.bridge, ip, mac, owner);
+            }
+        }
+    }
+
+    /// The other hosts' pieces, through the tunnel. The device has the gateway's addresses too: what the host itself sends
+    /// into the tunnel comes from there.
+    fn routed(&mut self, network: &Network, names: &ChosenNetwork, whole: Whole<'_>) {
+        let Some(vxlan) = names.vxlan else { return };
+        for gateway in network.subnets.iter().filter_map(|subnet| subnet.gateway) {
+            let key = Key::Address { netns: Netns::HOST, link: vxlan, ip: gateway.into() };
+            self.want(key, Object::Address(Address::lasting()), &network.owner);
+        }
+        let parameter = |family: &str, name: &str| format!("net/{family}/conf/{vxlan}/{name}");
+        for family in [(false, "ipv4"), (true, "ipv6")].into_iter().filter(|(v6, _)| network.has_family(*v6)) {
+            self.want_sysctl(&Netns::HOST, parameter(family.1, "forwarding"), "1", &network.owner);
+        }
+        if self.facts.has_ipv6() {
+            self.want_sysctl(&Netns::HOST, parameter("ipv6", "accept_ra"), "0", &network.owner);
+        }
+        for (index, host) in whole.others() {
+            let (Some(vtep), Some(chosen)) = (host.vtep(), names.hosts.get(index)) else { continue };
+            let mac = chosen.vxlan_mac;
+            let key = Key::Fdb { netns: Netns::HOST, link: vxlan, mac };
+            self.want(key, Object::Fdb(Fdb::behind(vtep)), &host.owner);
+            for subnet in network.on_host(host).subnets {
+                let Some(router) = subnet.gateway else { continue };
+                self.neighbour(vxlan, router, mac, &host.owner);
+                let route = Route { onlink: true, ..Route::new(vxlan, Some(router)) };
+                self.route_to(&subnet, route, &host.owner);
+            }
+        }
+    }
+
+    /// The other hosts' pieces, by the hosts' own addresses on a link that all share.
+    fn direct(&mut self, network: &Network, overlay: &Overlay, whole: Whole<'_>) {
+        for (_, host) in whole.others() {
+            for subnet in network.on_host(host).subnets {
+                let ipv6 = subnet.net.is_ipv6();
+                let Some(via) = host.address(ipv6) else { continue };
+                // That there is no way is said once, of all.
+                let Some(way) = self.facts.ways.get(&via) else { continue };
+                if let Some(router) = way.via {
+                    let line = self.config.sources.line(&network.place);
+                    self.refusals.push(format!(
+                        "network `{}` ({line}) is `direct`, but host `{}` is on no link of this host: {via} is reached by \
+                         {router}; use the topology `routed`, which goes through a tunnel",
+                        network.name, host.name
+                    ));
+                    continue;
+                }
+                let src = network.subnets.iter().filter_map(|own| own.gateway).find(|own| own.is_ipv6() == ipv6);
+                let dev = overlay.underlay.unwrap_or(way.dev);
+                self.route_to(&subnet, Route { src, ..Route::new(dev, Some(via)) }, &host.owner);
+            }
+        }
+    }
+
+    fn route_to(&mut self, subnet: &Subnet, route: Route, owner: &Owner) {
+        self.want(Key::route(Netns::HOST, subnet.net), Object::Route(route), owner);
+    }
+
+    fn neighbour(&mut self, link: InterfaceName, ip: IpAddr, mac: Mac, owner: &Owner) {
+        let key = Key::Neighbour { netns: Netns::HOST, link, ip };
+        self.want(key, Object::Neighbour(Neighbour { mac }), owner);
+    }
+
+    /// What the host lacks for its overlay networks.
+    fn underlay(&mut self, users: &[(&'a Network, &'a Overlay)], whole: Whole<'a>) {
+        let (Some(own), false) = (whole.own(), users.is_empty()) else { return };
+        let needs = |overlay: &Overlay, network: &Network, ipv6: bool, host: &Host| {
+            let address = if overlay.vni.is_some() { host.vtep() } else { host.address(ipv6) };
+            address.filter(|_| network.has_family(ipv6))
+        };
+        let all = |host: &Host| -> BTreeSet<IpAddr> {
+            let families = users.iter().flat_map(|user| [(user, false), (user, true)]);
+            families.filter_map(|((network, overlay), ipv6)| needs(overlay, network, ipv6, host)).collect()
+        };
+        for address in all(own).into_iter().filter(|address| !self.is_own(*address)).collect::<Vec<_>>() {
+            let text = format!("{} is this host, but {address} is no address of it", own.owner);
+            self.warn("address-missing", text, Some(&own.owner));
+        }
+        let lost = |host: &'a Host| {
+            let addresses = all(host).into_iter().filter(|address| !self.facts.ways.contains_key(address));
+            addresses.map(move |address| (host, address)).collect::<Vec<_>>()
+        };
+        let lost: Vec<(&Host, IpAddr)> = whole.others().flat_map(|(_, host)| lost(host)).collect();
+        if let [(first, address), rest @ ..] = &lost[..] {
+            let more = if rest.is_empty() { String::new() } else { format!(", nor to {} more", rest.len()) };
+            let text = format!("this host has no route to {} at {address}{more}", first.owner);
+            self.warn("peer-unreachable", text, Some(&first.owner));
+        }
+        for (network, overlay) in users {
+            let line = || self.config.sources.line(&network.place);
+            if let Some(device) = overlay.underlay.filter(|device| !self.facts.devices.contains_key(device)) {
+                self.refusals.push(format!(
+                    "network `{}` ({}) runs over `{device}`, which is no device of this host: bring it up first, or leave out \
+                     `underlay` to follow the routes",
+                    network.name,
+                    line()
+                ));
+            }
+            let fits = self.fits(overlay);
+            if let (Some(given), Some(fits)) = (network.mtu, fits)
+                && given > fits
+            {
+                let text = format!("{} has an MTU of {given}, of which {fits} fit between the hosts", network.owner);
+                self.warn("mtu-too-large", text, Some(&network.owner));
+            }
+        }
+    }
+
+    /// The largest packet between containers that gets to every other host whole, in bytes; none where no host is reached.
+    fn fits(&self, overlay: &Overlay) -> Option<u32> {
+        let underlay = match overlay.underlay {
+            Some(device) => self.facts.devices.get(&device)?.mtu,
+            None => self.facts.ways.values().map(|way: &Way| way.mtu).min()?,
+        };
+        if overlay.vni.is_none() {
+            return Some(underlay);
+        }
+        let vtep = self.whole.and_then(|whole| whole.own()).and_then(Host::vtep)?;
+        underlay.checked_sub(OVERHEAD[usize::from(vtep.is_ipv6())])
+    }
+
+    /// The MTU of an overlay network's devices where the file gives none: what fits, else what mostly does.
+    pub(super) fn overlay_mtu(&self, overlay: &Overlay, otherwise: u32) -> u32 {
+        self.fits(overlay).unwrap_or_else(|| if overlay.vni.is_some() { otherwise.saturating_sub(OVERHEAD[1]) } else { otherwise })
+    }
+
+    /// The devices by which the other hosts of a `direct` network are reached, and with which of its subnets behind them.
+    pub(super) fn shared_links(&self, network: &Network) -> Vec<(InterfaceName, IpNetwork)> {
+        let Some((overlay, whole)) = network.overlay.as_ref().zip(self.whole) else { return Vec::new() };
+        if overlay.topology != Topology::Direct {
+            return Vec::new();
+        }
+        let mut links = BTreeSet::new();
+        for subnet in &network.subnets {
+            let addresses = whole.others().filter_map(|(_, host)| host.address(subnet.net.is_ipv6()));
+            let ways = addresses.filter_map(|address| self.facts.ways.get(&address));
+            links.extend(ways.map(|way| (overlay.underlay.unwrap_or(way.dev), subnet.whole)));
+        }
+        links.into_iter().collect()
+    }
+}
