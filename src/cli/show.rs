@@ -3,9 +3,9 @@
 use anyhow::Context;
 
 use super::{Done, Error, Output, kernel};
-use crate::desired::{Chosen, filled_in};
+use crate::desired::filled_in;
 use crate::kernel::Backend;
-use crate::reconcile::asked;
+use crate::reconcile::{PrepareError, asked};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -16,10 +16,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result<Done, Error> {
     let config = args.load()?;
-    let chosen = Chosen::new(&config)?;
     // The MTU's default is the uplink's; reading it needs no privilege.
-    let facts = kernel()?.facts(&asked(&config)).map_err(crate::reconcile::PrepareError::from)?;
-    let document = filled_in(&config, &chosen, &facts);
+    let facts = kernel()?.facts(&asked(&config)).map_err(PrepareError::from)?;
+    let document = filled_in(&config, &facts, args.host.as_deref()).map_err(PrepareError::from)?;
     if command.json {
         output.json(&document);
     } else {

@@ -24,6 +24,7 @@ impl Build<'_> {
         } else {
             self.made(network, names);
         }
+        let own = self.whole.and_then(|whole| names.hosts.get(whole.here));
         let mut address = |ip, object| {
             let key = Key::Address { netns: Netns::HOST, link: names.bridge, ip };
             self.want(key, Object::Address(object), &network.owner);
@@ -32,7 +33,6 @@ impl Build<'_> {
             // The gateway's address is on every host. What a host sends is answered to one that is its own.
             let gateways = network.subnets.iter().filter_map(|subnet| subnet.gateway);
             gateways.for_each(|ip| address(ip.into(), Address { deprecated: true, ..Address::lasting() }));
-            let own = self.whole.and_then(|whole| names.hosts.get(whole.here));
             own.into_iter().flat_map(|own| &own.addresses).for_each(|ip| address(*ip, Address::lasting()));
             return;
         }

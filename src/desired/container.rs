@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::{Build, ChosenAttachment};
+use super::{Build, Chosen, ChosenAttachment, Whole};
 use crate::config::{Config, Container, ContainerNetns, Mode, Network, Port};
 use crate::state::{
     Address, BridgePort, Device, InterfaceName, Key, Link, LinkKind, Netns, NetnsObject, Object, Owner, Peer, Route, facts,
@@ -47,15 +47,22 @@ impl<'a> Member<'a> {
     }
 }
 
+/// The containers of a file, or of a part of it, with what was chosen for them.
+fn members<'a>(config: &'a Config, chosen: &'a Chosen) -> impl Iterator<Item = Member<'a>> {
+    config.containers.iter().zip(&chosen.containers).map(move |(container, chosen)| Member { config, container, chosen })
+}
+
+impl<'a> Whole<'a> {
+    /// Every container of another host.
+    pub(super) fn elsewhere(self) -> impl Iterator<Item = Member<'a>> {
+        members(self.config, self.chosen).filter(move |member| !member.container.is_on(self.here))
+    }
+}
+
 impl<'a> Build<'a> {
     /// Every container with what was chosen for it.
     pub(super) fn members(&self) -> impl Iterator<Item = Member<'a>> + use<'a> {
-        let (config, chosen) = (self.config, self.chosen);
-        config.containers.iter().zip(&chosen.containers).map(move |(container, chosen)| Member {
-            config,
-            container,
-            chosen,
-        })
+        members(self.config, self.chosen)
     }
 
     /// The objects of every container, the firewall's left out.

@@ -20,6 +20,9 @@ pub use show::filled_in;
 use crate::config::{Config, Container, ContainerNetns, Invalid, Network, Overlap};
 use crate::state::{Facts, Key, Netns, Object, Owner, State, Sysctl, Warning, facts};
 
+/// How many hosts a message names.
+const HOSTS_NAMED: usize = 8;
+
 /// What the kernel is to hold, and what is to be said about it.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
@@ -46,37 +49,30 @@ pub enum DesiredError {
 /// else the system's.
 pub fn desired(config: &Config, facts: &Facts, host: Option<&str>) -> Result<Desired, DesiredError> {
     let chosen = Chosen::new(config)?;
-    if config.hosts.is_empty() {
-        return build(config, &chosen, None, facts);
-    }
-    let name = host.unwrap_or(&facts.host);
-    let Some(here) = config.hosts.iter().position(|h| h.name.as_str() == name) else {
-        let names: Vec<String> = config.hosts.iter().map(|h| format!("`{}`", h.name)).collect();
-        return Err(DesiredError::Host(vec![format!(
-            "this host is called `{name}`, which is none of the file's: say with `--host` which one it is ({})",
-            names.join(", ")
-        )]));
+    let Some(here) = here(config, facts, host)? else {
+        return Build::new(config, &chosen, None, facts).finish();
     };
     let whole = Whole { config, chosen: &chosen, here };
-    build(&config.on_host(here), &chosen.on_host(config, here), Some(whole), facts)
+    Build::new(&config.on_host(here), &chosen.on_host(config, here), Some(whole), facts).finish()
 }
 
-fn build(
-    config: &Config,
-    chosen: &Chosen,
-    whole: Option<Whole<'_>>,
-    facts: &Facts,
-) -> Result<Desired, DesiredError> {
-    let mut build = Build { config, facts, chosen, whole, out: Desired::default(), refusals: Vec::new() };
-    build.namespaces();
-    build.overlaps();
-    build.forwarding();
-    build.bridges();
-    build.overlays();
-    build.containers();
-    build.firewall();
-    build.unknown_devices();
-    if build.refusals.is_empty() { Ok(build.out) } else { Err(DesiredError::Host(build.refusals)) }
+/// Which of a file's hosts (by index) this is; none where it names none.
+fn here(config: &Config, facts: &Facts, host: Option<&str>) -> Result<Option<usize>, DesiredError> {
+    if config.hosts.is_empty() {
+        return Ok(None);
+    }
+    let name = host.unwrap_or(&facts.host);
+    let here = config.hosts.iter().position(|h| h.name.as_str() == name);
+    here.map(Some).ok_or_else(|| {
+        // A few are enough to see what is meant.
+        let names: Vec<String> = config.hosts.iter().take(HOSTS_NAMED).map(|h| format!("`{}`", h.name)).collect();
+        let more = config.hosts.len() - names.len();
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        DesiredError::Host(vec![format!(
+            "this host is called `{name}`, which is none of the file's: say with `--host` which one it is ({}{more})",
+            names.join(", ")
+        )])
+    })
 }
 
 /// A file of several hosts, and the one (by index) that this is.
@@ -96,6 +92,25 @@ struct Build<'a> {
     whole: Option<Whole<'a>>,
     out: Desired,
     refusals: Vec<String>,
+}
+
+impl<'a> Build<'a> {
+    fn new(config: &'a Config, chosen: &'a Chosen, whole: Option<Whole<'a>>, facts: &'a Facts) -> Self {
+        Self { config, facts, chosen, whole, out: Desired::default(), refusals: Vec::new() }
+    }
+
+    /// The whole of it.
+    fn finish(mut self) -> Result<Desired, DesiredError> {
+        self.namespaces();
+        self.overlaps();
+        self.forwarding();
+        self.bridges();
+        self.overlays();
+        self.containers();
+        self.firewall();
+        self.unknown_devices();
+        if self.refusals.is_empty() { Ok(self.out) } else { Err(DesiredError::Host(self.refusals)) }
+    }
 }
 
 impl Build<'_> {

@@ -2,19 +2,23 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Chosen, ChosenAttachment, ChosenNetwork};
-use crate::config::{Attachment, Config, Container, Network, Overlap, Port, PortAddress, PortRange};
-use crate::desired::bridge::mtu;
+use super::{Build, Chosen, ChosenAttachment, ChosenNetwork, DesiredError, Whole, here};
+use crate::config::{Attachment, Config, Container, Host, Network, Overlap, Overlay, Port, PortAddress, PortRange};
 use crate::state::Facts;
 
-/// The filled-in file, with its tables in file order.
-pub fn filled_in(config: &Config, chosen: &Chosen, facts: &Facts) -> Value {
+/// The filled-in file, with its tables in file order; MTUs are those of this host, which is called `host` where that is not
+/// the system's name.
+pub fn filled_in(config: &Config, facts: &Facts, host: Option<&str>) -> Result<Value, DesiredError> {
+    let chosen = Chosen::new(config)?;
+    let whole = here(config, facts, host)?.map(|here| Whole { config, chosen: &chosen, here });
+    let build = Build::new(config, &chosen, whole, facts);
     let settings = &config.settings;
+    let hosts: Map<String, Value> = config.hosts.iter().map(|h| (h.name.to_string(), self::host(h))).collect();
     let networks: Map<String, Value> = config
         .networks
         .iter()
         .zip(&chosen.networks)
-        .map(|(n, chosen)| (n.name.to_string(), network(n, chosen, mtu(n, chosen.bridge, facts))))
+        .map(|(n, chosen)| (n.name.to_string(), network(n, chosen, build.mtu(n))))
         .collect();
     let containers: Map<String, Value> = config
         .containers
@@ -22,7 +26,7 @@ pub fn filled_in(config: &Config, chosen: &Chosen, facts: &Facts) -> Value {
         .zip(&chosen.containers)
         .map(|(c, chosen)| (c.name.to_string(), container(config, c, chosen)))
         .collect();
-    json!({
+    let mut value = json!({
         "expect": config.expect.iter().map(|line| &line.text).collect::<Vec<_>>(),
         "settings": {
             "forwarding": settings.forwarding,
@@ -31,24 +35,39 @@ pub fn filled_in(config: &Config, chosen: &Chosen, facts: &Facts) -> Value {
         },
         "networks": networks,
         "containers": containers,
-    })
+    });
+    if !hosts.is_empty() {
+        value["hosts"] = Value::Object(hosts);
+    }
+    Ok(value)
+}
+
+fn host(host: &Host) -> Value {
+    json!({ "id": host.id, "address": host.addresses })
 }
 
 fn network(network: &Network, chosen: &ChosenNetwork, mtu: u32) -> Value {
     let gateways: Vec<_> = network.subnets.iter().filter_map(|s| s.gateway).collect();
     let mut value = json!({
-        "driver": "bridge",
+        "driver": if network.overlay.is_some() { "overlay" } else { "bridge" },
         "subnet": network.subnets.iter().map(|s| s.net).collect::<Vec<_>>(),
-        "gateway": if gateways.is_empty() { json!(false) } else { json!(gateways) },
-        "range": network.subnets.iter().map(|s| s.range).collect::<Vec<_>>(),
         "reserve": network.reserve,
         "bridge": chosen.bridge,
-        "adopt": network.adopt,
         "mtu": mtu,
         "internal": network.is_internal(),
-        "icc": network.icc,
         "trusted": network.trusted,
     });
+    if !network.has_pieces() {
+        value["gateway"] = if gateways.is_empty() { json!(false) } else { json!(gateways) };
+        value["range"] = json!(network.subnets.iter().map(|s| s.range).collect::<Vec<_>>());
+    }
+    match &network.overlay {
+        Some(overlay) => self::overlay(&mut value, network, overlay),
+        None => {
+            value["adopt"] = json!(network.adopt);
+            value["icc"] = json!(network.icc);
+        }
+    }
     if !network.is_internal() {
         let modes = [(false, "ipv4"), (true, "ipv6")].into_iter();
         let modes = modes.filter_map(|(ipv6, key)| Some((key.to_owned(), json!(network.mode(ipv6)?.as_str()))));
@@ -60,6 +79,24 @@ fn network(network: &Network, chosen: &ChosenNetwork, mtu: u32) -> Value {
     value
 }
 
+/// What is of the overlay driver.
+fn overlay(value: &mut Value, network: &Network, overlay: &Overlay) {
+    value["topology"] = json!(overlay.topology.as_str());
+    if let Some(vni) = overlay.vni {
+        value["vni"] = json!(vni);
+        value["port"] = json!(overlay.port);
+        value["mss_clamp"] = json!(overlay.mss_clamp);
+    }
+    if let Some(underlay) = overlay.underlay {
+        value["underlay"] = json!(underlay);
+    }
+    if network.has_pieces() {
+        let lengths = [(false, "ipv4"), (true, "ipv6")].into_iter().filter(|(ipv6, _)| network.has_family(*ipv6));
+        let lengths = lengths.map(|(ipv6, key)| (key.to_owned(), json!(overlay.host_prefix[usize::from(ipv6)])));
+        value["host_prefix"] = Value::Object(lengths.collect());
+    }
+}
+
 fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]) -> Value {
     let networks: Map<String, Value> = container
         .attachments
@@ -68,7 +105,7 @@ fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]
         .map(|(a, chosen)| (config.networks[a.network].name.to_string(), attachment(a, chosen)))
         .collect();
     let sysctl: Map<String, Value> = container.sysctls.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-    json!({
+    let mut value = json!({
         "netns": container.netns.netns(),
         "networks": networks,
         "ports": container
@@ -77,7 +114,11 @@ fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]
             .map(|addresses| port(config, container, addresses))
             .collect::<Vec<_>>(),
         "sysctl": sysctl,
-    })
+    });
+    if let Some(host) = container.host {
+        value["host"] = json!(config.hosts[host].name);
+    }
+    value
 }
 
 fn attachment(attachment: &Attachment, chosen: &ChosenAttachment) -> Value {

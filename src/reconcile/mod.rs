@@ -77,18 +77,25 @@ pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -
     Ok(Prepared { desired: state, live, scope, plan })
 }
 
-/// What a file's desired state depends on: the bridges that it adopts, the devices that it trusts, and the namespaces whose identity matters. Once
-/// one is named by a path, any two may be the same.
+/// What a file's desired state depends on: the bridges that it adopts, the devices that it trusts or that tunnels run over,
+/// the other hosts of overlay networks, and the namespaces whose identity matters. Once one is named by a path, any two may
+/// be the same.
 pub fn asked(config: &Config) -> Asked {
     let any_path = config.containers.iter().any(|c| matches!(c.netns, ContainerNetns::Path(_)));
     let containers = config.containers.iter().filter(|_| any_path);
+    let any_overlay = config.networks.iter().any(|n| n.overlay.is_some());
+    let hosts = config.hosts.iter().filter(|_| any_overlay);
     Asked {
         namespaces: containers.map(|c| c.netns.netns().clone()).collect(),
         devices: config
             .networks
             .iter()
-            .flat_map(|n| n.adopt.then(|| bridge_name(n)).into_iter().chain(n.trusted.iter().copied()))
+            .flat_map(|n| {
+                let underlay = n.overlay.as_ref().and_then(|overlay| overlay.underlay);
+                n.adopt.then(|| bridge_name(n)).into_iter().chain(n.trusted.iter().copied()).chain(underlay)
+            })
             .collect(),
+        peers: hosts.flat_map(|host| host.addresses.iter().copied()).collect(),
     }
 }
 

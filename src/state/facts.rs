@@ -1,6 +1,7 @@
 //! What a desired state depends on beside the file.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
@@ -31,6 +32,8 @@ pub struct Facts {
     pub ra_uplinks: Vec<InterfaceName>,
     /// The devices that were asked for by name, as far as there are such.
     pub devices: BTreeMap<InterfaceName, HostDevice>,
+    /// How the addresses that were asked for are reached, as far as they are.
+    pub ways: BTreeMap<IpAddr, Way>,
     /// The device and inode number of the host's network namespace.
     pub host_namespace: (u64, u64),
     /// The same of the namespaces that containers are to live in, as far as they were asked for: none where there is no
@@ -69,6 +72,8 @@ pub struct Asked {
     pub namespaces: Vec<Netns>,
     /// Devices of the host.
     pub devices: Vec<InterfaceName>,
+    /// Addresses of other hosts.
+    pub peers: Vec<IpAddr>,
 }
 
 /// A device of the host's that was asked for.
@@ -80,6 +85,17 @@ pub struct HostDevice {
     pub ours: bool,
     /// Its MTU in bytes.
     pub mtu: u32,
+}
+
+/// How another host is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// The device.
+    pub dev: InterfaceName,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// The router, where the host is on no link of this one.
+    pub via: Option<IpAddr>,
 }
 
 /// The device towards the world.

@@ -430,6 +430,16 @@ pub struct Address {
     /// (`IFA_F_SECONDARY`), and while its device is down.
     #[serde(default)]
     pub no_prefix_route: bool,
+    /// Whether it is never chosen as a source.
+    #[serde(default)]
+    pub deprecated: bool,
+}
+
+impl Address {
+    /// One that stays.
+    pub fn lasting() -> Self {
+        Self { permanent: true, no_prefix_route: false, deprecated: false }
+    }
 }
 
 /// A route.

@@ -16,6 +16,7 @@ mod drift;
 mod flows;
 mod hosts;
 mod idempotence;
+mod overlay;
 mod peers;
 mod ports;
 mod reload;

@@ -50,9 +50,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use events::{Events, ruleset_generation};
+pub use expect::expect;
 pub use netrec::{Done, NETREC, Plan};
 pub use probe::{Answer, Conn, Listener, NoAnswer, Reply, UdpFlow};
-pub use sandbox::sandbox;
+pub use sandbox::{run_test, sandbox};
 pub use snapshot::Snapshot;
 pub use space::{Machine, Output, Space};
 

@@ -21,7 +21,7 @@ pub fn sandbox<F: FnOnce()>(body: F) {
 }
 
 /// `closure` is the type name of a closure of the test function: `crate::module::test::{{closure}}`.
-pub(super) fn run_test(closure: &str, body: impl FnOnce()) {
+pub fn run_test(closure: &str, body: impl FnOnce()) {
     if std::env::var_os(MARK).is_some() {
         thread::spawn(|| {
             thread::sleep(LIMIT);

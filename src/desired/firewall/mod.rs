@@ -6,27 +6,29 @@
 //!
 //! | hook | base chain | asks |
 //! |---|---|---|
-//! | prerouting, raw | `guard` | is it a 127/8 address from outside? (only where `route_localnet` is set) |
+//! | prerouting, raw | `guard` | is it a 127/8 address from outside (only where `route_localnet` is set), or a tunnel's packet from a stranger (only where there are tunnels)? |
 //! | prerouting, before dstnat | `allow` | may this source use the published port? (only where there are such lists) |
 //! | prerouting, dstnat | `prerouting` | is it a published port of this host? |
 //! | output, dstnat | `output` | the same for the host's own connections |
 //! | input, filter | `input` | is it a gateway address asked for from outside? |
+//! | forward, mangle | `clamp` | does a connection begin that goes through a tunnel? (only where its segments are kept small) |
 //! | forward, filter | `forward` | may it leave its network (`forward-from.NET`), and enter this one (`forward-to.NET`)? |
 //! | postrouting, srcnat | `postrouting` | does it leave its network (`nat-from.NET`), or turn back into it (`nat-to.NET`)? |
 
 mod ports;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
 use self::ports::Published;
-use super::Build;
-use crate::config::{Mode, Network};
+use super::{Build, ChosenNetwork, Whole};
+use crate::config::{Mode, Network, Subnet};
 use crate::state::firewall::{
     BaseChain, CT_ESTABLISHED_RELATED, CT_STATUS_DNAT, Chain, ChainKind, Concat, DataType, Datum, Element, ElementData,
-    Expr, Family, Field, Hook, PRIORITY_DSTNAT, PRIORITY_FILTER, PRIORITY_RAW, PRIORITY_SRCNAT, Policy, RTN_LOCAL,
+    Expr, Family, Field, Hook, PRIORITY_DSTNAT, PRIORITY_FILTER, PRIORITY_MANGLE, PRIORITY_RAW, PRIORITY_SRCNAT, Policy, RTN_LOCAL,
     Rule, Set, SetData, Table, Verdict,
 };
 use crate::state::{InterfaceName, Key, Netns, Object, Owner};
@@ -34,6 +36,8 @@ use crate::state::{InterfaceName, Key, Netns, Object, Owner};
 /// `NF_IP_PRI_NAT_DST` less 10: after connection tracking, and while the destination is still the one that was asked for.
 const PRIORITY_ALLOW: i32 = -110;
 const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
 /// Verdict maps from bridges to their networks' chains, which are named after the map: `forward-to.front`.
@@ -42,6 +46,12 @@ const FORWARD_TO: &str = "forward-to";
 const INPUT_FROM: &str = "input-from";
 const NAT_FROM: &str = "nat-from";
 const NAT_TO: &str = "nat-to";
+/// The ports of tunnels, the devices that no packet of a tunnel comes by, and the chain that asks who sent one.
+const TUNNEL_PORT: &str = "tunnel-port";
+const INSIDE: &str = "inside";
+const TUNNEL: &str = "tunnel";
+/// The devices behind which a tunnel begins.
+const CLAMPED: &str = "clamped";
 /// The chain that looks published ports up.
 const PORTS: &str = "ports";
 /// The base chain that asks who may use a published port, the chain that looks it up, and the prefix of the chains that
@@ -68,6 +78,8 @@ struct Names {
     allow: &'static str,
     allow_any: &'static str,
     gateway: &'static str,
+    /// Where tunnels from other hosts come from.
+    peer: &'static str,
 }
 
 const FAMILIES: [Names; 2] = [
@@ -86,6 +98,7 @@ const FAMILIES: [Names; 2] = [
         allow: "allow4",
         allow_any: "allow4-any",
         gateway: "gateway4",
+        peer: "peer4",
     },
     Names {
         family: Family::Ipv6,
@@ -102,6 +115,7 @@ const FAMILIES: [Names; 2] = [
         allow: "allow6",
         allow_any: "allow6-any",
         gateway: "gateway6",
+        peer: "peer6",
     },
 ];
 
@@ -172,17 +186,60 @@ impl Build<'_> {
         self.want(Key::Table, Object::Table(Table::default()), &Owner::netrec());
         let published = self.ports();
         self.networks(&published);
-        self.base_chains(&published);
-        self.sets(&published);
+        let tunnels = self.tunnels();
+        self.base_chains(&published, &tunnels);
+        self.sets(&published, &tunnels);
     }
 
-    fn sets(&mut self, published: &Published) {
+    /// What the guard of tunnels looks up.
+    fn tunnels(&mut self) -> Tunnels {
+        let (config, chosen) = (self.config, self.chosen);
+        let mut tunnels = Tunnels::default();
+        for (network, names) in config.networks.iter().zip(&chosen.networks) {
+            let Some((overlay, vxlan)) = network.overlay.as_ref().zip(names.vxlan) else { continue };
+            tunnels.any = true;
+            self.element(TUNNEL_PORT, vec![Datum::InetService(overlay.port)], None, &network.owner);
+            if overlay.mss_clamp {
+                tunnels.clamped = true;
+                let device = if network.is_switched() { names.bridge } else { vxlan };
+                self.element(CLAMPED, vec![Datum::Ifname(device)], None, &network.owner);
+            }
+        }
+        if !tunnels.any {
+            return tunnels;
+        }
+        for (network, names) in config.networks.iter().zip(&chosen.networks) {
+            for device in devices(network, names) {
+                self.element(INSIDE, vec![Datum::Ifname(device)], None, &network.owner);
+            }
+        }
+        for (_, host) in self.whole.into_iter().flat_map(Whole::others) {
+            if let Some(vtep) = host.vtep() {
+                let set = self::names(vtep.is_ipv6()).peer;
+                tunnels.peers.insert(set);
+                self.element(set, vec![ip(vtep)], None, &host.owner);
+            }
+        }
+        tunnels
+    }
+
+    fn sets(&mut self, published: &Published, tunnels: &Tunnels) {
         use DataType::{Ifname, InetProto, InetService, ServiceRange};
+        if tunnels.any {
+            self.set(TUNNEL_PORT, vec![InetService], None);
+            self.set(INSIDE, vec![Ifname], None);
+        }
+        if tunnels.clamped {
+            self.set(CLAMPED, vec![Ifname], None);
+        }
         for names in &FAMILIES {
             let to = Some(SetData::Values(vec![names.address, InetService]));
             self.set(names.exact, vec![names.address, InetProto, InetService], to.clone());
             self.set(names.any, vec![InetProto, InetService], to);
             self.set(names.gateway, vec![names.address], None);
+            if tunnels.peers.contains(names.peer) {
+                self.set(names.peer, vec![names.address], None);
+            }
             let kept = || Some(SetData::Values(vec![names.address]));
             let more = [
                 (names.exact_range, vec![names.address, InetProto, ServiceRange], kept()),
@@ -203,19 +260,35 @@ impl Build<'_> {
         }
     }
 
-    fn base_chains(&mut self, published: &Published) {
+    fn base_chains(&mut self, published: &Published, tunnels: &Tunnels) {
+        let is_local = || equals(Field::FibDaddrType, Datum::FibType(RTN_LOCAL));
+        let local = |chain: &str| Rule(vec![is_local(), jump(chain)]);
+        let mut guard = Vec::new();
         if !published.localnet.is_empty() {
             let foreign = || differs(Field::Iifname, LO);
+            guard.push(Rule(vec![foreign(), equals(Field::IpDaddr, LOOPBACK_NET), drop()]));
+            guard.push(Rule(vec![foreign(), equals(Field::IpSaddr, LOOPBACK_NET), drop()]));
+        }
+        if tunnels.any {
+            let of_tunnel = is_in(Field::ThDport, TUNNEL_PORT);
+            guard.push(Rule(vec![of_protocol(UDP), of_tunnel, is_local(), jump(TUNNEL)]));
+            let mut rules = vec![Rule(vec![is_in(Field::Iifname, INSIDE), drop()])];
+            let peers = FAMILIES.iter().filter(|names| tunnels.peers.contains(names.peer));
+            rules.extend(peers.map(|names| Rule(vec![is_in(names.saddr, names.peer), accept()])));
+            rules.push(Rule(vec![drop()]));
+            self.chain(TUNNEL, None, rules, &Owner::netrec());
+        }
+        if !guard.is_empty() {
+            self.base_chain("guard", (ChainKind::Filter, Hook::Prerouting, PRIORITY_RAW), guard);
+        }
+        if tunnels.clamped {
+            let begins = Expr::AnyBit { field: Field::TcpFlags, bits: TCP_SYN };
             self.base_chain(
-                "guard",
-                (ChainKind::Filter, Hook::Prerouting, PRIORITY_RAW),
-                vec![
-                    Rule(vec![foreign(), equals(Field::IpDaddr, LOOPBACK_NET), drop()]),
-                    Rule(vec![foreign(), equals(Field::IpSaddr, LOOPBACK_NET), drop()]),
-                ],
+                "clamp",
+                (ChainKind::Filter, Hook::Forward, PRIORITY_MANGLE),
+                vec![Rule(vec![is_in(Field::Oifname, CLAMPED), of_protocol(TCP), begins, Expr::ClampMss])],
             );
         }
-        let local = |chain: &str| Rule(vec![equals(Field::FibDaddrType, Datum::FibType(RTN_LOCAL)), jump(chain)]);
         if published.limits() {
             self.base_chain(
                 ALLOW,
@@ -237,7 +310,7 @@ impl Build<'_> {
             vmap(Field::Iifname, INPUT_FROM),
         ];
         input.extend(FAMILIES.iter().map(|names| {
-            Rule(vec![Expr::InSet { fields: vec![names.daddr], negate: false, set: names.gateway.into() }, drop()])
+            Rule(vec![is_in(names.daddr, names.gateway), drop()])
         }));
         self.base_chain("input", (ChainKind::Filter, Hook::Input, PRIORITY_FILTER), input);
         self.base_chain(
@@ -260,28 +333,33 @@ impl Build<'_> {
     fn networks(&mut self, published: &Published) {
         let (config, chosen) = (self.config, self.chosen);
         for (index, (network, names)) in config.networks.iter().zip(&chosen.networks).enumerate() {
-            let bridge = names.bridge;
+            let (bridge, devices) = (names.bridge, devices(network, names));
+            let inside = Inside { devices: &devices, links: &self.shared_links(network) };
             let localnet = published.localnet.contains(&index);
-            self.network_chain(FORWARD_TO, network, bridge, forward_to(network, bridge, published));
-            for (map, rules) in [
-                (FORWARD_FROM, forward_from(network, bridge)),
-                (NAT_FROM, nat_from(network, bridge)),
-                (NAT_TO, nat_to(network, &self.askers(index, published), localnet)),
+            for (map, devices, rules) in [
+                (FORWARD_TO, &devices[..], forward_to(network, &inside, published)),
+                (FORWARD_FROM, &devices[..], forward_from(network, &inside)),
+                (NAT_FROM, &devices[..1], nat_from(network, bridge)),
+                (NAT_TO, &devices[..1], nat_to(network, &self.askers(index, published), localnet)),
             ] {
                 if !rules.is_empty() {
-                    self.network_chain(map, network, bridge, rules);
+                    self.network_chain(map, network, devices, rules);
                 }
             }
             let input = input_from(network);
             if input.is_empty() {
-                let verdict = Some(ElementData::Verdict(Verdict::Accept));
-                self.element(INPUT_FROM, vec![Datum::Ifname(bridge)], verdict, &network.owner);
+                for device in &devices {
+                    let verdict = Some(ElementData::Verdict(Verdict::Accept));
+                    self.element(INPUT_FROM, vec![Datum::Ifname(*device)], verdict, &network.owner);
+                }
             } else {
-                self.network_chain(INPUT_FROM, network, bridge, input);
+                self.network_chain(INPUT_FROM, network, &devices, input);
             }
-            for gateway in network.subnets.iter().filter_map(|s| s.gateway) {
-                let set = self::names(gateway.is_ipv6()).gateway;
-                self.element(set, vec![ip(gateway)], None, &network.owner);
+            let own = self.whole.and_then(|whole| names.hosts.get(whole.here));
+            let own = own.into_iter().flat_map(|own| &own.addresses).map(IpNetwork::ip);
+            for address in network.subnets.iter().filter_map(|s| s.gateway).chain(own) {
+                let set = self::names(address.is_ipv6()).gateway;
+                self.element(set, vec![ip(address)], None, &network.owner);
             }
             // The parameters of a bridge that somebody else made are theirs.
             if network.has_family(false) && !network.adopt {
@@ -303,12 +381,14 @@ impl Build<'_> {
         of(index, Mode::Nat).chain(shared.flat_map(|(_, other)| of(*other, Mode::Routed))).collect()
     }
 
-    /// An element of a verdict map, and the chain that it leads to.
-    fn network_chain(&mut self, map: &str, network: &Network, bridge: InterfaceName, rules: Vec<Rule>) {
+    /// The elements of a verdict map for a network's devices, and the chain that they lead to.
+    fn network_chain(&mut self, map: &str, network: &Network, devices: &[InterfaceName], rules: Vec<Rule>) {
         let name: Arc<str> = format!("{map}.{}", network.name).into();
         self.chain(&name, None, rules, &network.owner);
-        let jump = ElementData::Verdict(Verdict::Jump(name));
-        self.element(map, vec![Datum::Ifname(bridge)], Some(jump), &network.owner);
+        for device in devices {
+            let jump = ElementData::Verdict(Verdict::Jump(Arc::clone(&name)));
+            self.element(map, vec![Datum::Ifname(*device)], Some(jump), &network.owner);
+        }
     }
 
     fn base_chain(&mut self, name: &str, (kind, hook, priority): (ChainKind, Hook, i32), rules: Vec<Rule>) {
@@ -330,6 +410,56 @@ impl Build<'_> {
     }
 }
 
+/// What there is of tunnels.
+#[derive(Debug, Default)]
+struct Tunnels {
+    any: bool,
+    /// Whether some keep the segments of TCP small.
+    clamped: bool,
+    /// The sets of peers that hold any.
+    peers: BTreeSet<&'static str>,
+}
+
+/// The devices of a network that its containers' packets come by: its bridge first, and a tunnel that is no port of it.
+fn devices(network: &Network, names: &ChosenNetwork) -> Vec<InterfaceName> {
+    let tunnel = names.vxlan.filter(|_| !network.is_switched());
+    std::iter::once(names.bridge).chain(tunnel).collect()
+}
+
+/// Where a network's containers are, as the host sees it.
+struct Inside<'a> {
+    /// Behind these devices.
+    devices: &'a [InterfaceName],
+    /// On other hosts, behind devices of all the world's: with the subnet that they are in.
+    links: &'a [(InterfaceName, IpNetwork)],
+}
+
+impl Inside<'_> {
+    /// Whether a packet comes from one of them, each way a rule's beginning.
+    fn from(&self) -> impl Iterator<Item = Vec<Expr>> {
+        let links = self.links.iter().map(|(device, subnet)| {
+            vec![by(Field::Iifname, *device), equals(names(subnet.is_ipv6()).saddr, net(*subnet))]
+        });
+        self.devices.iter().map(|device| vec![by(Field::Iifname, *device)]).chain(links)
+    }
+
+    /// Whether it goes to one of them.
+    fn to(&self) -> impl Iterator<Item = Vec<Expr>> {
+        let links = self.links.iter().map(|(device, subnet)| {
+            vec![by(Field::Oifname, *device), equals(names(subnet.is_ipv6()).daddr, net(*subnet))]
+        });
+        self.devices.iter().map(|device| vec![by(Field::Oifname, *device)]).chain(links)
+    }
+}
+
+fn by(field: Field, device: InterfaceName) -> Expr {
+    equals(field, Datum::Ifname(device))
+}
+
+fn is_in(field: Field, set: &str) -> Expr {
+    Expr::InSet { fields: vec![field], negate: false, set: set.into() }
+}
+
 /// The modes of the families that a network has.
 fn modes(network: &Network) -> impl Iterator<Item = (bool, Mode)> + Clone {
     [false, true].into_iter().filter_map(|ipv6| Some((ipv6, network.mode(ipv6)?)))
@@ -345,11 +475,16 @@ fn closed(network: &Network) -> Option<Rule> {
 
 /// What may enter a network: its own, unless its containers are kept apart; what a published port let in; what comes from
 /// a trusted device; and where containers are reached by their own addresses, their published ports and ICMP.
-fn forward_to(network: &Network, bridge: InterfaceName, published: &Published) -> Vec<Rule> {
-    let own = |verdict| Rule(vec![equals(Field::Iifname, Datum::Ifname(bridge)), verdict]);
+fn forward_to(network: &Network, inside: &Inside<'_>, published: &Published) -> Vec<Rule> {
+    let own = |verdict: fn() -> Expr| {
+        inside.from().map(move |mut rule| {
+            rule.push(verdict());
+            Rule(rule)
+        })
+    };
     let mut rules = Vec::new();
     if network.icc {
-        rules.push(own(accept()));
+        rules.extend(own(accept));
     }
     if modes(network).any(|(_, mode)| mode.passes()) {
         rules.extend(closed(network));
@@ -367,7 +502,7 @@ fn forward_to(network: &Network, bridge: InterfaceName, published: &Published) -
             more.push(Rule(vec![of_protocol(names.icmp), accept()]));
         }
         if !network.icc && !more.is_empty() {
-            rules.push(own(drop()));
+            rules.extend(own(drop));
         }
         rules.extend(more);
     }
@@ -376,10 +511,13 @@ fn forward_to(network: &Network, bridge: InterfaceName, published: &Published) -
 }
 
 /// What may not leave a network.
-fn forward_from(network: &Network, bridge: InterfaceName) -> Vec<Rule> {
+fn forward_from(network: &Network, inside: &Inside<'_>) -> Vec<Rule> {
     let Some(closed) = closed(network) else { return Vec::new() };
-    let inside = Rule(vec![equals(Field::Oifname, Datum::Ifname(bridge)), Expr::Verdict(Verdict::Return)]);
-    vec![inside, closed]
+    let stays = inside.to().map(|mut rule| {
+        rule.push(Expr::Verdict(Verdict::Return));
+        Rule(rule)
+    });
+    stays.chain([closed]).collect()
 }
 
 /// What of the host a network's containers may talk to; no rules for everything. An internal network's gateway is one,
@@ -407,6 +545,16 @@ fn input_from(network: &Network) -> Vec<Rule> {
 /// Source rewriting for what leaves a network.
 fn nat_from(network: &Network, bridge: InterfaceName) -> Vec<Rule> {
     let outside = || differs(Field::Oifname, Datum::Ifname(bridge));
+    if network.has_pieces() {
+        // Other pieces are behind other devices, of the world's perhaps.
+        let rule = |subnet: &Subnet| {
+            let ipv6 = subnet.net.is_ipv6();
+            let source = network.snat_of(ipv6).map_or(Expr::Masquerade, Expr::Snat);
+            let leaves = differs(names(ipv6).daddr, net(subnet.whole));
+            (network.mode(ipv6) == Some(Mode::Nat)).then(|| Rule(vec![outside(), leaves, source]))
+        };
+        return network.subnets.iter().filter_map(rule).collect();
+    }
     let rewritten = || modes(network).filter(|(_, mode)| *mode == Mode::Nat).map(|(ipv6, _)| ipv6);
     let mut rules: Vec<Rule> = rewritten()
         .filter_map(|ipv6| network.snat_of(ipv6))

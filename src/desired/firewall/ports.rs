@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::{ALLOW, FAMILIES, LINK_LOCAL_NET, accept, differs, drop, equals, ip, names, net, of_family, rule};
 use crate::config::{Mode, Network, Port, PortAddress, PortRange};
-use crate::desired::Build;
 use crate::desired::container::Member;
+use crate::desired::{Build, Whole};
 use crate::state::firewall::{Concat, Datum, ElementData, Expr, Family, Field, Rule, Verdict};
 
 /// What published ports need of the rest of the table.
@@ -115,7 +115,23 @@ impl Build<'_> {
                 }
             }
         }
+        self.open_elsewhere(&mut published);
         published
+    }
+
+    /// Ports of routed networks that are bridged to other hosts: the world may come to their containers by this one.
+    fn open_elsewhere(&mut self, published: &mut Published) {
+        for member in self.whole.into_iter().flat_map(Whole::elsewhere) {
+            for port in &member.container.ports {
+                for ipv6 in [false, true] {
+                    let Some((_, network, target)) = member.port_target(port, ipv6) else { continue };
+                    if network.is_switched() && network.mode(ipv6) == Some(Mode::Routed) {
+                        let verdict = self.allow_chain(member, port).unwrap_or(Verdict::Accept);
+                        self.open(port, target, verdict, published);
+                    }
+                }
+            }
+        }
     }
 
     /// What a person should know of a port: that its host's number means nothing, or that the host lacks its address.

@@ -11,7 +11,7 @@ mod tests;
 
 use std::net::IpAddr;
 
-use crate::state::{End, Flow, InterfaceName, Key, Link, Object, State};
+use crate::state::{End, Flow, InterfaceName, Key, Link, Object, Route, State};
 pub use ruleset::{Fate, Local, Ruleset, Way};
 
 /// `IPPROTO_UDP`
@@ -68,6 +68,7 @@ fn concerned(state: &State) -> impl Iterator<Item = (&Key, Option<&Object>, Opti
     let ours = state.iter().filter(|(_, entry)| entry.standing.is_ours());
     ours.filter_map(|(key, entry)| match (key, &entry.object) {
         (Key::Address { .. }, _) => Some((key, None, None)),
+        (Key::Route { netns, .. }, Object::Route(Route { dev, .. })) if netns.is_host() => Some((key, None, *dev)),
         (Key::Link { .. }, Object::Link(Link { master: Some(master), .. })) => Some((key, None, Some(*master))),
         (key, object) if key.kind().is_firewall() => Some((key, Some(object), None)),
         _ => None,

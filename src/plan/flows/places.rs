@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::state::{InterfaceName, Key, Link, LinkKind, Netns, Object, State};
+use crate::state::{InterfaceName, Key, Link, LinkKind, Netns, Object, Route, State};
 
 /// What is known of the device that a packet comes by or leaves by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) enum Device {
 pub(super) struct Places {
     /// Containers' addresses, and the bridges that their devices are ports of.
     containers: HashMap<IpAddr, InterfaceName>,
-    /// The subnets of the host's addresses on netrec's devices.
+    /// The subnets of the host's addresses on netrec's devices, and those that netrec's routes lead to.
     subnets: HashMap<IpNetwork, InterfaceName>,
     /// The lengths of their prefixes, the longest first.
     prefixes: Vec<u8>,
@@ -53,6 +53,10 @@ impl Places {
                     places.devices.insert(*link);
                     places.own.insert(ip.ip());
                     places.subnets.extend(subnet(ip.ip(), ip.prefix()).map(|net| (net, *link)));
+                }
+                (Key::Route { netns, to, .. }, Object::Route(Route { dev: Some(dev), .. })) if netns.is_host() => {
+                    // Containers on another host.
+                    places.subnets.insert(*to, *dev);
                 }
                 (Key::Address { netns, link, ip }, _) => {
                     places.containers.extend(ends.get(&(netns, *link)).map(|bridge| (ip.ip(), *bridge)));
