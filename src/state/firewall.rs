@@ -222,6 +222,8 @@ pub struct Chain {
 
 /// `NF_IP_PRI_RAW`: before connection tracking.
 pub const PRIORITY_RAW: i32 = -300;
+/// `NF_IP_PRI_MANGLE`: where packets are changed in other ways than by translation.
+pub const PRIORITY_MANGLE: i32 = -150;
 /// `NF_IP_PRI_NAT_DST`: the kernel calls all chains here that rewrite destinations, whatever their own priority.
 pub const PRIORITY_DSTNAT: i32 = -100;
 /// `NF_IP_PRI_FILTER`
@@ -315,7 +317,7 @@ impl fmt::Display for Rule {
                 Expr::Match { field: Field::L4Proto, negate: false, value: Datum::InetProto(protocol) } => {
                     asked = Some((i, *protocol));
                 }
-                _ if expr.fields().contains(&Field::ThDport) => {
+                _ if expr.fields().iter().any(|field| matches!(field, Field::ThDport | Field::TcpFlags)) => {
                     if let Some((question, protocol @ (6 | 17 | 132))) = asked {
                         said[question] = None;
                         transport = Some(protocol);
@@ -381,6 +383,10 @@ pub enum Expr {
     Masquerade,
     /// Rewrite the source to this address, in packets of its family; others go on.
     Snat(IpAddr),
+    /// Lower the segment size that a connection's first packets announce to what the packet's way holds, or the way back
+    /// where that holds less (its MTU less both headers), and go on. A size that is lower already stays, and so does a
+    /// packet without the option. Only where a way is known: in chains of the hooks `forward`, `output` and `postrouting`.
+    ClampMss,
     /// Accept, drop, jump or return.
     Verdict(Verdict),
     /// A run of instructions that netrec does not write; somebody else put it into netrec's table.
@@ -393,7 +399,7 @@ impl Expr {
         match self {
             Self::Match { field, .. } | Self::AnyBit { field, .. } => std::slice::from_ref(field),
             Self::InSet { fields, .. } | Self::Vmap { fields, .. } | Self::DnatMap { fields, .. } => fields,
-            Self::Masquerade | Self::Snat(_) | Self::Verdict(_) | Self::Unknown(_) => &[],
+            Self::Masquerade | Self::Snat(_) | Self::ClampMss | Self::Verdict(_) | Self::Unknown(_) => &[],
         }
     }
 }
@@ -428,6 +434,7 @@ impl fmt::Display for Shown<'_> {
             Expr::DnatMap { family, map, .. } => write!(f, "dnat {family} to {fields} map @{map}"),
             Expr::Masquerade => f.write_str("masquerade"),
             Expr::Snat(address) => write!(f, "snat {} to {address}", Family::of(*address)),
+            Expr::ClampMss => f.write_str("tcp option maxseg size set rt mtu"),
             Expr::Verdict(v) => v.fmt(f),
             Expr::Unknown(text) => write!(f, "# not netrec's: {text}"),
         }
@@ -483,6 +490,9 @@ pub enum Field {
     Ip6Daddr,
     /// Destination port of tcp, udp and sctp: bytes 2 and 3 of the transport header.
     ThDport,
+    /// The flags of a TCP header, as bits. Only after a match of [`Field::L4Proto`] with tcp: in other packets the byte is
+    /// something else.
+    TcpFlags,
     /// Connection tracking state, as bits.
     CtState,
     /// Connection tracking status, as bits.
@@ -495,6 +505,8 @@ pub enum Field {
 pub const CT_ESTABLISHED_RELATED: u32 = 2 | 4;
 /// Bit of [`Field::CtStatus`]: `IPS_DST_NAT`.
 pub const CT_STATUS_DNAT: u32 = 1 << 5;
+/// Bit of [`Field::TcpFlags`] (RFC 9293): the packet opens a connection, or answers one that does.
+pub const TCP_SYN: u32 = 1 << 1;
 
 impl Field {
     /// The family a packet must have for this field to exist.
@@ -523,6 +535,7 @@ impl Field {
                 Some(132) => "sctp dport",
                 _ => "th dport",
             },
+            Self::TcpFlags => "tcp flags",
             Self::CtState => "ct state",
             Self::CtStatus => "ct status",
             Self::FibDaddrType => "fib daddr type",
@@ -541,6 +554,16 @@ impl Field {
                 (1 << 4, "snat"),
                 (1 << 5, "dnat"),
                 (1 << 9, "dying"),
+            ],
+            Self::TcpFlags => &[
+                (1, "fin"),
+                (TCP_SYN, "syn"),
+                (1 << 2, "rst"),
+                (1 << 3, "psh"),
+                (1 << 4, "ack"),
+                (1 << 5, "urg"),
+                (1 << 6, "ecn"),
+                (1 << 7, "cwr"),
             ],
             _ => &[],
         }

@@ -13,7 +13,9 @@ fn everything() -> Vec<(Key, Entry)> {
         set("bridges", &[Ifname], None),
         set("hosts4", &[Ipv4Addr], None),
         set("hosts6", &[Ipv6Addr, InetService], None),
+        set("nets6", &[Ipv6Addr], None),
         set("protos", &[InetProto], None),
+        set("tunnel-port", &[InetService], None),
         set("services", &[InetService], values(&[Ipv4Addr])),
         set("pairs", &[Ifname, Ifname], None),
         set("from", &[Ifname], Some(SetData::Verdict)),
@@ -25,6 +27,7 @@ fn everything() -> Vec<(Key, Entry)> {
         chain("post", base(ChainKind::Nat, Hook::Postrouting, 100), rules_of_post()),
         chain("in", base(ChainKind::Filter, Hook::Input, 0), vec![]),
         chain("forward", base(ChainKind::Filter, Hook::Forward, -10), rules_of_forward()),
+        chain("mangle", base(ChainKind::Filter, Hook::Forward, PRIORITY_MANGLE), rules_of_mangle()),
         chain("raw", base(ChainKind::Filter, Hook::Prerouting, -300), rules_of_raw()),
         chain("sub", None, vec![vec![Expr::Verdict(Verdict::Return)]]),
         chain("side", None, vec![]),
@@ -39,6 +42,8 @@ fn everything() -> Vec<(Key, Entry)> {
         element("bridges", vec![ifname("nr-front")], None, "networks.front"),
         element("hosts4", vec![ip4("10.0.0.1")], None, "networks.front"),
         element("hosts6", vec![ip6("fd00::1"), port(443)], None, "networks.front"),
+        element("nets6", vec![ip6("fd00::1")], None, "networks.front"),
+        element("tunnel-port", vec![port(4789)], None, "networks.front"),
         element("protos", vec![Datum::InetProto(132)], None, "networks.front"),
         element("services", vec![port(22)], to(vec![ip4("10.0.0.9")]), "networks.front"),
         element("pairs", vec![ifname("a"), ifname("nr-123456789012")], None, "networks.front"),
@@ -137,6 +142,35 @@ fn rules_of_forward() -> Vec<Vec<Expr>> {
     ]
 }
 
+/// What tunnels need.
+fn rules_of_mangle() -> Vec<Vec<Expr>> {
+    let flags = |bits| Expr::AnyBit { field: Field::TcpFlags, bits };
+    let in_set = |field, set| Expr::InSet { fields: vec![field], negate: false, set: name(set) };
+    let not_in_set = |field, set| Expr::InSet { fields: vec![field], negate: true, set: name(set) };
+    let udp = || is(Field::L4Proto, UDP);
+    vec![
+        vec![is(Field::L4Proto, TCP), flags(TCP_SYN), Expr::ClampMss],
+        vec![in_set(Field::Oifname, "bridges"), is(Field::L4Proto, TCP), flags(TCP_SYN), Expr::ClampMss],
+        vec![not_in_set(Field::Iifname, "bridges"), is(Field::L4Proto, TCP), flags(0x7f), Expr::ClampMss, ACCEPT],
+        vec![Expr::ClampMss],
+        vec![in_set(Field::Iifname, "bridges"), ACCEPT],
+        vec![not_in_set(Field::Oifname, "bridges"), DROP],
+        vec![udp(), in_set(Field::ThDport, "tunnel-port"), ACCEPT],
+        vec![udp(), not_in_set(Field::ThDport, "tunnel-port"), DROP],
+        vec![in_set(Field::ThDport, "tunnel-port"), ACCEPT],
+        vec![in_set(Field::IpSaddr, "hosts4"), udp(), in_set(Field::ThDport, "tunnel-port"), ACCEPT],
+        vec![not_in_set(Field::IpSaddr, "hosts4"), udp(), in_set(Field::ThDport, "tunnel-port"), DROP],
+        vec![in_set(Field::Ip6Saddr, "nets6"), udp(), in_set(Field::ThDport, "tunnel-port"), ACCEPT],
+        vec![
+            in_set(Field::Iifname, "bridges"),
+            not_in_set(Field::Ip6Saddr, "nets6"),
+            udp(),
+            in_set(Field::ThDport, "tunnel-port"),
+            DROP,
+        ],
+    ]
+}
+
 fn rules_of_raw() -> Vec<Vec<Expr>> {
     vec![
         vec![Expr::InSet { fields: vec![Field::L4Proto], negate: false, set: name("protos") }, DROP],
@@ -183,10 +217,22 @@ const EVERYTHING: &str = r#"table inet netrec {
 		elements = { fd00::1 . 443 comment "netrec networks.front" }
 	}
 
+	set nets6 {
+		type ipv6_addr
+		comment "netrec netrec"
+		elements = { fd00::1 comment "netrec networks.front" }
+	}
+
 	set protos {
 		type inet_proto
 		comment "netrec netrec"
 		elements = { sctp comment "netrec networks.front" }
+	}
+
+	set tunnel-port {
+		type inet_service
+		comment "netrec netrec"
+		elements = { 4789 comment "netrec networks.front" }
 	}
 
 	map services {
@@ -294,6 +340,24 @@ const EVERYTHING: &str = r#"table inet netrec {
 		sctp dport 9 goto side
 	}
 
+	chain mangle {
+		comment "netrec networks.front"
+		type filter hook forward priority mangle; policy accept;
+		tcp flags syn tcp option maxseg size set rt mtu
+		oifname @bridges tcp flags syn tcp option maxseg size set rt mtu
+		iifname != @bridges tcp flags fin,syn,rst,psh,ack,urg,ecn tcp option maxseg size set rt mtu accept
+		tcp option maxseg size set rt mtu
+		iifname @bridges accept
+		oifname != @bridges drop
+		udp dport @tunnel-port accept
+		udp dport != @tunnel-port drop
+		th dport @tunnel-port accept
+		ip saddr @hosts4 udp dport @tunnel-port accept
+		ip saddr != @hosts4 udp dport @tunnel-port drop
+		ip6 saddr @nets6 udp dport @tunnel-port accept
+		iifname @bridges ip6 saddr != @nets6 udp dport @tunnel-port drop
+	}
+
 	chain raw {
 		comment "netrec networks.front"
 		type filter hook prerouting priority raw; policy accept;
@@ -385,4 +449,57 @@ isolated! {
             assert_eq!(live.get(key), Some(&*wanted), "{key}");
         }
     }
+}
+
+isolated! {
+    /// With the questions that nft asks by itself where the text does not say them.
+    fn nft_compiles_the_text_of_a_rule_to_the_same_instructions() {
+        let mut firewall = Firewall::open().unwrap();
+        run(&mut firewall, &create(&everything()));
+        let mangle = chain("mangle", base(ChainKind::Filter, Hook::Forward, PRIORITY_MANGLE), rules_of_mangle());
+        let mut script = String::from("flush chain inet netrec mangle\n");
+        for rule in rules_of_mangle() {
+            script += &format!("add rule inet netrec mangle {}\n", Rule(rule));
+        }
+        nft(&script);
+        assert_eq!(read(&mut firewall).get(&mangle.0), Some(&mangle.1));
+    }
+}
+
+isolated! {
+    /// What is near to lowering the segment size, or to asking for TCP's flags, is told apart from it.
+    fn what_is_nearly_a_rule_is_not_taken_for_it() {
+        let mut firewall = Firewall::open().unwrap();
+        run(&mut firewall, &create(&small()));
+        nft("table inet netrec { chain sub {
+            tcp option maxseg size set 1400
+            tcp option maxseg size 1400
+            tcp flags & (syn | rst) == syn
+            udp length 8 @th,104,8 & 2 != 0
+            meta l4proto != tcp @th,104,8 & 2 != 0
+        }
+        }");
+        let live = read(&mut firewall);
+        let Some(Object::Chain(chain)) = live.get(&Key::Chain { name: name("sub") }).map(|e| &e.object) else { panic!() };
+        let rules: Vec<String> = chain.rules.iter().map(ToString::to_string).collect();
+        assert_eq!(rules, [
+            "drop",
+            "# not netrec's: immediate exthdr",
+            "# not netrec's: exthdr cmp",
+            "meta l4proto tcp # not netrec's: payload bitwise cmp",
+            "meta l4proto udp # not netrec's: payload cmp payload bitwise cmp",
+            "meta l4proto != tcp # not netrec's: payload bitwise cmp",
+        ]);
+        // And none that is written.
+        let alone = vec![Expr::AnyBit { field: Field::TcpFlags, bits: TCP_SYN }];
+        let error = firewall.run(&create(&[chain_alone(alone)]), &mut Writes::new()).unwrap_err();
+        assert_eq!(
+            error.message,
+            "create chain alone: `tcp flags syn` is no rule of nftables: not every packet has TCP's flags"
+        );
+    }
+}
+
+fn chain_alone(rule: Vec<Expr>) -> (Key, Entry) {
+    chain("alone", None, vec![rule])
 }

@@ -13,7 +13,7 @@ use netrec::kernel::fault::Writes;
 use netrec::kernel::nftables::Firewall;
 use netrec::state::firewall::{
     BaseChain, CT_ESTABLISHED_RELATED, CT_STATUS_DNAT, Chain, ChainKind, Concat, DataType, Datum, Element, ElementData,
-    Expr, Family, Field, Hook, Policy, RTN_LOCAL, Rule, Set, SetData, Table, Verdict,
+    Expr, Family, Field, Hook, PRIORITY_MANGLE, Policy, RTN_LOCAL, Rule, Set, SetData, TCP_SYN, Table, Verdict,
 };
 use netrec::state::{Entry, Key, Object, Owner, Standing, State, Step};
 use nix::libc;
@@ -64,6 +64,7 @@ macro_rules! isolated {
 
 // After the macro that they use.
 mod changes;
+mod clamp;
 mod everything;
 mod failures;
 mod flows;

@@ -54,7 +54,7 @@ struct Net {
     unused: BTreeMap<IpAddr, u16>,
 }
 
-fn ip(args: &str) {
+pub(super) fn ip(args: &str) {
     let output = Command::new("ip").args(args.split(' ')).output().unwrap();
     assert!(output.status.success(), "ip {args}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -33,6 +33,10 @@ pub(super) enum Insn {
     Snat { family: Family, address: Register },
     /// Rewrites the source.
     Masquerade,
+    /// Turns the 16 bits of a register into network byte order.
+    ToNetworkOrder { register: Register },
+    /// Writes a register's 16 bits into a TCP header as the maximum segment size, unless that is lower already.
+    WriteMss { register: Register },
     /// Decides.
     Verdict(Verdict),
     /// Anything else, by its name.
@@ -48,6 +52,8 @@ pub(super) enum Source {
     Ct(u32),
     /// The type of the destination address in the routing table.
     FibDaddrType,
+    /// The segment size that the packet's way holds, in host byte order.
+    RtTcpMss,
     /// Bytes of a header (`enum nft_payload_bases`).
     Payload { base: u32, offset: u32, len: u32 },
 }
@@ -162,6 +168,17 @@ const FIB_DADDR: u32 = 1 << 1;
 /// `NFT_FIB_RESULT_ADDRTYPE`.
 const FIB_ADDRTYPE: u32 = 3;
 
+/// `NFT_RT_TCPMSS`.
+const RT_TCPMSS: u32 = 3;
+/// `NFT_BYTEORDER_HTON`.
+const BYTEORDER_HTON: u32 = 1;
+/// `NFT_EXTHDR_OP_TCPOPT`.
+const EXTHDR_TCPOPT: u32 = 1;
+/// `TCPOPT_MSS` of RFC 9293: a byte each of kind and length, then ...
+const TCPOPT_MSS: u8 = 2;
+/// ... at this offset as many bytes of the size.
+const MSS_LEN: u32 = 2;
+
 /// `enum nft_payload_bases`: the network header.
 pub(super) const NETWORK_HEADER: u32 = 1;
 /// `enum nft_payload_bases`: the transport header.
@@ -237,12 +254,15 @@ impl Insn {
             Self::Load { source: Source::Meta(_), .. } => "meta",
             Self::Load { source: Source::Ct(_), .. } => "ct",
             Self::Load { source: Source::FibDaddrType, .. } => "fib",
+            Self::Load { source: Source::RtTcpMss, .. } => "rt",
             Self::Load { source: Source::Payload { .. }, .. } => "payload",
             Self::Compare { .. } => "cmp",
             Self::Mask { .. } => "bitwise",
             Self::Lookup { .. } | Self::Fetch { .. } => "lookup",
             Self::Dnat { .. } | Self::Snat { .. } => "nat",
             Self::Masquerade => "masq",
+            Self::ToNetworkOrder { .. } => "byteorder",
+            Self::WriteMss { .. } => "exthdr",
             Self::Verdict(_) | Self::Immediate { .. } => "immediate",
             Self::Other(name) => name,
         }
@@ -265,6 +285,11 @@ impl Insn {
                 put_register(w, 1, *to);
                 w.put_u32(2, FIB_ADDRTYPE);
                 w.put_u32(3, FIB_DADDR);
+            }
+            // NFTA_RT_DREG, _KEY.
+            Self::Load { source: Source::RtTcpMss, to } => {
+                put_register(w, 1, *to);
+                w.put_u32(2, RT_TCPMSS);
             }
             // NFTA_PAYLOAD_DREG, _BASE, _OFFSET, _LEN.
             Self::Load { source: Source::Payload { base, offset, len }, to } => {
@@ -321,6 +346,22 @@ impl Insn {
                 put_register(w, 1, *to);
                 put_value(w, 2, data);
             }
+            // NFTA_BYTEORDER_SREG, _DREG, _OP, _LEN, _SIZE.
+            Self::ToNetworkOrder { register } => {
+                put_register(w, 1, *register);
+                put_register(w, 2, *register);
+                w.put_u32(3, BYTEORDER_HTON);
+                w.put_u32(4, MSS_LEN);
+                w.put_u32(5, MSS_LEN);
+            }
+            // NFTA_EXTHDR_TYPE, _OFFSET, _LEN, _OP, _SREG.
+            Self::WriteMss { register } => {
+                w.put(2, &[TCPOPT_MSS]);
+                w.put_u32(3, MSS_LEN);
+                w.put_u32(4, MSS_LEN);
+                w.put_u32(6, EXTHDR_TCPOPT);
+                put_register(w, 7, *register);
+            }
             // NFTA_IMMEDIATE_DREG, _DATA.
             Self::Verdict(verdict) => {
                 w.put_u32(1, 0); // NFT_REG_VERDICT
@@ -353,6 +394,11 @@ impl Insn {
                 (data.u32(2)? == FIB_ADDRTYPE && data.u32(3)? == FIB_DADDR).then_some(())?;
                 Self::Load { source: Source::FibDaddrType, to: at(1)? }
             }
+            "rt" => {
+                only(&[1, 2])?;
+                (data.u32(2)? == RT_TCPMSS).then_some(())?;
+                Self::Load { source: Source::RtTcpMss, to: at(1)? }
+            }
             "payload" => {
                 only(&[1, 2, 3, 4])?;
                 let source = Source::Payload { base: data.u32(2)?, offset: data.u32(3)?, len: data.u32(4)? };
@@ -373,6 +419,19 @@ impl Insn {
             "masq" => {
                 only(&[])?;
                 Self::Masquerade
+            }
+            "byteorder" => {
+                only(&[1, 2, 3, 4, 5])?;
+                let sizes = [data.u32(4)?, data.u32(5)?] == [MSS_LEN; 2];
+                (sizes && data.u32(1) == data.u32(2) && data.u32(3)? == BYTEORDER_HTON).then_some(())?;
+                Self::ToNetworkOrder { register: at(1)? }
+            }
+            "exthdr" => {
+                // 5: NFTA_EXTHDR_FLAGS, which the kernel dumps.
+                only(&[2, 3, 4, 5, 6, 7])?;
+                let place = data.value(2)? == [TCPOPT_MSS] && [data.u32(3)?, data.u32(4)?] == [MSS_LEN; 2];
+                (place && data.u32(5).unwrap_or(0) == 0 && data.u32(6)? == EXTHDR_TCPOPT).then_some(())?;
+                Self::WriteMss { register: at(7)? }
             }
             "immediate" => {
                 only(&[1, 2])?;
@@ -428,7 +487,7 @@ impl Insn {
     }
 }
 
-/// The bits of a [`Insn::Mask`] as a number in host byte order.
+/// The bits of a [`Insn::Mask`] as a number: those of one byte, or of four in host byte order.
 pub(super) fn bits(mask: &[u8]) -> Option<u32> {
-    register_u32(mask)
+    if let [byte] = mask { Some(u32::from(*byte)) } else { register_u32(mask) }
 }

@@ -22,13 +22,14 @@ fn source(field: Field) -> Source {
         Field::Ip6Saddr => Source::Payload { base: NETWORK_HEADER, offset: 8, len: 16 },
         Field::Ip6Daddr => Source::Payload { base: NETWORK_HEADER, offset: 24, len: 16 },
         Field::ThDport => Source::Payload { base: TRANSPORT_HEADER, offset: 2, len: 2 },
+        Field::TcpFlags => Source::Payload { base: TRANSPORT_HEADER, offset: 13, len: 1 },
         Field::CtState => Source::Ct(0),
         Field::CtStatus => Source::Ct(2),
         Field::FibDaddrType => Source::FibDaddrType,
     }
 }
 
-const FIELDS: [Field; 12] = [
+const FIELDS: [Field; 13] = [
     Field::Iifname,
     Field::Oifname,
     Field::NfProto,
@@ -38,6 +39,7 @@ const FIELDS: [Field; 12] = [
     Field::Ip6Saddr,
     Field::Ip6Daddr,
     Field::ThDport,
+    Field::TcpFlags,
     Field::CtState,
     Field::CtStatus,
     Field::FibDaddrType,
@@ -69,40 +71,55 @@ fn data_type(field: Field) -> Option<DataType> {
         Field::IpSaddr | Field::IpDaddr => Some(DataType::Ipv4Addr),
         Field::Ip6Saddr | Field::Ip6Daddr => Some(DataType::Ipv6Addr),
         Field::ThDport => Some(DataType::InetService),
-        Field::NfProto | Field::CtState | Field::CtStatus | Field::FibDaddrType => None,
+        Field::NfProto | Field::TcpFlags | Field::CtState | Field::CtStatus | Field::FibDaddrType => None,
     }
+}
+
+/// What a packet is known to be by an expression's turn.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    family: Option<Family>,
+    tcp: bool,
 }
 
 /// The instructions of a rule.
 pub(super) fn compile(rule: &Rule) -> Result<Vec<Insn>, Unfit> {
     let mut insns = Vec::new();
-    let mut guarded = None;
+    let mut known = Known::default();
     for expr in &rule.0 {
-        compile_expr(expr, &mut guarded, &mut insns)
-            .map_err(|why| format!("`{expr}` is no rule of nftables: {why}"))?;
+        compile_expr(expr, &mut known, &mut insns).map_err(|why| format!("`{expr}` is no rule of nftables: {why}"))?;
     }
     Ok(insns)
 }
 
-/// Appends the instructions of one expression. `guarded` is the family that the packet is known to have by then.
-fn compile_expr(expr: &Expr, guarded: &mut Option<Family>, out: &mut Vec<Insn>) -> Result<(), Unfit> {
+/// Appends the instructions of one expression.
+fn compile_expr(expr: &Expr, known: &mut Known, out: &mut Vec<Insn>) -> Result<(), Unfit> {
     for family in expr.fields().iter().filter_map(|field| field.family()) {
-        match *guarded {
+        match known.family {
             None => out.extend(Insn::guard(family)),
             Some(other) if other != family => return Err("no packet is both IPv4 and IPv6".into()),
             Some(_) => {}
         }
-        *guarded = Some(family);
+        known.family = Some(family);
+    }
+    if expr.fields().contains(&Field::TcpFlags) && !known.tcp {
+        return Err("not every packet has TCP's flags".into());
     }
     match expr {
-        Expr::Match { field, negate, value } => compile_match(*field, *negate, value, out)?,
+        Expr::Match { field, negate, value } => {
+            compile_match(*field, *negate, value, out)?;
+            known.tcp |= *field == Field::L4Proto && !negate && *value == Datum::InetProto(6);
+        }
         Expr::AnyBit { field, bits } => {
-            if !matches!(field, Field::CtState | Field::CtStatus) {
-                return Err("it holds no bits".into());
-            }
+            let mask = match field {
+                Field::CtState | Field::CtStatus => bits.to_ne_bytes().to_vec(),
+                Field::TcpFlags => vec![u8::try_from(*bits).map_err(|_| "there are eight flags")?],
+                _ => return Err("it holds no bits".into()),
+            };
             load(&[*field], out)?;
-            out.push(Insn::Mask { register: 0, mask: bits.to_ne_bytes().to_vec() });
-            out.push(Insn::Compare { register: 0, differ: true, data: vec![0; 4] });
+            let none = vec![0; mask.len()];
+            out.push(Insn::Mask { register: 0, mask });
+            out.push(Insn::Compare { register: 0, differ: true, data: none });
         }
         Expr::InSet { fields, negate, set } => {
             load(fields, out)?;
@@ -131,6 +148,11 @@ fn compile_expr(expr: &Expr, guarded: &mut Option<Family>, out: &mut Vec<Insn>) 
             out.push(Insn::Snat { family: Family::of(*address), address: 0 });
         }
         Expr::Masquerade => out.push(Insn::Masquerade),
+        Expr::ClampMss => out.extend([
+            Insn::Load { source: Source::RtTcpMss, to: 0 },
+            Insn::ToNetworkOrder { register: 0 },
+            Insn::WriteMss { register: 0 },
+        ]),
         Expr::Verdict(verdict) => out.push(Insn::Verdict(verdict.clone())),
         Expr::Unknown(_) => return Err("netrec does not know it".into()),
     }
@@ -209,13 +231,13 @@ fn mask(prefix: u8, len: usize) -> Result<Vec<u8>, Unfit> {
 pub(super) fn decompile(insns: &[Insn]) -> Rule {
     let mut exprs = Vec::new();
     let mut unknown = Vec::new();
-    let mut guarded = None;
+    let mut known = Known::default();
     let mut rest = insns;
     while let [first, after @ ..] = rest {
-        if let Some((expr, taken, guard)) = expression(rest, guarded) {
+        if let Some((expr, taken, then_known)) = expression(rest, known) {
             flush(&mut unknown, &mut exprs);
             exprs.push(expr);
-            guarded = guard;
+            known = then_known;
             rest = &rest[taken..];
         } else {
             unknown.push(first.name());
@@ -233,12 +255,12 @@ fn flush(unknown: &mut Vec<&str>, exprs: &mut Vec<Expr>) {
     }
 }
 
-/// The expression that these instructions begin with, how many of them it is, and the family known after it.
-fn expression(insns: &[Insn], guarded: Option<Family>) -> Option<(Expr, usize, Option<Family>)> {
+/// The expression that these instructions begin with, how many of them it is, and what is known after it.
+fn expression(insns: &[Insn], known: Known) -> Option<(Expr, usize, Known)> {
     let fits = |expr: Expr| {
-        let (mut guarded, mut compiled) = (guarded, Vec::new());
-        compile_expr(&expr, &mut guarded, &mut compiled).ok()?;
-        insns.starts_with(&compiled).then_some((expr, compiled.len(), guarded))
+        let (mut known, mut compiled) = (known, Vec::new());
+        compile_expr(&expr, &mut known, &mut compiled).ok()?;
+        insns.starts_with(&compiled).then_some((expr, compiled.len(), known))
     };
     let mut rest = insns;
     for family in [Family::Ipv4, Family::Ipv6] {
@@ -249,6 +271,9 @@ fn expression(insns: &[Insn], guarded: Option<Family>) -> Option<(Expr, usize, O
 }
 
 fn guess(mut insns: &[Insn]) -> Option<Expr> {
+    if let [Insn::Load { source: Source::RtTcpMss, .. }, ..] = insns {
+        return Some(Expr::ClampMss);
+    }
     let mut fields = Vec::new();
     while let [Insn::Load { source, .. }, rest @ ..] = insns {
         fields.push(field(*source)?);

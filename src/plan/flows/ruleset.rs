@@ -401,6 +401,7 @@ impl Walk<'_> {
             Expr::Snat(address) if Family::of(*address) != Family::of(packet.from) => Exits::NEXT,
             // Where the source is rewritten is of no interest here; that it is ends the chain.
             Expr::Masquerade | Expr::Snat(_) => self.verdict(&Verdict::Accept, packet, depth, outcome),
+            Expr::ClampMss => Exits::when(Answer::Yes),
             Expr::Verdict(verdict) => self.verdict(verdict, packet, depth, outcome),
             Expr::Unknown(_) => {
                 outcome.unclear = true;
@@ -474,7 +475,8 @@ impl Walk<'_> {
                 Some(port) => Value::Known(Datum::InetService(port)),
                 None => Value::Unknown,
             },
-            Field::CtState | Field::CtStatus => Value::Unknown,
+            // A flow may have been entered in its midst.
+            Field::TcpFlags | Field::CtState | Field::CtStatus => Value::Unknown,
             Field::FibDaddrType if self.is_local(packet.to.ip) => Value::Known(Datum::FibType(RTN_LOCAL)),
             Field::FibDaddrType => Value::NotLocal,
         })

@@ -8,7 +8,7 @@ use crate::config::{Source, Sources, parse};
 use crate::desired::desired;
 use crate::state::firewall::{
     BaseChain, CT_ESTABLISHED_RELATED, CT_STATUS_DNAT, Chain, ChainKind, Concat, DataType, Datum, Element, ElementData,
-    Expr, Family, Field, Hook, Policy, RTN_LOCAL, Rule, Set, SetData, Table, Verdict,
+    Expr, Family, Field, Hook, Policy, RTN_LOCAL, Rule, Set, SetData, TCP_SYN, Table, Verdict,
 };
 use crate::state::{
     Address, Device, Entry, Facts, InterfaceName, Link, LinkKind, Mac, Netns, Owner, Peer, Standing, facts,
@@ -441,10 +441,17 @@ fn fields_are_compared() {
         (v4, Expr::AnyBit { field: Field::CtState, bits: CT_ESTABLISHED_RELATED }, false),
         (related, Expr::AnyBit { field: Field::CtState, bits: CT_ESTABLISHED_RELATED }, true),
         (v4, Expr::AnyBit { field: Field::CtStatus, bits: CT_STATUS_DNAT }, false),
+        (v4, Expr::ClampMss, true),
     ] {
         let wanted = if matches { "drop" } else { "pass" };
         assert_eq!(forwarded(&[&[expr.clone(), DROP]], &flow), wanted, "{expr} of {flow:?}");
     }
+    // Which packet of a flow is the first that the kernel sees is not known.
+    let syn = Expr::AnyBit { field: Field::TcpFlags, bits: TCP_SYN };
+    let clamped = |flow| forwarded(&[&[is(Field::L4Proto, Datum::InetProto(6)), syn.clone(), Expr::ClampMss]], flow);
+    assert_eq!((clamped(&v4), clamped(&v6)), ("pass".into(), "pass".into()));
+    assert_eq!(forwarded(&[&[is(Field::L4Proto, Datum::InetProto(6)), syn.clone(), DROP]], &v4), "pass or drop");
+    assert_eq!(forwarded(&[&[is(Field::L4Proto, Datum::InetProto(6)), syn, DROP]], &v6), "pass");
 }
 
 #[test]
