@@ -287,6 +287,32 @@ impl Space {
         })
     }
 
+    /// Whether a datagram that makes an IP packet of so many bytes gets to an address of another space in one piece. What is
+    /// too large for this space's own device is refused by the kernel.
+    pub fn sends_whole(&self, to: &Space, ip: IpAddr, size: usize) -> bool {
+        let (any, headers, level, option) = match ip {
+            IpAddr::V4(_) => ("0.0.0.0", 28, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+            IpAddr::V6(_) => ("::", 48, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+        };
+        let there = to.enter(|| UdpSocket::bind((ip, 0))).unwrap();
+        let here = self.enter(|| UdpSocket::bind((any, 0))).unwrap();
+        let never: libc::c_int = libc::IP_PMTUDISC_DO; // IPv6's has the same number
+        // SAFETY: an open descriptor, and an option of the size that is told.
+        let set = unsafe { libc::setsockopt(here.as_raw_fd(), level, option, (&raw const never).cast(), 4) };
+        assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+        let payload = vec![7; size - headers];
+        match here.send_to(&payload, there.local_addr().unwrap()) {
+            Ok(_) => {
+                there.set_read_timeout(Some(PATIENCE)).unwrap();
+                there.recv(&mut [0; 0x1_0000]).unwrap() == payload.len()
+            }
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE), "{error}");
+                false
+            }
+        }
+    }
+
     /// A plain HTTP request: the status and the body.
     pub fn http_get(&self, target: &str, path: &str) -> Result<(u16, String), NoAnswer> {
         let addr = parse_target(target);

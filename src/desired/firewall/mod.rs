@@ -28,7 +28,7 @@ use super::{Build, ChosenNetwork, Whole};
 use crate::config::{Mode, Network, Subnet};
 use crate::state::firewall::{
     BaseChain, CT_ESTABLISHED_RELATED, CT_STATUS_DNAT, Chain, ChainKind, Concat, DataType, Datum, Element, ElementData,
-    Expr, Family, Field, Hook, PRIORITY_DSTNAT, PRIORITY_FILTER, PRIORITY_MANGLE, PRIORITY_RAW, PRIORITY_SRCNAT, Policy, RTN_LOCAL,
+    Expr, Family, Field, Hook, PRIORITY_DSTNAT, PRIORITY_FILTER, PRIORITY_MANGLE, PRIORITY_RAW, PRIORITY_SRCNAT, Policy, RTN_LOCAL, TCP_SYN,
     Rule, Set, SetData, Table, Verdict,
 };
 use crate::state::{InterfaceName, Key, Netns, Object, Owner};
@@ -346,7 +346,10 @@ impl Build<'_> {
                     self.network_chain(map, network, devices, rules);
                 }
             }
-            let input = input_from(network);
+            let own = self.whole.and_then(|whole| names.hosts.get(whole.here));
+            let own = own.into_iter().flat_map(|own| &own.addresses).map(IpNetwork::ip);
+            let addresses: Vec<IpAddr> = network.subnets.iter().filter_map(|s| s.gateway).chain(own).collect();
+            let input = input_from(network, &addresses);
             if input.is_empty() {
                 for device in &devices {
                     let verdict = Some(ElementData::Verdict(Verdict::Accept));
@@ -355,9 +358,7 @@ impl Build<'_> {
             } else {
                 self.network_chain(INPUT_FROM, network, &devices, input);
             }
-            let own = self.whole.and_then(|whole| names.hosts.get(whole.here));
-            let own = own.into_iter().flat_map(|own| &own.addresses).map(IpNetwork::ip);
-            for address in network.subnets.iter().filter_map(|s| s.gateway).chain(own) {
+            for address in addresses {
                 let set = self::names(address.is_ipv6()).gateway;
                 self.element(set, vec![ip(address)], None, &network.owner);
             }
@@ -520,14 +521,14 @@ fn forward_from(network: &Network, inside: &Inside<'_>) -> Vec<Rule> {
     stays.chain([closed]).collect()
 }
 
-/// What of the host a network's containers may talk to; no rules for everything. An internal network's gateway is one,
-/// and neighbour discovery, without which nobody finds it.
-fn input_from(network: &Network) -> Vec<Rule> {
+/// What of the host a network's containers may talk to; no rules for everything. Of an internal network's that is the host's
+/// addresses on it, and neighbour discovery, without which nobody finds them.
+fn input_from(network: &Network, addresses: &[IpAddr]) -> Vec<Rule> {
     let mut rules = Vec::new();
     for (ipv6, _) in modes(network).filter(|(_, mode)| *mode == Mode::Internal) {
         let names = names(ipv6);
-        let gateways = network.subnets.iter().filter_map(|s| s.gateway).filter(|g| g.is_ipv6() == ipv6);
-        rules.extend(gateways.map(|gateway| Rule(vec![equals(names.daddr, ip(gateway)), accept()])));
+        let addresses = addresses.iter().filter(|address| address.is_ipv6() == ipv6);
+        rules.extend(addresses.map(|address| Rule(vec![equals(names.daddr, ip(*address)), accept()])));
         if ipv6 {
             for net in [LINK_LOCAL_NET, MULTICAST_NET] {
                 rules.push(Rule(vec![of_protocol(names.icmp), equals(names.daddr, net), accept()]));

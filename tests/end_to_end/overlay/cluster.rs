@@ -6,21 +6,21 @@ use crate::lab::{self, Listener, Machine, Space};
 
 /// Where the hosts are: all on one link, which is a bridge of a machine of its own.
 #[derive(Debug)]
-pub struct Cluster {
+pub(super) struct Cluster {
     /// Hosts `a`, `b`, `c` …: `eth0` with `192.0.2.1`, `192.0.2.2` … and `2001:db8::1`, `2001:db8::2` ….
-    pub hosts: Vec<Machine>,
+    pub(super) hosts: Vec<Machine>,
     /// `eth0` with `192.0.2.99` and `2001:db8::99`.
-    pub world: Machine,
+    pub(super) world: Machine,
     switch: Machine,
 }
 
 /// Runs a test's body with as many hosts.
-pub fn in_cluster<F: FnOnce(&Cluster)>(count: usize, body: F) {
+pub(super) fn in_cluster<F: FnOnce(&Cluster)>(count: usize, body: F) {
     lab::run_test(std::any::type_name::<F>(), || body(&Cluster::new(count)));
 }
 
 /// `a` of 0.
-pub fn host_name(host: usize) -> String {
+pub(super) fn host_name(host: usize) -> String {
     char::from(b'a' + u8::try_from(host).unwrap()).to_string()
 }
 
@@ -39,7 +39,7 @@ impl Cluster {
     }
 
     /// Joins a machine to the link, with the addresses of a number.
-    pub fn plug_in(&self, machine: &Machine, number: usize) {
+    pub(super) fn plug_in(&self, machine: &Machine, number: usize) {
         let port = format!("to-{}", machine.name());
         machine.link(&self.switch, "eth0", &port);
         self.switch.run(["ip", "link", "set", &port, "master", "underlay"]);
@@ -48,19 +48,19 @@ impl Cluster {
     }
 
     /// Applies a file on every host.
-    pub fn apply(&self, file: &str) {
+    pub(super) fn apply(&self, file: &str) {
         for host in &self.hosts {
             host.apply(file);
         }
     }
 
     /// What each host would change.
-    pub fn plans(&self, file: &str) -> Vec<Vec<String>> {
+    pub(super) fn plans(&self, file: &str) -> Vec<Vec<String>> {
         self.hosts.iter().map(|host| host.plan(file).actions()).collect()
     }
 
     /// A machine by its name, or a container by one that begins with its host's: `b2` is on `b`.
-    pub fn space(&self, name: &str) -> Space {
+    pub(super) fn space(&self, name: &str) -> Space {
         if name == "world" {
             return (*self.world).clone();
         }
@@ -69,12 +69,12 @@ impl Cluster {
     }
 
     /// Tries every line of a table, as [`lab::Lab::expect`] does.
-    pub fn expect(&self, table: &str) {
+    pub(super) fn expect(&self, table: &str) {
         lab::expect(&|name| self.space(name), table);
     }
 
     /// What each container answers with: its name, on TCP's and UDP's port 80.
-    pub fn listen(&self, containers: &[&str]) -> Vec<Listener> {
+    pub(super) fn listen(&self, containers: &[&str]) -> Vec<Listener> {
         let listen = |name: &&str| {
             let space = self.space(name);
             [space.listen_tcp(name, "[::]:80"), space.listen_udp(name, "[::]:80")]
@@ -84,7 +84,7 @@ impl Cluster {
 }
 
 /// The hosts of a file, with addresses of one family first.
-pub fn hosts(count: usize, ipv6_first: bool) -> String {
+pub(super) fn hosts(count: usize, ipv6_first: bool) -> String {
     let mut text = String::new();
     for host in 0..count {
         let number = host + 1;
@@ -99,7 +99,7 @@ pub fn hosts(count: usize, ipv6_first: bool) -> String {
 }
 
 /// Containers on network `wide`: `a1`, `a2` … on each host.
-pub fn containers(hosts: usize, each: usize) -> (String, Vec<String>) {
+pub(super) fn containers(hosts: usize, each: usize) -> (String, Vec<String>) {
     let mut text = String::new();
     let mut names = Vec::new();
     for host in 0..hosts {

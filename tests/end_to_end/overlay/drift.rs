@@ -1,0 +1,95 @@
+//! What others change of tunnels is seen and mended; what the file changes of other hosts is changed in place.
+
+use super::cluster::{Cluster, hosts};
+use super::{in_cluster, wide};
+
+/// Two hosts with a container each, which say where they are.
+fn pair(topology: &str) -> String {
+    let (a, b) = match topology {
+        "switched" => ("10.30.0.11\", \"fd30::11", "10.30.0.12\", \"fd30::12"),
+        _ => ("10.30.1.11\", \"fd30:0:0:1::11", "10.30.2.12\", \"fd30:0:0:2::12"),
+    };
+    let container = |host: &str, address: &str| {
+        let mac = format!("02:00:00:00:00:{host}1");
+        format!(
+            "[containers.{host}1]\nhost = \"{host}\"\n[containers.{host}1.networks.wide]\naddress = [\"{address}\"]\nmac = \"{mac}\"\n"
+        )
+    };
+    format!("{}{}{}{}", hosts(2, false), wide(topology), container("a", a), container("b", b))
+}
+
+/// Does something on host `a`, looks at what that host would change, has it changed, and tries that all is well.
+fn drifts(cluster: &Cluster, file: &str, cases: &[(&str, &[&str])]) {
+    let host = &cluster.hosts[0];
+    for (command, actions) in cases {
+        host.sh(command);
+        assert_eq!(host.plan(file).actions(), *actions, "{command}");
+        assert_eq!(host.apply(file).actions(), *actions, "{command}");
+        assert_eq!(host.plan(file).actions(), [""; 0], "{command}");
+        talk(cluster, file);
+    }
+}
+
+/// The two containers reach each other.
+fn talk(cluster: &Cluster, file: &str) {
+    let [a, b] = if file.contains("switched") {
+        [["10.30.0.11", "fd30::11"], ["10.30.0.12", "fd30::12"]]
+    } else {
+        [["10.30.1.11", "fd30:0:0:1::11"], ["10.30.2.12", "fd30:0:0:2::12"]]
+    };
+    let line = |from: &str, to: &str| format!("{from} ping {to} -> answer\n");
+    let lines = b.map(|to| line("a1", to)).into_iter().chain(a.map(|to| line("b1", to)));
+    cluster.expect(&lines.collect::<String>());
+}
+
+#[test]
+fn drift_of_a_switched_network_is_mended() {
+    in_cluster(2, |cluster| {
+        let file = pair("switched");
+        cluster.apply(&file);
+        talk(cluster, &file);
+        drifts(
+            cluster,
+            &file,
+            &[
+                ("bridge fdb del 02:00:00:00:00:b1 dev vx-wide dst 192.0.2.2", &["create fdb 02:00:00:00:00:b1 dev vx-wide"]),
+                ("bridge fdb replace 02:00:00:00:00:b1 dev vx-wide dst 192.0.2.77", &["update fdb 02:00:00:00:00:b1 dev vx-wide"]),
+                ("bridge fdb del 02:00:00:00:00:b1 dev vx-wide master", &["create fdb 02:00:00:00:00:b1 dev nr-wide"]),
+                ("bridge fdb add 02:00:00:00:00:99 dev vx-wide dst 192.0.2.2", &["delete fdb 02:00:00:00:00:99 dev vx-wide"]),
+                ("ip neigh del 10.30.0.12 dev nr-wide", &["create neighbour 10.30.0.12 dev nr-wide"]),
+                ("ip neigh del fd30::12 dev nr-wide", &["create neighbour fd30::12 dev nr-wide"]),
+                ("ip link set vx-wide mtu 1400", &["update link vx-wide"]),
+                ("ip link set vx-wide type vxlan id 4100 learning", &["update link vx-wide"]),
+                ("bridge link set dev vx-wide neigh_suppress off flood on", &["update link vx-wide"]),
+                ("ip link set vx-wide nomaster", &[]),
+                ("ip link set vx-wide down && ip link set vx-wide up", &[]),
+                ("ip link set vx-wide down", &["update link vx-wide"]),
+                ("ip link set nr-wide down && ip link set nr-wide up", &[]),
+                ("ip link del vx-wide", &[]),
+            ],
+        );
+    });
+}
+
+#[test]
+fn drift_of_a_routed_network_is_mended() {
+    in_cluster(2, |cluster| {
+        let file = pair("routed");
+        cluster.apply(&file);
+        talk(cluster, &file);
+        drifts(
+            cluster,
+            &file,
+            &[
+                ("ip route del 10.30.2.0/24", &["create route 10.30.2.0/24"]),
+                ("ip -6 route del fd30:0:0:2::/64", &["create route fd30:0:0:2::/64"]),
+                ("ip neigh del 10.30.2.1 dev vx-wide", &["create neighbour 10.30.2.1 dev vx-wide"]),
+                ("ip link set vx-wide mtu 1400", &["update link vx-wide"]),
+                ("ip link set vx-wide address 02:00:00:00:00:01", &[]),
+                ("ip link set vx-wide down && ip link set vx-wide up", &[]),
+                ("ip link del vx-wide", &[]),
+                ("ip -n a1 route del 10.30.0.0/16", &["create route 10.30.0.0/16 in a1"]),
+            ],
+        );
+    });
+}
