@@ -3,6 +3,10 @@
 use super::cluster::{Cluster, hosts};
 use super::{in_cluster, wide};
 
+/// What the bridge of host `a` knows of the other container, and of the other host.
+const FDB_OF_B1: &str = "create fdb 02:00:00:00:00:b1 dev nr-wide";
+const FDB_OF_B: &str = "create fdb 02:b3:20:80:17:e2 dev nr-wide";
+
 /// Two hosts with a container each, which say where they are.
 fn pair(topology: &str) -> String {
     let (a, b) = match topology {
@@ -61,7 +65,7 @@ fn drift_of_a_switched_network_is_mended() {
                 ("ip link set vx-wide mtu 1400", &["update link vx-wide"]),
                 ("ip link set vx-wide type vxlan id 4100 learning", &["update link vx-wide"]),
                 ("bridge link set dev vx-wide neigh_suppress off flood on", &["update link vx-wide"]),
-                ("ip link set vx-wide nomaster", &[]),
+                ("ip link set vx-wide nomaster", &["update link vx-wide", FDB_OF_B1, FDB_OF_B]),
                 ("ip link set vx-wide down && ip link set vx-wide up", &[]),
                 ("ip link set vx-wide down", &["update link vx-wide"]),
                 ("ip link set nr-wide down && ip link set nr-wide up", &[]),
@@ -85,7 +89,14 @@ fn drift_of_a_routed_network_is_mended() {
                 ("ip -6 route del fd30:0:0:2::/64", &["create route fd30:0:0:2::/64"]),
                 ("ip neigh del 10.30.2.1 dev vx-wide", &["create neighbour 10.30.2.1 dev vx-wide"]),
                 ("ip link set vx-wide mtu 1400", &["update link vx-wide"]),
-                ("ip link set vx-wide address 02:00:00:00:00:01", &[]),
+                (
+                    "ip link set vx-wide address 02:00:00:00:00:01",
+                    &[
+                        "update link vx-wide",
+                        "create neighbour 10.30.2.1 dev vx-wide",
+                        "create neighbour fd30:0:0:2::1 dev vx-wide",
+                    ],
+                ),
                 ("ip link set vx-wide down && ip link set vx-wide up", &[]),
                 ("ip link del vx-wide", &[]),
                 ("ip -n a1 route del 10.30.0.0/16", &["create route 10.30.0.0/16 in a1"]),

@@ -2,6 +2,8 @@
 
 mod cluster;
 mod drift;
+mod features;
+mod moves;
 mod reach;
 mod strangers;
 

@@ -1,0 +1,116 @@
+//! What moves in the file is changed in place on the others.
+
+use super::cluster::{Cluster, containers, hosts};
+use super::{in_cluster, wide};
+
+/// Three hosts, and a container with an address and a MAC of its own, which lives on one of them.
+fn with_rover(host: &str, more: &str) -> String {
+    let (list, _) = containers(3, 1);
+    let rover = "\"10.30.0.200\", \"fd30::200\"";
+    format!(
+        "{}{}{list}[containers.rover]\nhost = \"{host}\"\n[containers.rover.networks.wide]\naddress = [{rover}]\n{more}",
+        hosts(3, false),
+        wide("switched")
+    )
+}
+
+/// Every entry of a host that has something to do with an address: of its databases and neighbours.
+fn entries(cluster: &Cluster, host: usize, what: &[&str]) -> Vec<String> {
+    let all = cluster.hosts[host].sh("bridge fdb show | grep -v permanent; bridge fdb show dev vx-wide self; ip neigh show nud permanent");
+    let about = |line: &&str| what.iter().any(|what| line.contains(what));
+    let mut lines: Vec<String> = all.lines().filter(about).map(|line| line.trim_end().to_owned()).collect();
+    lines.sort();
+    lines.dedup();
+    lines
+}
+
+#[test]
+fn a_container_that_moves_to_another_host_is_reached_there() {
+    in_cluster(3, |cluster| {
+        let mac = "mac = \"02:00:00:00:00:aa\"";
+        let (before, after) = (with_rover("a", mac), with_rover("b", mac));
+        cluster.apply(&before);
+        let reached = |from: &[&str]| {
+            let lines = from.iter().flat_map(|from| {
+                ["10.30.0.200", "fd30::200"].map(|to| format!("{from} ping {to} -> answer\n"))
+            });
+            cluster.expect(&lines.collect::<String>());
+        };
+        reached(&["a1", "b1", "c1", "a", "b", "c"]);
+        // To the third it is somewhere else, and nothing more.
+        assert_eq!(cluster.hosts[2].plan(&after).actions(), ["update fdb 02:00:00:00:00:aa dev vx-wide"]);
+        cluster.apply(&after);
+        assert_eq!(cluster.plans(&after), [[""; 0]; 3]);
+        reached(&["a1", "b1", "c1", "a", "b", "c"]);
+        let known = |vtep: &str| {
+            vec![
+                "02:00:00:00:00:aa dev vx-wide dst VTEP self permanent".replace("VTEP", vtep),
+                "02:00:00:00:00:aa dev vx-wide master nr-wide static".to_owned(),
+                "10.30.0.200 dev nr-wide lladdr 02:00:00:00:00:aa PERMANENT".to_owned(),
+                "fd30::200 dev nr-wide lladdr 02:00:00:00:00:aa PERMANENT".to_owned(),
+            ]
+        };
+        let what = ["02:00:00:00:00:aa", "10.30.0.200", "fd30::200"];
+        assert_eq!(entries(cluster, 0, &what), known("192.0.2.2"));
+        assert_eq!(entries(cluster, 2, &what), known("192.0.2.2"));
+        // Where it lives it is behind its own port, as far as the bridge has seen it.
+        let own = entries(cluster, 1, &what);
+        assert!(own.iter().all(|line| line.contains("dev ve-rover")), "{own:?}");
+        assert_eq!(cluster.hosts[0].netns_names(), ["a1"]);
+    });
+}
+
+#[test]
+fn a_container_with_another_mac_leaves_no_entry_of_the_old_one() {
+    in_cluster(3, |cluster| {
+        let before = with_rover("a", "mac = \"02:00:00:00:00:aa\"");
+        let after = with_rover("a", "mac = \"02:00:00:00:00:bb\"");
+        cluster.apply(&before);
+        let changes = [
+            "create fdb 02:00:00:00:00:bb dev nr-wide",
+            "create fdb 02:00:00:00:00:bb dev vx-wide",
+            "update neighbour 10.30.0.200 dev nr-wide",
+            "update neighbour fd30::200 dev nr-wide",
+            "delete fdb 02:00:00:00:00:aa dev nr-wide",
+            "delete fdb 02:00:00:00:00:aa dev vx-wide",
+        ];
+        let mut planned = cluster.hosts[2].plan(&after).actions();
+        planned.sort();
+        let mut changes = changes.map(str::to_owned).to_vec();
+        changes.sort();
+        assert_eq!(planned, changes);
+        cluster.apply(&after);
+        assert_eq!(entries(cluster, 2, &["02:00:00:00:00:aa"]), [""; 0]);
+        cluster.expect("c1 ping 10.30.0.200 -> answer\nc1 ping fd30::200 -> answer");
+    });
+}
+
+#[test]
+fn a_host_with_another_address_is_reached_there() {
+    in_cluster(3, |cluster| {
+        for topology in ["switched", "routed", "direct"] {
+            let (list, _) = containers(3, 1);
+            let file = |hosts: &str| format!("{hosts}{}{list}", wide(topology));
+            let before = file(&hosts(3, false));
+            cluster.apply(&before);
+            let host = &cluster.hosts[1];
+            host.add_address("eth0", "192.0.2.22/24");
+            let after = file(&hosts(3, false).replace("\"192.0.2.2\"", "\"192.0.2.22\""));
+            let planned = cluster.hosts[2].plan(&after).actions();
+            assert!(planned.iter().all(|action| action.starts_with("update ") || action.contains("element peer4")), "{planned:?}");
+            assert!(!planned.is_empty());
+            cluster.apply(&after);
+            assert_eq!(cluster.plans(&after), [[""; 0]; 3]);
+            let stale = cluster.hosts[2].sh("bridge fdb show; ip route show; nft list ruleset");
+            assert!(!stale.contains("192.0.2.2 ") && !stale.contains("192.0.2.2,"), "{stale}");
+            let shown = cluster.hosts[0].try_netrec(&after, &["show", "--json"]);
+            let shown: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
+            let b1 = shown["containers"]["b1"]["networks"]["wide"]["address"][0].as_str().unwrap().to_owned();
+            cluster.expect(&format!("c1 ping {b1} -> answer\na1 ping {b1} -> answer"));
+            for host in &cluster.hosts {
+                host.destroy(&after);
+            }
+            host.sh("ip addr del 192.0.2.22/24 dev eth0");
+        }
+    });
+}
