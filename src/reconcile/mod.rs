@@ -89,6 +89,7 @@ pub fn asked(config: &Config) -> Asked {
             .iter()
             .flat_map(|n| n.adopt.then(|| bridge_name(n)).into_iter().chain(n.trusted.iter().copied()))
             .collect(),
+        peers: Vec::new(),
     }
 }
 

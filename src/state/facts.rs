@@ -1,6 +1,7 @@
 //! What a desired state depends on beside the file.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
@@ -31,6 +32,9 @@ pub struct Facts {
     pub ra_uplinks: Vec<InterfaceName>,
     /// The devices that were asked for by name, as far as there are such.
     pub devices: BTreeMap<InterfaceName, HostDevice>,
+    /// How packets of the host's go to the addresses that were asked for. Those without a route, with one that refuses, or
+    /// with one for many (broadcast, multicast) are not in it, nor are the host's own.
+    pub ways: BTreeMap<IpAddr, Way>,
     /// The device and inode number of the host's network namespace.
     pub host_namespace: (u64, u64),
     /// The same of the namespaces that containers are to live in, as far as they were asked for: none where there is no
@@ -69,6 +73,19 @@ pub struct Asked {
     pub namespaces: Vec<Netns>,
     /// Devices of the host.
     pub devices: Vec<InterfaceName>,
+    /// Addresses of other hosts.
+    pub peers: Vec<IpAddr>,
+}
+
+/// How the kernel routes to an address, whatever of it came about by rules and tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// The device that packets leave by.
+    pub dev: InterfaceName,
+    /// That device's MTU in bytes.
+    pub mtu: u32,
+    /// The router; none for an address on the device's link. It may be of the other family.
+    pub via: Option<IpAddr>,
 }
 
 /// A device of the host's that was asked for.
