@@ -1,6 +1,7 @@
 //! What a desired state depends on, read from the host's namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
@@ -15,7 +16,8 @@ use super::netlink::{address, address::RawAddress};
 use super::netns::{self, Handle, Namespaces};
 use super::sysctl;
 use crate::state::facts::{
-    Asked, BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostDevice, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING, Uplink,
+    Asked, BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostDevice, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING,
+    Uplink, Way,
 };
 use crate::state::{Facts, InterfaceName, Netns, PROTOCOL, RT_TABLE_MAIN, Surroundings};
 
@@ -31,7 +33,10 @@ pub(super) fn read(namespaces: &mut Namespaces, asked: &Asked) -> Result<Facts, 
     let socket = namespaces.host();
     let addresses = address::dump(socket).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
     let routes = route::dump_deciding(socket).map_err(|e| dump_error("routes", &Netns::HOST, e))?;
-    let mentioned = addresses.iter().map(|a| a.index).chain(routes.iter().filter_map(|r| r.index)).collect();
+    let peers = asked.peers.iter().copied().collect();
+    let ways = route::ways(socket, &peers).map_err(|e| read_error("the ways to other hosts", &e))?;
+    let mentioned = addresses.iter().map(|a| a.index).chain(routes.iter().filter_map(|r| r.index));
+    let mentioned = mentioned.chain(ways.values().map(|(index, _)| *index)).collect();
     let links = links(namespaces, &mentioned)?;
     let system = uname().map_err(|e| read_error("the host's name", &e.into()))?;
     Ok(Facts {
@@ -42,8 +47,8 @@ pub(super) fn read(namespaces: &mut Namespaces, asked: &Asked) -> Result<Facts, 
         sysctls: sysctls()?,
         ra_uplinks: ra_uplinks(&routes, &links)?,
         host_namespace: namespaces.host_id(),
-        ways: BTreeMap::default(),
         devices: devices(namespaces, &asked.devices)?,
+        ways: ways.into_iter().filter_map(|(ip, (index, via))| Some((ip, way(links.get(&index)?, via)))).collect(),
         namespaces: asked.namespaces.iter().map(|netns| (netns.clone(), identity(netns))).collect(),
         surroundings: Surroundings::default(),
     })
@@ -98,6 +103,10 @@ fn uplink(routes: &[RawRoute], links: &Links) -> Option<Uplink> {
 /// The default routes of the main table.
 fn defaults(routes: &[RawRoute]) -> impl Iterator<Item = &RawRoute> {
     routes.iter().filter(|r| r.to.prefix() == 0 && r.table == RT_TABLE_MAIN && !r.refuses)
+}
+
+fn way(link: &RawLink, via: Option<IpAddr>) -> Way {
+    Way { dev: link.name, mtu: link.device.mtu, via }
 }
 
 fn is_local(ip: &IpNetwork) -> bool {

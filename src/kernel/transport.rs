@@ -18,7 +18,7 @@ use rtnetlink::sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE};
 use super::fault::Writes;
 use super::netlink::{Attributes, u16_at, u32_at};
 
-/// Messages per send. An acknowledgement takes about 750 bytes of the receive buffer, whose usual size holds some 250;
+/// Messages per send. An acknowledgement or the answer to a question takes about 750 bytes of the receive buffer, whose usual size holds some 250;
 /// when it overflows all answers are lost.
 pub(super) const BATCH: usize = 128;
 /// Bytes per send, far below the usual send buffer of 208 KiB.
@@ -263,6 +263,44 @@ impl Socket {
                 return parse(body).ok_or_else(|| Refusal::new(libc::EPROTO, "an answer that cannot be read"));
             }
         }
+    }
+
+    /// Asks many questions, up to [`BATCH`] at once: what `parse` makes of each answer's body, or the kernel's no. Each has
+    /// one answer.
+    ///
+    /// # Errors
+    /// When answers are lost.
+    pub(super) fn ask<T>(
+        &mut self,
+        questions: Vec<RouteNetlinkMessage>,
+        mut parse: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Vec<Result<Option<T>, Refusal>>, Refusal> {
+        self.make_room();
+        let mut answers: Vec<Result<Option<T>, Refusal>> = questions.iter().map(|_| Ok(None)).collect();
+        let mut questions = questions.into_iter();
+        let mut out = Vec::new();
+        let mut buffer = Vec::with_capacity(RECEIVE);
+        for answers in answers.chunks_mut(BATCH) {
+            let first = self.sequence.wrapping_add(1);
+            out.clear();
+            for question in questions.by_ref().take(answers.len()) {
+                self.append(&mut out, question, NLM_F_REQUEST);
+            }
+            self.send(&out)?;
+            let mut waiting = answers.len();
+            while waiting > 0 {
+                self.receive(&mut buffer)?;
+                for (header, body) in messages(&buffer) {
+                    let Some(answer) = answers.get_mut(header.sequence.wrapping_sub(first) as usize) else { continue };
+                    *answer = match header.kind {
+                        NLMSG_ERROR => acknowledgement(header.flags, body).map(|()| None),
+                        _ => Ok(parse(body)),
+                    };
+                    waiting = waiting.saturating_sub(1);
+                }
+            }
+        }
+        Ok(answers)
     }
 
     fn append(&mut self, out: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) {

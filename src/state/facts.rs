@@ -32,7 +32,8 @@ pub struct Facts {
     pub ra_uplinks: Vec<InterfaceName>,
     /// The devices that were asked for by name, as far as there are such.
     pub devices: BTreeMap<InterfaceName, HostDevice>,
-    /// How the addresses that were asked for are reached, as far as they are.
+    /// How packets of the host's go to the addresses that were asked for. Those without a route, with one that refuses, or
+    /// with one for many (broadcast, multicast) are not in it, nor are the host's own.
     pub ways: BTreeMap<IpAddr, Way>,
     /// The device and inode number of the host's network namespace.
     pub host_namespace: (u64, u64),
@@ -76,6 +77,17 @@ pub struct Asked {
     pub peers: Vec<IpAddr>,
 }
 
+/// How the kernel routes to an address, whatever of it came about by rules and tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// The device that packets leave by.
+    pub dev: InterfaceName,
+    /// That device's MTU in bytes.
+    pub mtu: u32,
+    /// The router; none for an address on the device's link. It may be of the other family.
+    pub via: Option<IpAddr>,
+}
+
 /// A device of the host's that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostDevice {
@@ -85,17 +97,6 @@ pub struct HostDevice {
     pub ours: bool,
     /// Its MTU in bytes.
     pub mtu: u32,
-}
-
-/// How another host is reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Way {
-    /// The device.
-    pub dev: InterfaceName,
-    /// Its MTU in bytes.
-    pub mtu: u32,
-    /// The router, where the host is on no link of this one.
-    pub via: Option<IpAddr>,
 }
 
 /// The device towards the world.

@@ -1,5 +1,7 @@
 //! Kernel parameters, facts, missing rights and torn dumps.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -124,10 +126,94 @@ fn facts_tell_the_uplink_and_what_is_not_netrecs() {
 }
 
 #[test]
+fn facts_tell_the_ways_to_other_hosts() {
+    lab(|| {
+        let mut linux = Linux::open().unwrap();
+        sh("ip link set lo up && ip link add eth9 mtu 1450 type veth peer name far && ip link set eth9 up && \
+            ip link set far up mtu 1300 && ip addr add 192.0.2.7/24 dev eth9 && \
+            ip -6 addr add 2001:db8::7/64 dev eth9 nodad && \
+            ip route add 198.51.100.0/24 via 192.0.2.1 mtu 1280 && ip -6 route add 2001:db8:5::/48 via 2001:db8::1 && \
+            ip route add 10.6.0.0/16 via inet6 fe80::5 dev far && \
+            ip route add 10.7.0.0/16 nexthop via 192.0.2.5 nexthop via 192.0.2.5 weight 2 && \
+            ip -6 route add 2001:db8:7::/48 nexthop via 2001:db8::5 nexthop via 2001:db8::6 && \
+            ip route add 10.8.0.1 dev far table 7 && ip rule add to 10.8.0.0/16 table 7 && \
+            ip route add 10.1.0.0/16 via 192.0.2.1 && ip route add blackhole 10.1.1.0/24 && \
+            ip route add unreachable 10.1.2.0/24 && ip route add prohibit 10.1.3.0/24 && ip route add throw 10.1.4.0/24 && \
+            ip -6 route add blackhole 2001:db8:5:1::/64 && ip -6 route add unreachable 2001:db8:5:2::/64 && \
+            ip -6 route add prohibit 2001:db8:5:3::/64");
+        let ways = |linux: &mut Linux, peers: &[&str]| -> Vec<String> {
+            let peers = peers.iter().map(|ip| ip.parse().unwrap()).collect();
+            let facts = linux.facts(&Asked { peers, ..Asked::default() }).unwrap();
+            let shown = |via: Option<IpAddr>| via.map_or(String::new(), |via| format!(" via {via}"));
+            facts.ways.iter().map(|(ip, way)| format!("{ip}{} {} {}", shown(way.via), way.dev, way.mtu)).collect()
+        };
+        let there = [
+            "192.0.2.9",
+            "198.51.100.1",
+            "10.6.0.1",
+            "10.7.0.1",
+            "10.8.0.1",
+            "10.1.0.1",
+            "2001:db8::9",
+            "2001:db8:5::1",
+            "192.0.2.9",
+        ];
+        let wanted = [
+            "10.1.0.1 via 192.0.2.1 eth9 1450",
+            "10.6.0.1 via fe80::5 far 1300",
+            "10.7.0.1 via 192.0.2.5 eth9 1450",
+            "10.8.0.1 far 1300",
+            "192.0.2.9 eth9 1450",
+            "198.51.100.1 via 192.0.2.1 eth9 1450",
+            "2001:db8::9 eth9 1450",
+            "2001:db8:5::1 via 2001:db8::1 eth9 1450",
+        ];
+        assert_eq!(ways(&mut linux, &there), wanted);
+        // Own ones, none, those that refuse, and those for many.
+        let absent = [
+            "192.0.2.7",
+            "127.0.0.1",
+            "0.0.0.0",
+            "2001:db8::7",
+            "::1",
+            "203.0.113.1",
+            "2001:db8:9::1",
+            "10.1.1.1",
+            "10.1.2.1",
+            "10.1.3.1",
+            "10.1.4.1",
+            "2001:db8:5:1::1",
+            "2001:db8:5:2::1",
+            "2001:db8:5:3::1",
+            "192.0.2.255",
+            "224.0.0.1",
+            "255.255.255.255",
+            "ff02::1",
+        ];
+        assert_eq!(ways(&mut linux, &absent), [""; 0]);
+        assert_eq!(ways(&mut linux, &[&absent[..], &there[..], &absent[..]].concat()), wanted);
+        // Of several routers one is told: IPv6 has none twice.
+        let [way] = &ways(&mut linux, &["2001:db8:7::1"])[..] else { panic!() };
+        assert!(way == "2001:db8:7::1 via 2001:db8::5 eth9 1450" || way == "2001:db8:7::1 via 2001:db8::6 eth9 1450");
+        // Many more than go out in one send.
+        let many: Vec<String> = (0..1000).map(|i| format!("10.1.{}.{}", i / 250, i % 250)).collect();
+        let wanted: BTreeSet<String> =
+            many.iter().take(250).map(|ip| format!("{ip} via 192.0.2.1 eth9 1450")).collect();
+        let found = ways(&mut linux, &many.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), wanted);
+        // A host without IPv6 has no way to an address of it.
+        sh("ip -6 addr flush dev eth9 && sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+        assert_eq!(ways(&mut linux, &["2001:db8::9", "192.0.2.9"]), ["192.0.2.9 eth9 1450"]);
+    });
+}
+
+#[test]
 fn without_rights_reading_works_and_writing_says_what_is_missing() {
     if is_again() {
         let mut linux = Linux::open().unwrap();
-        linux.facts(&Asked::default()).unwrap();
+        let peers: Vec<IpAddr> = (0..=255).map(|i| IpAddr::from([10, 20, 0, i])).collect();
+        let facts = linux.facts(&Asked { peers, ..Asked::default() }).unwrap();
+        assert_eq!(facts.ways.len(), 254, "without the host's own and the one for all");
         let error = linux.live(&Scope::default()).unwrap_err();
         let expected = ReadError::Permission { what: "namespace web".into(), reason: "Operation not permitted".into() };
         assert_eq!(error, expected);

@@ -1,16 +1,18 @@
 //! Routes, and the addresses that local routes stand for.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
+use nix::libc;
 use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::{
     RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 
-use super::super::transport::{DumpError, Request, Socket};
+use super::super::transport::{DumpError, Refusal, Request, Socket};
 use super::link::RawLink;
 use super::{Attributes, family_of, ip_of, u32_at};
 use crate::state::{PROTOCOL, RT_TABLE_MAIN};
@@ -106,6 +108,40 @@ pub(crate) fn dump_local(socket: &mut Socket) -> Result<Vec<IpNetwork>, DumpErro
     socket.dump(&request, |body| parse(body, &[RTN_LOCAL]).map(|route| route.to))
 }
 
+/// What the kernel says of an address that it has no route to (`ip route get`): no route or one that throws, one that is
+/// unreachable, one that prohibits, a blackhole. Without IPv6 in the kernel nobody answers for it.
+const NO_WAY: [i32; 6] =
+    [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL, libc::EOPNOTSUPP, libc::EAFNOSUPPORT];
+
+/// How packets of this namespace's go to addresses: the route that the kernel would take, with its device and router. There
+/// is none for those that have no unicast route, or that are the namespace's own.
+pub(crate) fn ways(
+    socket: &mut Socket,
+    addresses: &BTreeSet<IpAddr>,
+) -> Result<BTreeMap<IpAddr, (u32, Option<IpAddr>)>, Refusal> {
+    let question = |ip: &IpAddr| {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family_of(*ip);
+        question.header.destination_prefix_length = IpNetwork::from(*ip).prefix();
+        question.attributes = vec![RouteAttribute::Destination((*ip).into())];
+        RouteNetlinkMessage::GetRoute(question)
+    };
+    let answers = socket.ask(addresses.iter().map(question).collect(), |body| {
+        let unicast = *body.get(7)? == RTN_UNICAST;
+        let route = fields(body).filter(|_| unicast)?;
+        Some((route.index?, route.via))
+    })?;
+    let mut ways = BTreeMap::new();
+    for (ip, answer) in addresses.iter().zip(answers) {
+        match answer {
+            Ok(way) => ways.extend(way.map(|way| (*ip, way))),
+            Err(refusal) if NO_WAY.contains(&refusal.errno) => {}
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    Ok(ways)
+}
+
 fn dump_where(socket: &mut Socket, protocol: Option<u8>, table: Option<u8>) -> Result<Vec<RawRoute>, DumpError> {
     socket.dump(&request(RouteType::Unicast, protocol, table), |body| parse(body, &[RTN_UNICAST]))
 }
@@ -118,8 +154,14 @@ fn request(kind: RouteType, protocol: Option<u8>, table: Option<u8>) -> RouteNet
     RouteNetlinkMessage::GetRoute(request)
 }
 
-/// `struct rtmsg` and its attributes. Other types, other families and cached routes are left out.
+/// A route of a dump. Other types, other families and cached routes are left out.
 fn parse(body: &[u8], wanted: &[u8]) -> Option<RawRoute> {
+    let (kind, flags) = (*body.get(7)?, u32_at(body, 8)?);
+    if wanted.contains(&kind) && flags & RTM_F_CLONED == 0 { fields(body) } else { None }
+}
+
+/// `struct rtmsg` and its attributes. Other families are left out.
+fn fields(body: &[u8]) -> Option<RawRoute> {
     let (family, prefix) = (*body.first()?, *body.get(1)?);
     let (table, protocol, kind, flags) = (*body.get(4)?, *body.get(5)?, *body.get(7)?, u32_at(body, 8)?);
     let scope = *body.get(6)?;
@@ -128,9 +170,6 @@ fn parse(body: &[u8], wanted: &[u8]) -> Option<RawRoute> {
         AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
         _ => return None,
     };
-    if !wanted.contains(&kind) || flags & RTM_F_CLONED != 0 {
-        return None;
-    }
     let mut to = unspecified;
     let mut route = RawRoute {
         to: unspecified.into(),

@@ -68,7 +68,17 @@ fn drift_of_a_switched_network_is_mended() {
                 ("ip link set vx-wide nomaster", &["update link vx-wide", FDB_OF_B1, FDB_OF_B]),
                 ("ip link set vx-wide down && ip link set vx-wide up", &[]),
                 ("ip link set vx-wide down", &["update link vx-wide"]),
-                ("ip link set nr-wide down && ip link set nr-wide up", &[]),
+                (
+                    "ip link set nr-wide down && ip link set nr-wide up",
+                    &[
+                        "create address fd30::1/128 dev nr-wide",
+                        "create address fd30::b10a:d0f:f43f:6865/48 dev nr-wide",
+                        "create neighbour 10.30.0.12 dev nr-wide",
+                        "create neighbour 10.30.30.152 dev nr-wide",
+                        "create neighbour fd30::12 dev nr-wide",
+                        "create neighbour fd30::b10a:100f:f43f:6d7e dev nr-wide",
+                    ],
+                ),
                 ("ip link del vx-wide", &[]),
             ],
         );
@@ -97,7 +107,17 @@ fn drift_of_a_routed_network_is_mended() {
                         "create neighbour fd30:0:0:2::1 dev vx-wide",
                     ],
                 ),
-                ("ip link set vx-wide down && ip link set vx-wide up", &[]),
+                // The kernel forgets what was permanent.
+                (
+                    "ip link set vx-wide down && ip link set vx-wide up",
+                    &[
+                        "create address fd30:0:0:1::1/128 dev vx-wide",
+                        "create route 10.30.2.0/24",
+                        "create route fd30:0:0:2::/64",
+                        "create neighbour 10.30.2.1 dev vx-wide",
+                        "create neighbour fd30:0:0:2::1 dev vx-wide",
+                    ],
+                ),
                 ("ip link del vx-wide", &[]),
                 ("ip -n a1 route del 10.30.0.0/16", &["create route 10.30.0.0/16 in a1"]),
             ],

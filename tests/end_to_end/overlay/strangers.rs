@@ -8,7 +8,7 @@ use crate::lab::{Machine, Space};
 
 /// What a container's interface is called, by which others know it.
 fn mac(container: &Space) -> [u8; 6] {
-    let text = container.sh("cat /sys/class/net/eth0/address");
+    let text = container.sh("ip -o link show dev eth0 | grep -o 'link/ether [0-9a-f:]*' | cut -d' ' -f2");
     let mut bytes = text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap());
     std::array::from_fn(|_| bytes.next().unwrap())
 }
