@@ -7,7 +7,8 @@ use ipnetwork::IpNetwork;
 use super::{Build, Chosen, ChosenAttachment, Whole};
 use crate::config::{Config, Container, ContainerNetns, Mode, Network, Port};
 use crate::state::{
-    Address, BridgePort, Device, InterfaceName, Key, Link, LinkKind, Netns, NetnsObject, Object, Owner, Peer, Route, facts,
+    Address, BridgePort, Device, InterfaceName, Key, Link, LinkKind, Netns, NetnsObject, Object, Owner, Peer, Route,
+    facts,
 };
 
 /// The switches that have the firewall look at bridged packets, for IPv4 and IPv6.
@@ -49,7 +50,11 @@ impl<'a> Member<'a> {
 
 /// The containers of a file, or of a part of it, with what was chosen for them.
 fn members<'a>(config: &'a Config, chosen: &'a Chosen) -> impl Iterator<Item = Member<'a>> {
-    config.containers.iter().zip(&chosen.containers).map(move |(container, chosen)| Member { config, container, chosen })
+    config.containers.iter().zip(&chosen.containers).map(move |(container, chosen)| Member {
+        config,
+        container,
+        chosen,
+    })
 }
 
 impl<'a> Whole<'a> {

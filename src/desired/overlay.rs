@@ -16,8 +16,7 @@ use super::{Build, ChosenNetwork, Whole};
 use crate::config::{Host, Network, Overlay, Subnet, Topology};
 use crate::state::facts::Way;
 use crate::state::{
-    Address, BridgePort, Device, Fdb, InterfaceName, Key, Link, LinkKind, Mac, Neighbour, Netns, Object,
-    Owner, Route,
+    Address, BridgePort, Device, Fdb, InterfaceName, Key, Link, LinkKind, Mac, Neighbour, Netns, Object, Owner, Route,
 };
 
 /// What VXLAN puts before a packet: Ethernet, VXLAN, UDP and the outer IP header (RFC 7348).
@@ -105,13 +104,7 @@ impl<'a> Build<'a> {
             ..BridgePort::default()
         };
         let link = Link {
-            kind: LinkKind::Vxlan {
-                vni,
-                udp_port: overlay.port,
-                local,
-                underlay: overlay.underlay,
-                learning: false,
-            },
+            kind: LinkKind::Vxlan { vni, udp_port: overlay.port, local, underlay: overlay.underlay, learning: false },
             device: Device {
                 mac: own.vxlan_mac,
                 mtu: self.mtu(network),
@@ -262,7 +255,8 @@ impl<'a> Build<'a> {
 
     /// The MTU of an overlay network's devices where the file gives none: what fits, else what mostly does.
     pub(super) fn overlay_mtu(&self, overlay: &Overlay, otherwise: u32) -> u32 {
-        self.fits(overlay).unwrap_or_else(|| if overlay.vni.is_some() { otherwise.saturating_sub(OVERHEAD[1]) } else { otherwise })
+        self.fits(overlay)
+            .unwrap_or_else(|| if overlay.vni.is_some() { otherwise.saturating_sub(OVERHEAD[1]) } else { otherwise })
     }
 
     /// The devices by which the other hosts of a `direct` network are reached, and with which of its subnets behind them.

@@ -28,8 +28,8 @@ use super::{Build, ChosenNetwork, Whole};
 use crate::config::{Mode, Network, Subnet};
 use crate::state::firewall::{
     BaseChain, CT_ESTABLISHED_RELATED, CT_STATUS_DNAT, Chain, ChainKind, Concat, DataType, Datum, Element, ElementData,
-    Expr, Family, Field, Hook, PRIORITY_DSTNAT, PRIORITY_FILTER, PRIORITY_MANGLE, PRIORITY_RAW, PRIORITY_SRCNAT, Policy, RTN_LOCAL, TCP_SYN,
-    Rule, Set, SetData, Table, Verdict,
+    Expr, Family, Field, Hook, PRIORITY_DSTNAT, PRIORITY_FILTER, PRIORITY_MANGLE, PRIORITY_RAW, PRIORITY_SRCNAT,
+    Policy, RTN_LOCAL, Rule, Set, SetData, TCP_SYN, Table, Verdict,
 };
 use crate::state::{InterfaceName, Key, Netns, Object, Owner};
 
@@ -309,9 +309,7 @@ impl Build<'_> {
             Rule(vec![equals(Field::Iifname, LO), accept()]),
             vmap(Field::Iifname, INPUT_FROM),
         ];
-        input.extend(FAMILIES.iter().map(|names| {
-            Rule(vec![is_in(names.daddr, names.gateway), drop()])
-        }));
+        input.extend(FAMILIES.iter().map(|names| Rule(vec![is_in(names.daddr, names.gateway), drop()])));
         self.base_chain("input", (ChainKind::Filter, Hook::Input, PRIORITY_FILTER), input);
         self.base_chain(
             "forward",

@@ -56,10 +56,19 @@ fn drift_of_a_switched_network_is_mended() {
             cluster,
             &file,
             &[
-                ("bridge fdb del 02:00:00:00:00:b1 dev vx-wide dst 192.0.2.2", &["create fdb 02:00:00:00:00:b1 dev vx-wide"]),
-                ("bridge fdb replace 02:00:00:00:00:b1 dev vx-wide dst 192.0.2.77", &["update fdb 02:00:00:00:00:b1 dev vx-wide"]),
+                (
+                    "bridge fdb del 02:00:00:00:00:b1 dev vx-wide dst 192.0.2.2",
+                    &["create fdb 02:00:00:00:00:b1 dev vx-wide"],
+                ),
+                (
+                    "bridge fdb replace 02:00:00:00:00:b1 dev vx-wide dst 192.0.2.77",
+                    &["update fdb 02:00:00:00:00:b1 dev vx-wide"],
+                ),
                 ("bridge fdb del 02:00:00:00:00:b1 dev vx-wide master", &["create fdb 02:00:00:00:00:b1 dev nr-wide"]),
-                ("bridge fdb add 02:00:00:00:00:99 dev vx-wide dst 192.0.2.2", &["delete fdb 02:00:00:00:00:99 dev vx-wide"]),
+                (
+                    "bridge fdb add 02:00:00:00:00:99 dev vx-wide dst 192.0.2.2",
+                    &["delete fdb 02:00:00:00:00:99 dev vx-wide"],
+                ),
                 ("ip neigh del 10.30.0.12 dev nr-wide", &["create neighbour 10.30.0.12 dev nr-wide"]),
                 ("ip neigh del fd30::12 dev nr-wide", &["create neighbour fd30::12 dev nr-wide"]),
                 ("ip link set vx-wide mtu 1400", &["update link vx-wide"]),
@@ -79,7 +88,16 @@ fn drift_of_a_switched_network_is_mended() {
                         "create neighbour fd30::b10a:100f:f43f:6d7e dev nr-wide",
                     ],
                 ),
-                ("ip link del vx-wide", &[]),
+                (
+                    "ip link del vx-wide",
+                    &[
+                        "create link vx-wide",
+                        FDB_OF_B1,
+                        FDB_OF_B,
+                        "create fdb 02:00:00:00:00:b1 dev vx-wide",
+                        "create fdb 02:b3:20:80:17:e2 dev vx-wide",
+                    ],
+                ),
             ],
         );
     });
@@ -118,7 +136,22 @@ fn drift_of_a_routed_network_is_mended() {
                         "create neighbour fd30:0:0:2::1 dev vx-wide",
                     ],
                 ),
-                ("ip link del vx-wide", &[]),
+                (
+                    "ip link del vx-wide",
+                    &[
+                        "create link vx-wide",
+                        "create address 10.30.1.1/32 dev vx-wide",
+                        "create address fd30:0:0:1::1/128 dev vx-wide",
+                        "create route 10.30.2.0/24",
+                        "create route fd30:0:0:2::/64",
+                        "create neighbour 10.30.2.1 dev vx-wide",
+                        "create neighbour fd30:0:0:2::1 dev vx-wide",
+                        "create fdb 02:72:5c:3a:67:79 dev vx-wide",
+                        "create sysctl net/ipv4/conf/vx-wide/forwarding",
+                        "create sysctl net/ipv6/conf/vx-wide/accept_ra",
+                        "create sysctl net/ipv6/conf/vx-wide/forwarding",
+                    ],
+                ),
                 ("ip -n a1 route del 10.30.0.0/16", &["create route 10.30.0.0/16 in a1"]),
             ],
         );

@@ -39,7 +39,8 @@ fn ports_modes_and_walls_are_those_of_a_bridge() {
             cluster.apply(&file);
             assert_eq!(cluster.plans(&file), [[""; 0]; 2]);
             let _listening = cluster.listen(&["a1", "b1", "b2", "b3", "world"]);
-            let own = "ip -4 -o addr show dev nr-wide scope global | awk '$4 !~ /\\/32$/ {split($4, a, \"/\"); print a[1]}'";
+            let own =
+                "ip -4 -o addr show dev nr-wide scope global | awk '$4 !~ /\\/32$/ {split($4, a, \"/\"); print a[1]}'";
             let gateway = cluster.hosts[0].sh(own);
             cluster.world.sh("ip route replace 10.30.2.0/24 via 192.0.2.2; ip route replace 10.31.2.0/24 via 192.0.2.2; ip -6 route replace fd30:0:0:2::/64 via 2001:db8::2");
             cluster.expect(
@@ -102,7 +103,9 @@ fn segments_fit_through_a_tunnel() {
                 sizes[0], sizes[1]
             ));
             // By way of the other host, since the world takes it for the router; the answer comes straight.
-            cluster.expect("world tcp 10.30.2.11:80 -> b1 sees 192.0.2.99\nworld tcp [fd30:0:0:2::11]:80 -> b1 sees 2001:db8::99");
+            cluster.expect(
+                "world tcp 10.30.2.11:80 -> b1 sees 192.0.2.99\nworld tcp [fd30:0:0:2::11]:80 -> b1 sees 2001:db8::99",
+            );
             let counted = container.sh("nft list counters table inet seen | grep packets | awk '{print $2}'");
             assert_eq!(counted.split_whitespace().collect::<Vec<_>>(), ["2", "0"], "mss_clamp = {clamp}");
             for host in &cluster.hosts {

@@ -16,7 +16,8 @@ fn with_rover(host: &str, more: &str) -> String {
 
 /// Every entry of a host that has something to do with an address: of its databases and neighbours.
 fn entries(cluster: &Cluster, host: usize, what: &[&str]) -> Vec<String> {
-    let all = cluster.hosts[host].sh("bridge fdb show | grep -v permanent; bridge fdb show dev vx-wide self; ip neigh show nud permanent");
+    let all = cluster.hosts[host]
+        .sh("bridge fdb show | grep -v permanent; bridge fdb show dev vx-wide self; ip neigh show nud permanent");
     let about = |line: &&str| what.iter().any(|what| line.contains(what));
     let mut lines: Vec<String> = all.lines().filter(about).map(|line| line.trim_end().to_owned()).collect();
     lines.sort();
@@ -31,9 +32,9 @@ fn a_container_that_moves_to_another_host_is_reached_there() {
         let (before, after) = (with_rover("a", mac), with_rover("b", mac));
         cluster.apply(&before);
         let reached = |from: &[&str]| {
-            let lines = from.iter().flat_map(|from| {
-                ["10.30.0.200", "fd30::200"].map(|to| format!("{from} ping {to} -> answer\n"))
-            });
+            let lines = from
+                .iter()
+                .flat_map(|from| ["10.30.0.200", "fd30::200"].map(|to| format!("{from} ping {to} -> answer\n")));
             cluster.expect(&lines.collect::<String>());
         };
         reached(&["a1", "b1", "c1", "a", "b", "c"]);
@@ -97,7 +98,10 @@ fn a_host_with_another_address_is_reached_there() {
             host.add_address("eth0", "192.0.2.22/24");
             let after = file(&hosts(3, false).replace("\"192.0.2.2\"", "\"192.0.2.22\""));
             let planned = cluster.hosts[2].plan(&after).actions();
-            assert!(planned.iter().all(|action| action.starts_with("update ") || action.contains("element peer4")), "{planned:?}");
+            assert!(
+                planned.iter().all(|action| action.starts_with("update ") || action.contains("element peer4")),
+                "{planned:?}"
+            );
             assert!(!planned.is_empty());
             cluster.apply(&after);
             assert_eq!(cluster.plans(&after), [[""; 0]; 3]);

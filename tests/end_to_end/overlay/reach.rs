@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::cluster::{Cluster, containers, hosts};
 use super::{in_cluster, wide};
-use crate::lab::Machine;
+use crate::lab::{Machine, ruleset_generation};
 
 /// The addresses of the file's containers, as netrec shows them.
 fn addresses(host: &Machine, file: &str) -> BTreeMap<String, Vec<IpAddr>> {
@@ -58,9 +58,11 @@ fn watch(cluster: &Cluster) {
 fn seen(cluster: &Cluster) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();
     for host in &cluster.hosts {
-        let json: Value = serde_json::from_str(&host.run(["nft", "-j", "list", "counters", "table", "inet", "seen"])).unwrap();
+        let json: Value =
+            serde_json::from_str(&host.run(["nft", "-j", "list", "counters", "table", "inet", "seen"])).unwrap();
         for counter in json["nftables"].as_array().unwrap().iter().filter_map(|entry| entry.get("counter")) {
-            *sums.entry(counter["name"].as_str().unwrap().to_owned()).or_default() += counter["packets"].as_u64().unwrap();
+            *sums.entry(counter["name"].as_str().unwrap().to_owned()).or_default() +=
+                counter["packets"].as_u64().unwrap();
         }
     }
     sums
@@ -72,6 +74,13 @@ fn all_reach_all(cluster: &Cluster, topology: &str, ipv6_first: bool, mtu: usize
     let file = format!("{}{}{list}", hosts(3, ipv6_first), wide(topology));
     cluster.apply(&file);
     assert_eq!(cluster.plans(&file), [[""; 0]; 3]);
+    for host in &cluster.hosts {
+        let events = host.settle();
+        let generation = ruleset_generation(host);
+        assert_eq!(host.apply(&file).json["writes"], 0);
+        events.quiet();
+        assert_eq!(ruleset_generation(host), generation);
+    }
     watch(cluster);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let _listening = cluster.listen(&names);
