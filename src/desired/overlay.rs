@@ -68,15 +68,28 @@ impl<'a> Whole<'a> {
     }
 }
 
+/// The addresses at which a host is reached for these networks.
+fn ends(host: &Host, networks: &[(&Network, &Overlay)]) -> BTreeSet<IpAddr> {
+    let end = |(network, overlay, ipv6): (&Network, &Overlay, bool)| match overlay.topology {
+        Topology::Direct => host.address(ipv6).filter(|_| network.has_family(ipv6)),
+        Topology::Switched | Topology::Routed => host.vtep(),
+    };
+    networks
+        .iter()
+        .flat_map(|(network, overlay)| [false, true].map(|ipv6| (*network, *overlay, ipv6)))
+        .filter_map(end)
+        .collect()
+}
+
 impl<'a> Build<'a> {
     /// What overlay networks have beside their bridges.
     pub(super) fn overlays(&mut self) {
         let Some(whole) = self.whole else { return };
-        let mut users = Vec::new();
+        let mut overlays = Vec::new();
         let networks = self.config.networks.iter().zip(&self.chosen.networks);
         for ((network, names), stations) in networks.zip(whole.stations()) {
             let Some(overlay) = &network.overlay else { continue };
-            users.push((network, overlay));
+            overlays.push((network, overlay));
             self.tunnel(network, overlay, names, whole);
             match overlay.topology {
                 Topology::Switched => self.stations(names, stations),
@@ -84,7 +97,7 @@ impl<'a> Build<'a> {
                 Topology::Direct => self.direct(network, overlay, whole),
             }
         }
-        self.underlay(&users, whole);
+        self.underlay(&overlays, whole);
     }
 
     /// The VXLAN device.
@@ -196,47 +209,42 @@ impl<'a> Build<'a> {
     }
 
     /// What the host lacks for its overlay networks.
-    fn underlay(&mut self, users: &[(&'a Network, &'a Overlay)], whole: Whole<'a>) {
-        let (Some(own), false) = (whole.own(), users.is_empty()) else { return };
-        let needs = |overlay: &Overlay, network: &Network, ipv6: bool, host: &Host| {
-            let address = if overlay.vni.is_some() { host.vtep() } else { host.address(ipv6) };
-            address.filter(|_| network.has_family(ipv6))
-        };
-        let all = |host: &Host| -> BTreeSet<IpAddr> {
-            let families = users.iter().flat_map(|user| [(user, false), (user, true)]);
-            families.filter_map(|((network, overlay), ipv6)| needs(overlay, network, ipv6, host)).collect()
-        };
-        for address in all(own).into_iter().filter(|address| !self.is_own(*address)).collect::<Vec<_>>() {
-            let text = format!("{} is this host, but {address} is no address of it", own.owner);
-            self.warn("address-missing", text, Some(&own.owner));
-        }
-        let lost = |host: &'a Host| {
-            let addresses = all(host).into_iter().filter(|address| !self.facts.ways.contains_key(address));
-            addresses.map(move |address| (host, address)).collect::<Vec<_>>()
-        };
-        let lost: Vec<(&Host, IpAddr)> = whole.others().flat_map(|(_, host)| lost(host)).collect();
-        if let [(first, address), rest @ ..] = &lost[..] {
-            let more = if rest.is_empty() { String::new() } else { format!(", nor to {} more", rest.len()) };
-            let text = format!("this host has no route to {} at {address}{more}", first.owner);
-            self.warn("peer-unreachable", text, Some(&first.owner));
-        }
-        for (network, overlay) in users {
-            let line = || self.config.sources.line(&network.place);
-            if let Some(device) = overlay.underlay.filter(|device| !self.facts.devices.contains_key(device)) {
-                self.refusals.push(format!(
-                    "network `{}` ({}) runs over `{device}`, which is no device of this host: bring it up first, or leave out \
-                     `underlay` to follow the routes",
-                    network.name,
-                    line()
-                ));
+    fn underlay(&mut self, networks: &[(&'a Network, &'a Overlay)], whole: Whole<'a>) {
+        let Some(own) = whole.own().filter(|_| !networks.is_empty()) else { return };
+        for address in ends(own, networks) {
+            if !self.is_own(address) {
+                let text = format!("{} is this host, but {address} is no address of it", own.owner);
+                self.warn("address-missing", text, Some(&own.owner));
             }
-            let fits = self.fits(overlay);
-            if let (Some(given), Some(fits)) = (network.mtu, fits)
-                && given > fits
-            {
-                let text = format!("{} has an MTU of {given}, of which {fits} fit between the hosts", network.owner);
-                self.warn("mtu-too-large", text, Some(&network.owner));
-            }
+        }
+        let others = whole.others().flat_map(|(_, host)| ends(host, networks).into_iter().map(move |ip| (host, ip)));
+        let mut lost = others.filter(|(_, address)| !self.facts.ways.contains_key(address));
+        if let Some((host, address)) = lost.next() {
+            let more = lost.count();
+            let more = if more == 0 { String::new() } else { format!(", nor to {more} more") };
+            let text = format!("this host has no route to {} at {address}{more}", host.owner);
+            self.warn("peer-unreachable", text, Some(&host.owner));
+        }
+        for (network, overlay) in networks {
+            self.underlay_of(network, overlay);
+        }
+    }
+
+    /// The device that a network is to run over is there, and its packets fit.
+    fn underlay_of(&mut self, network: &Network, overlay: &Overlay) {
+        if let Some(device) = overlay.underlay.filter(|device| !self.facts.devices.contains_key(device)) {
+            self.refusals.push(format!(
+                "network `{}` ({}) runs over `{device}`, which is no device of this host: bring it up first, or leave out \
+                 `underlay` to follow the routes",
+                network.name,
+                self.config.sources.line(&network.place)
+            ));
+        }
+        if let (Some(given), Some(fits)) = (network.mtu, self.fits(overlay))
+            && given > fits
+        {
+            let text = format!("{} has an MTU of {given}, of which {fits} fit between the hosts", network.owner);
+            self.warn("mtu-too-large", text, Some(&network.owner));
         }
     }
 

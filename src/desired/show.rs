@@ -61,12 +61,11 @@ fn network(network: &Network, chosen: &ChosenNetwork, mtu: u32) -> Value {
         value["gateway"] = if gateways.is_empty() { json!(false) } else { json!(gateways) };
         value["range"] = json!(network.subnets.iter().map(|s| s.range).collect::<Vec<_>>());
     }
-    match &network.overlay {
-        Some(overlay) => self::overlay(&mut value, network, overlay),
-        None => {
-            value["adopt"] = json!(network.adopt);
-            value["icc"] = json!(network.icc);
-        }
+    if let Some(overlay) = &network.overlay {
+        self::overlay(&mut value, network, overlay);
+    } else {
+        value["adopt"] = json!(network.adopt);
+        value["icc"] = json!(network.icc);
     }
     if !network.is_internal() {
         let modes = [(false, "ipv4"), (true, "ipv6")].into_iter();
