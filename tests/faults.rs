@@ -11,6 +11,25 @@ mod lab;
 use lab::{Lab, Snapshot};
 
 const FIRST: &str = r#"
+[hosts.host]
+id = 1
+address = "192.0.2.1"
+
+[hosts.far]
+id = 2
+address = "192.0.2.9"
+
+[networks.wide]
+driver = "overlay"
+subnet = ["10.30.0.0/24", "fd30::/64"]
+vni = 4100
+
+[networks.round]
+driver = "overlay"
+topology = "routed"
+subnet = ["10.31.0.0/16", "fd31::/48"]
+vni = 4101
+
 [networks.front]
 subnet = ["10.20.0.0/24", "fd20::/64"]
 
@@ -24,10 +43,36 @@ sysctl   = { "net.ipv4.ip_default_ttl" = 60 }
 
 [containers.db]
 networks.back = { address = "10.21.0.10" }
+
+[containers.near]
+host = "host"
+networks = ["wide", "round"]
+
+[containers.away]
+host = "far"
+networks = ["wide"]
 "#;
 
 /// Something of every kind comes, changes, is made anew, and goes.
 const SECOND: &str = r#"
+[hosts.host]
+id = 1
+address = "192.0.2.2"
+
+[hosts.far]
+id = 2
+address = "192.0.2.9"
+
+[networks.wide]
+driver = "overlay"
+subnet = ["10.30.0.0/24", "fd30::/64"]
+vni = 4102
+
+[networks.round]
+driver = "overlay"
+topology = "direct"
+subnet = "10.31.0.0/16"
+
 [networks.front]
 subnet  = ["10.20.0.0/24", "fd20::/64"]
 gateway = ["10.20.0.254", "fd20::254"]
@@ -59,6 +104,14 @@ sysctl   = { "net.ipv4.ip_default_ttl" = 61 }
 
 [containers.cache]
 networks = ["other", "direct", "inside"]
+
+[containers.near]
+host = "host"
+networks = ["wide", "round"]
+
+[containers.away]
+host = "far"
+networks.wide = { mac = "02:00:00:00:00:aa" }
 "#;
 
 /// Every how many-th write is tried.

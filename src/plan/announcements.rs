@@ -4,20 +4,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Action, Op};
-use crate::state::{Announcement, Entry, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object, State};
+use crate::state::{Announcement, Entry, InterfaceName, Key, Link, LinkKind, Mac, Neighbour, Netns, Object, State};
 
 /// One end of a link that has an Ethernet address.
 type End = (Netns, InterfaceName);
 
 /// The addresses that came, and those of devices that got another Ethernet address; on bridges that were there before,
-/// since on a new one nobody has spoken with anybody.
+/// since on a new one nobody has spoken with anybody. What is behind a tunnel does not get through it by itself: the host
+/// tells its own containers.
 pub fn announcements(actions: &[Action], desired: &State) -> Vec<Announcement> {
     let mut fresh = BTreeSet::new();
     let mut changed = BTreeSet::new();
     let mut made = BTreeSet::new();
     for action in actions {
         match (&action.key, action.op) {
-            (key @ Key::Address { .. }, Op::Create | Op::Replace) => {
+            (key @ Key::Address { .. }, Op::Create | Op::Replace) | (key @ Key::Neighbour { .. }, _) => {
                 fresh.insert(key);
             }
             (Key::Link { name, .. }, Op::Create | Op::Replace) => {
@@ -38,22 +39,31 @@ pub fn announcements(actions: &[Action], desired: &State) -> Vec<Announcement> {
     if fresh.is_empty() && changed.is_empty() {
         return Vec::new();
     }
-    let mut ends: BTreeMap<End, (Mac, Option<InterfaceName>)> = BTreeMap::new();
+    let mut ends: BTreeMap<End, (Mac, InterfaceName)> = BTreeMap::new();
+    let mut bridges = BTreeSet::new();
     for (key, entry) in desired {
         if let (Some((end, mac)), Object::Link(link)) = (end(key, entry), &entry.object) {
-            let bridge = link.master.or(Some(end.1));
+            if matches!(link.kind, LinkKind::Bridge { .. }) {
+                bridges.insert(end.1);
+            }
+            let bridge = link.master.unwrap_or(end.1);
             ends.insert(end, (mac, bridge));
         }
     }
-    let told = |key: &Key| {
-        let Key::Address { netns, link, ip } = key else { return None };
-        let end = (netns.clone(), *link);
-        let (mac, bridge) = ends.get(&end)?;
-        let of_old = bridge.is_none_or(|bridge| !made.contains(&bridge));
-        let news = of_old && (fresh.contains(key) || changed.contains(&end));
-        news.then(|| Announcement { netns: end.0, link: end.1, mac: *mac, address: ip.ip() })
+    let told = |key: &Key, entry: &Entry| match (key, &entry.object) {
+        (Key::Address { netns, link, ip }, _) => {
+            let end = (netns.clone(), *link);
+            let (mac, bridge) = ends.get(&end)?;
+            let news = !made.contains(bridge) && (fresh.contains(key) || changed.contains(&end));
+            news.then(|| Announcement { netns: end.0, link: end.1, mac: *mac, address: ip.ip() })
+        }
+        (Key::Neighbour { netns, link, ip }, Object::Neighbour(Neighbour { mac })) => {
+            let news = bridges.contains(link) && !made.contains(link) && fresh.contains(key);
+            news.then(|| Announcement { netns: netns.clone(), link: *link, mac: *mac, address: *ip })
+        }
+        _ => None,
     };
-    desired.iter().filter_map(|(key, _)| told(key)).collect()
+    desired.iter().filter_map(|(key, entry)| told(key, entry)).collect()
 }
 
 /// The end of a link that has addresses: a bridge, or the container's end of a pair.
@@ -103,6 +113,14 @@ mod tests {
         all.into_iter().map(|(key, object)| (key, Entry::new(object, Owner::netrec()))).collect()
     }
 
+    /// The same with a container on another host, known by this Ethernet address.
+    fn with_neighbour(mut state: State, mac: u8) -> State {
+        let key = Key::Neighbour { netns: Netns::HOST, link: "br0".parse().unwrap(), ip: "10.0.0.9".parse().unwrap() };
+        let neighbour = Neighbour { mac: Mac([2, 0, 0, 0, 0, mac]) };
+        state.want(key, Object::Neighbour(neighbour), &Owner::netrec());
+        state
+    }
+
     fn told(live: &State, desired: &State) -> Vec<String> {
         let all = announcements(&diff(desired, live).actions, desired);
         all.iter().map(|a| format!("{} {} {} is {}", a.netns, a.link, a.address, a.mac)).collect()
@@ -124,5 +142,10 @@ mod tests {
             ["web eth0 10.0.0.2 is 02:00:00:00:00:02"]
         );
         assert_eq!(told(&state(7, &[web, api]), &both), ["host br0 10.0.0.1 is 02:00:00:00:00:01"]);
+        let far = with_neighbour(both.clone(), 9);
+        assert_eq!(told(&both, &far), ["host br0 10.0.0.9 is 02:00:00:00:00:09"]);
+        assert_eq!(told(&with_neighbour(both.clone(), 8), &far), ["host br0 10.0.0.9 is 02:00:00:00:00:09"]);
+        assert_eq!(told(&far, &both), [""; 0]);
+        assert_eq!(told(&State::new(), &far), [""; 0]);
     }
 }

@@ -67,6 +67,8 @@ fn a_container_with_another_mac_leaves_no_entry_of_the_old_one() {
         let before = with_rover("a", "mac = \"02:00:00:00:00:aa\"");
         let after = with_rover("a", "mac = \"02:00:00:00:00:bb\"");
         cluster.apply(&before);
+        // Who has spoken with it remembers.
+        cluster.expect("c1 ping 10.30.0.200 -> answer\nc1 ping fd30::200 -> answer");
         let changes = [
             "create fdb 02:00:00:00:00:bb dev nr-wide",
             "create fdb 02:00:00:00:00:bb dev vx-wide",
@@ -82,6 +84,8 @@ fn a_container_with_another_mac_leaves_no_entry_of_the_old_one() {
         assert_eq!(planned, changes);
         cluster.apply(&after);
         assert_eq!(entries(cluster, 2, &["02:00:00:00:00:aa"]), [""; 0]);
+        let known = cluster.space("c1").sh("ip neigh show dev eth0 | grep -c 02:00:00:00:00:bb");
+        assert_eq!(known.trim(), "2");
         cluster.expect("c1 ping 10.30.0.200 -> answer\nc1 ping fd30::200 -> answer");
     });
 }
