@@ -27,7 +27,7 @@ impl Build<'_> {
         for subnet in &network.subnets {
             let Some(ip) = subnet.gateway.and_then(|g| IpNetwork::new(g, subnet.net.prefix()).ok()) else { continue };
             let key = Key::Address { netns: Netns::HOST, link: names.bridge, ip };
-            self.want(key, Object::Address(Address { permanent: true, no_prefix_route: false }), &network.owner);
+            self.want(key, Object::Address(Address::lasting()), &network.owner);
         }
     }
 

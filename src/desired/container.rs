@@ -126,7 +126,7 @@ impl<'a> Build<'a> {
             if address.automatic {
                 self.out.chosen.insert(key.clone());
             }
-            self.want(key, Object::Address(Address { permanent: true, no_prefix_route: false }), &attachment.owner);
+            self.want(key, Object::Address(Address::lasting()), &attachment.owner);
         }
         if self.facts.has_ipv6() {
             // Else any container of the network could make itself the IPv6 router of the others, on a network without

@@ -210,7 +210,7 @@ impl Builder {
     fn address(&mut self, machine: &str, ip: IpAddr, prefix: u8) {
         let Ok(ip) = IpNetwork::new(ip, prefix) else { return };
         let key = Key::Address { netns: Netns::new(machine), link: Self::name("uplink"), ip };
-        self.want(key, Object::Address(Address { permanent: true, no_prefix_route: false }));
+        self.want(key, Object::Address(Address::lasting()));
     }
 
     fn route(&mut self, machine: &str, to: IpNetwork, via: IpAddr) {
