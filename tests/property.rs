@@ -144,7 +144,10 @@ fn drift(host: &mut Fake, random: &mut Random) {
                 }
             }
             Object::Netns(netns) => netns.lo_up = false,
-            Object::Address(address) if random.one_in(2) => address.no_prefix_route = true,
+            Object::Address(address) if random.one_in(2) => match random.below(2) {
+                0 => address.no_prefix_route = true,
+                _ => address.deprecated = true,
+            },
             Object::Sysctl(sysctl) => sysctl.value = "7".into(),
             _ => {
                 host.remove_by_hand(&key);

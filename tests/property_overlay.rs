@@ -103,7 +103,7 @@ fn state(random: &mut Random) -> State {
         }
         for own in [format!("10.3{n}.0.{}/16", 1 + random.below(2)), format!("fd3{n}::{}/64", 1 + random.below(2))] {
             let own: ipnetwork::IpNetwork = own.parse().unwrap();
-            let address = Address { permanent: true, no_prefix_route: false };
+            let address = Address::lasting();
             all.push((Key::Address { netns: NETNS, link: home, ip: own }, Object::Address(address)));
             for host in (2..5).filter(|_| !random.one_in(3)).collect::<Vec<u8>>() {
                 let to = if own.is_ipv4() { format!("10.3{n}.{host}.0/24") } else { format!("fd3{n}:{host}::/64") };

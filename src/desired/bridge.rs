@@ -32,7 +32,7 @@ impl Build<'_> {
         if network.is_switched() {
             // The gateway's address is on every host. What a host sends is answered to one that is its own.
             let gateways = network.subnets.iter().filter_map(|subnet| subnet.gateway);
-            gateways.for_each(|ip| address(ip.into(), Address { deprecated: false, ..Address::lasting() }));
+            gateways.for_each(|ip| address(ip.into(), Address { deprecated: true, ..Address::lasting() }));
             own.into_iter().flat_map(|own| &own.addresses).for_each(|ip| address(*ip, Address::lasting()));
             return;
         }

@@ -342,8 +342,11 @@ impl Reader<'_> {
             }
             let key = Key::Address { netns: netns.clone(), link: link.name, ip: raw.ip };
             let routed = link.device.up && !raw.secondary && !is_single(raw.ip);
-            let address =
-                Address { permanent: raw.permanent, no_prefix_route: routed && !has_route(raw), deprecated: false };
+            let address = Address {
+                permanent: raw.permanent,
+                no_prefix_route: routed && !has_route(raw),
+                deprecated: raw.deprecated,
+            };
             self.add(key, Object::Address(address), link.mark.as_ref(), standing);
         }
     }

@@ -98,7 +98,7 @@ mod tests {
         let name = |name: &str| Key::Link { netns: Netns::HOST, name: name.parse().unwrap() };
         let address = |netns: &Netns, link: &str, ip: &str| {
             let key = Key::Address { netns: netns.clone(), link: link.parse().unwrap(), ip: ip.parse().unwrap() };
-            (key, Object::Address(Address { permanent: true, no_prefix_route: false }))
+            (key, Object::Address(Address::lasting()))
         };
         let mut all = vec![
             (name("br0"), link(LinkKind::Bridge { stp: false }, bridge, None)),

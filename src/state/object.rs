@@ -430,13 +430,14 @@ pub struct Address {
     /// (`IFA_F_SECONDARY`), and while its device is down.
     #[serde(default)]
     pub no_prefix_route: bool,
-    /// Whether it is never chosen as a source.
+    /// Whether it is never chosen as a source while there is another: a preferred lifetime of 0 (`IFA_F_DEPRECATED`, RFC
+    /// 4862). IPv4 keeps the flag and looks at it nowhere.
     #[serde(default)]
     pub deprecated: bool,
 }
 
 impl Address {
-    /// One that stays.
+    /// One that stays until removed, with the route to its subnet.
     pub fn lasting() -> Self {
         Self { permanent: true, no_prefix_route: false, deprecated: false }
     }

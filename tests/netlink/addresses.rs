@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use netrec::kernel::{Backend, Linux};
-use netrec::state::{Address, Entry, Key, Netns, Object, Scope, Standing, Step};
+use netrec::plan::diff;
+use netrec::state::{Address, Entry, Key, Netns, Object, Scope, Standing, State, Step};
 use serde_json::Value;
 
 use super::lab::*;
@@ -33,10 +34,84 @@ fn addresses_of_both_families_come_and_go() {
         for ip in ["fd00::9/64", "10.9.0.1/24"] {
             let (key, after) = mine(ip);
             let mut before = after.clone();
-            before.object = Object::Address(Address { permanent: false, no_prefix_route: false });
+            before.object = Object::Address(Address { permanent: false, ..Address::lasting() });
             assert_eq!(found(&mut linux, &key).unwrap(), before);
             run(&mut linux, [Step::new(key.clone(), Some(before), Some(after.clone()))]);
             assert_eq!(found(&mut linux, &key).unwrap(), after);
+        }
+    });
+}
+
+#[test]
+fn deprecated_addresses_are_mended_in_place() {
+    lab(|| {
+        let mut linux = Linux::open().unwrap();
+        let deprecated = |ip: &str| {
+            let (key, mut entry) = address(&Netns::HOST, "nr-front", ip, "networks.front");
+            entry.object = Object::Address(Address { deprecated: true, ..Address::lasting() });
+            (key, entry)
+        };
+        let all = ["10.0.0.1/24", "fd00::1/64"].map(deprecated);
+        run(&mut linux, [create(bridge("nr-front"))]);
+        let others = ["10.9.0.1/24", "fd09::1/64"].map(|ip| address(&Netns::HOST, "nr-front", ip, "networks.front"));
+        run(&mut linux, all.iter().chain(&others).cloned().map(create));
+        sh("ip route add 198.51.100.0/24 via 10.0.0.9 && ip -6 route add 2001:db8::/32 via fd00::9");
+        let wanted: State = all.iter().chain(&others).cloned().chain([bridge("nr-front")]).collect();
+        let plan = |linux: &mut Linux, wanted: &State| -> Vec<String> {
+            let live = linux.live(&Scope::of(wanted)).unwrap();
+            diff(wanted, &live).actions.iter().map(|action| format!("{:?} {}", action.op, action.key)).collect()
+        };
+        assert_eq!(plan(&mut linux, &wanted), [""; 0]);
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let shown = || -> Vec<(String, bool, bool, u64)> {
+            let shown = ip("addr show nr-front");
+            let all = shown["addr_info"].as_array().unwrap().iter().filter(|a| a["scope"] == "global");
+            let on = |a: &Value, flag: &str| a[flag].as_bool().unwrap_or(false);
+            let told = |a: &Value| {
+                (text(&a["local"]), on(a, "deprecated"), on(a, "dynamic"), a["valid_life_time"].as_u64().unwrap())
+            };
+            all.map(told).collect()
+        };
+        let forever = u64::from(u32::MAX);
+        let told = |ip: &str, deprecated| (ip.to_owned(), deprecated, false, forever);
+        let right = [told("10.0.0.1", true), told("10.9.0.1", false), told("fd00::1", true), told("fd09::1", false)];
+        let sorted = |mut all: Vec<(String, bool, bool, u64)>| {
+            all.sort();
+            all
+        };
+        assert_eq!(sorted(shown()), right);
+        let source = |to: &str| text(&json(&format!("ip -j route get {to}"))[0]["prefsrc"]);
+        // Of IPv6 another one is the source, even of what goes to its own subnet; IPv4 does not care.
+        assert_eq!([source("2001:db8::1"), source("fd00::9")], ["fd09::1", "fd09::1"]);
+        assert_eq!([source("198.51.100.1"), source("10.0.0.9")], ["10.0.0.1", "10.0.0.1"]);
+
+        // Somebody makes them ordinary ones, or lets them run out.
+        let drifts = [
+            ("preferred_lft forever", Address::lasting()),
+            ("valid_lft 1000 preferred_lft 0", Address { permanent: false, deprecated: true, ..Address::lasting() }),
+            ("valid_lft 1000 preferred_lft 1000", Address { permanent: false, ..Address::lasting() }),
+        ];
+        for (by_hand, found_then) in drifts {
+            for (key, after) in &all {
+                let Key::Address { ip, .. } = key else { panic!() };
+                let routes = || sh("ip route; ip -6 route show dev nr-front");
+                let before_all = routes();
+                sh(&format!("ip addr change {ip} dev nr-front {by_hand}"));
+                let before = found(&mut linux, key).unwrap();
+                assert_eq!(before.object, Object::Address(found_then.clone()), "{by_hand}");
+                assert_eq!(plan(&mut linux, &wanted), [format!("Update {key}")], "{by_hand}");
+                run(&mut linux, [Step::new(key.clone(), Some(before.clone()), Some(after.clone()))]);
+                assert_eq!(plan(&mut linux, &wanted), [""; 0], "{by_hand}");
+                // The routes that need the address are still there: it was never gone.
+                assert_eq!(routes(), before_all, "{by_hand}");
+            }
+        }
+        assert_eq!(sorted(shown()), right);
+        // And ordinary ones on purpose.
+        for (key, before) in &all {
+            let (_, after) = address(&Netns::HOST, "nr-front", "10.0.0.1/24", "networks.front");
+            run(&mut linux, [Step::new(key.clone(), Some(before.clone()), Some(after.clone()))]);
+            assert_eq!(found(&mut linux, key).unwrap().object, Object::Address(Address::lasting()));
         }
     });
 }
@@ -70,7 +145,7 @@ fn the_route_that_comes_with_an_address_is_its_own() {
         let steps = |mended: bool| {
             small_shop().remove(2).into_iter().map(move |(key, with)| {
                 let mut without = with.clone();
-                without.object = Object::Address(Address { permanent: true, no_prefix_route: true });
+                without.object = Object::Address(Address { no_prefix_route: true, ..Address::lasting() });
                 let (before, after) = if mended { (without, with) } else { (with, without) };
                 Step::new(key, Some(before), Some(after))
             })

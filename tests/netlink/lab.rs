@@ -103,7 +103,7 @@ pub(crate) fn namespace(netns: &Netns) -> (Key, Entry) {
 
 pub(crate) fn address(netns: &Netns, link: &str, ip: &str, path: &str) -> (Key, Entry) {
     let key = Key::Address { netns: netns.clone(), link: name(link), ip: ip.parse().unwrap() };
-    (key, Entry::new(Object::Address(Address { permanent: true, no_prefix_route: false }), owner(path)))
+    (key, Entry::new(Object::Address(Address::lasting()), owner(path)))
 }
 
 pub(crate) fn route(netns: &Netns, to: &str, via: Option<&str>, dev: &str, metric: u32) -> (Key, Entry) {

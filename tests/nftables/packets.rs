@@ -360,7 +360,7 @@ fn addresses(devices: &[&str]) -> Vec<(Key, Entry)> {
         .filter(|(device, _)| devices.contains(device))
         .map(|(device, ip)| {
             let key = Key::Address { netns: Netns::HOST, link: device.parse().unwrap(), ip: ip.parse().unwrap() };
-            (key, Entry::new(Object::Address(Address { permanent: true, no_prefix_route: false }), Owner::netrec()))
+            (key, Entry::new(Object::Address(Address::lasting()), Owner::netrec()))
         })
         .collect()
 }

@@ -4,7 +4,7 @@ use ipnetwork::IpNetwork;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
 };
 
 use super::super::transport::{DumpError, Request, Socket};
@@ -17,7 +17,10 @@ const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
 const IFA_PROTO: u16 = 11;
 const IFA_F_SECONDARY: u32 = 0x01;
+const IFA_F_DEPRECATED: u32 = 0x20;
 const IFA_F_PERMANENT: u32 = 0x80;
+/// `INFINITY_LIFE_TIME`
+const FOREVER: u32 = u32::MAX;
 /// `IFAPROT_KERNEL_LO`, `_RA`, `_LL`: the kernel made it, on `lo`, from a router advertisement, or for the link.
 const KERNEL_MADE: [u8; 3] = [1, 2, 3];
 
@@ -28,6 +31,8 @@ pub(crate) struct RawAddress {
     pub index: u32,
     pub ip: IpNetwork,
     pub permanent: bool,
+    /// Whether its preferred lifetime is over.
+    pub deprecated: bool,
     /// Whether it is an IPv4 address in the subnet of an earlier one of its device, whose route serves both.
     pub secondary: bool,
     /// Whether the kernel made it by itself.
@@ -61,10 +66,19 @@ fn parse(body: &[u8]) -> Option<RawAddress> {
         || protocol == 0 && matches!(ip, IpNetwork::V6(v6) if v6.ip().is_unicast_link_local());
     // Of IPv6 addresses the same bit says that they are temporary.
     let secondary = ip.is_ipv4() && flags & IFA_F_SECONDARY != 0;
-    Some(RawAddress { index, ip, permanent: flags & IFA_F_PERMANENT != 0, secondary, kernel_made, protocol })
+    Some(RawAddress {
+        index,
+        ip,
+        permanent: flags & IFA_F_PERMANENT != 0,
+        // The lifetimes would not tell: those of a permanent IPv4 address are always said to be infinite.
+        deprecated: flags & IFA_F_DEPRECATED != 0,
+        secondary,
+        kernel_made,
+        protocol,
+    })
 }
 
-/// Adds an address; `replace` takes the place of the same one with another lifetime. The route to its subnet comes along,
+/// Adds an address; `replace` takes the place of the same one with other lifetimes, which are infinite unless said. The route to its subnet comes along,
 /// or not; of an IPv6 address also with `replace`.
 pub(crate) fn add(index: u32, ip: IpNetwork, address: &Address, replace: bool) -> Request {
     let mut message = described(index, ip);
@@ -77,6 +91,11 @@ pub(crate) fn add(index: u32, ip: IpNetwork, address: &Address, replace: bool) -
     }
     if address.no_prefix_route {
         flags |= AddressFlags::Noprefixroute;
+    }
+    if address.deprecated {
+        let mut lifetimes = CacheInfo::default();
+        (lifetimes.ifa_preferred, lifetimes.ifa_valid) = (0, FOREVER);
+        message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
     }
     if !flags.is_empty() {
         message.attributes.push(AddressAttribute::Flags(flags));

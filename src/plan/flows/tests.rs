@@ -345,7 +345,7 @@ fn nothing_is_asked_where_nothing_has_changed_that_concerns_flows() {
     assert!(Change::between(&state, &other).is_none(), "owners, a device without addresses");
     let address =
         Key::Address { netns: Netns::new("web"), link: InterfaceName::LO, ip: "10.0.0.1/24".parse().unwrap() };
-    let object = |no_prefix_route| Object::Address(Address { permanent: true, no_prefix_route });
+    let object = |no_prefix_route| Object::Address(Address { no_prefix_route, ..Address::lasting() });
     other.insert(address.clone(), Entry::new(object(false), Owner::netrec()));
     assert!(Change::between(&state, &other).is_some(), "an address");
     let mut mended = other.clone();
@@ -387,7 +387,7 @@ fn networks() -> Vec<Part> {
     }
     let address = |netns: Netns, link: &str, ip: &str| {
         let key = Key::Address { netns, link: link.parse().unwrap(), ip: ip.parse().unwrap() };
-        (key, Object::Address(Address { permanent: true, no_prefix_route: false }))
+        (key, Object::Address(Address::lasting()))
     };
     parts.extend([
         address(Netns::HOST, "br0", "10.1.0.1/24"),
