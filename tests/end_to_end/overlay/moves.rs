@@ -16,8 +16,7 @@ fn with_rover(host: &str, more: &str) -> String {
 
 /// Every entry of a host that has something to do with an address: of its databases and neighbours.
 fn entries(cluster: &Cluster, host: usize, what: &[&str]) -> Vec<String> {
-    let all = cluster.hosts[host]
-        .sh("bridge fdb show | grep -v permanent; bridge fdb show dev vx-wide self; ip neigh show nud permanent");
+    let all = cluster.hosts[host].sh("bridge fdb show; ip neigh show nud permanent");
     let about = |line: &&str| what.iter().any(|what| line.contains(what));
     let mut lines: Vec<String> = all.lines().filter(about).map(|line| line.trim_end().to_owned()).collect();
     lines.sort();
@@ -47,8 +46,8 @@ fn a_container_that_moves_to_another_host_is_reached_there() {
             vec![
                 "02:00:00:00:00:aa dev vx-wide dst VTEP self permanent".replace("VTEP", vtep),
                 "02:00:00:00:00:aa dev vx-wide master nr-wide static".to_owned(),
-                "10.30.0.200 dev nr-wide lladdr 02:00:00:00:00:aa PERMANENT".to_owned(),
-                "fd30::200 dev nr-wide lladdr 02:00:00:00:00:aa PERMANENT".to_owned(),
+                "10.30.0.200 dev nr-wide lladdr 02:00:00:00:00:aa PERMANENT proto 78".to_owned(),
+                "fd30::200 dev nr-wide lladdr 02:00:00:00:00:aa PERMANENT proto 78".to_owned(),
             ]
         };
         let what = ["02:00:00:00:00:aa", "10.30.0.200", "fd30::200"];
