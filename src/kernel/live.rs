@@ -12,7 +12,7 @@ use super::netlink::link::{self, ANOTHER_HOST, Mark, RawKind, RawLink};
 use super::netlink::route::{self, RTPROT_KERNEL, RawRoute};
 use super::netns::{self, Handle, Id, Namespaces};
 use super::space::{Space, namespace_mark};
-use super::sysctl;
+use super::sysctl::{Proc, Procs};
 use super::transport::{DumpError, Refusal, Socket};
 use crate::state::{
     Address, Device, Entry, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object,
@@ -40,6 +40,7 @@ pub(super) fn read(
         entries: Vec::new(),
         sysctls: Vec::new(),
         spaces: Vec::new(),
+        procs: Procs::new(),
         unread: None,
     };
     let host = reader.read_namespaces()?;
@@ -68,6 +69,8 @@ struct Reader<'a> {
     entries: Vec<(Key, Entry)>,
     sysctls: Vec<(Key, Entry)>,
     spaces: Vec<Space>,
+    /// For what is not told along with the devices.
+    procs: Procs,
     /// Why the first of the namespaces that nobody asked for and that could not be read could not. It is no matter unless
     /// something is missing that may be in it.
     unread: Option<ReadError>,
@@ -142,7 +145,8 @@ impl Reader<'_> {
             }
         }
         if !others.is_empty() {
-            let read = self.namespaces.within(netns, || read_sysctls(netns, &others));
+            let proc = if netns.is_host() { &Proc::SYSTEM } else { self.procs.next() };
+            let read = self.namespaces.within(netns, || read_sysctls(proc, netns, &others));
             self.sysctls.extend(read.and_then(|read| read).map_err(|refusal| read_error(&whose(netns), &refusal))?);
         }
         Ok(())
@@ -384,10 +388,10 @@ fn told(links: &[RawLink], path: &str) -> Option<String> {
     link.parameter(family, name).map(|value| value.to_string())
 }
 
-fn read_sysctls(netns: &Netns, paths: &[&Arc<str>]) -> Result<Vec<(Key, Entry)>, Refusal> {
+fn read_sysctls(proc: &Proc, netns: &Netns, paths: &[&Arc<str>]) -> Result<Vec<(Key, Entry)>, Refusal> {
     let mut found = Vec::new();
     for path in paths {
-        found.extend(sysctl::read(path)?.map(|value| parameter(netns, path, value)));
+        found.extend(proc.read(path)?.map(|value| parameter(netns, path, value)));
     }
     Ok(found)
 }
