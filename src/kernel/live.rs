@@ -82,10 +82,11 @@ impl Reader<'_> {
         let listed = netns::names().map_err(|e| read_error(netns::RUN_NETNS, &e.into()))?;
         let scope = self.scope;
         let others = listed.iter().filter(|netns| !scope.namespaces.contains(*netns));
+        let there = |netns: &&Netns| !netns::is_name(netns) || listed.binary_search(netns).is_ok();
         let missing = || ReadError::Other("read the host's namespace: /proc is not mounted".into());
         let host = self.read_namespace(&Netns::HOST)?.ok_or_else(missing)?;
         let mut seen: HashMap<Id, Netns> = HashMap::from([(host.id, Netns::HOST)]);
-        for netns in scope.namespaces.iter().chain(others) {
+        for netns in scope.namespaces.iter().filter(there).chain(others) {
             let read = match self.read_namespace(netns) {
                 Err(error) if !scope.namespaces.contains(netns) => {
                     self.unread.get_or_insert(error);
