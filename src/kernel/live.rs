@@ -380,8 +380,7 @@ fn is_single(ip: IpNetwork) -> bool {
     ip.prefix() == if ip.is_ipv4() { 32 } else { 128 }
 }
 
-/// The value of a parameter that the listing of devices tells along. To open its file, under a thousand namespaces a
-/// thousand times, takes as long as all the rest.
+/// The value of a parameter that the listing of devices tells along: to open its file takes longer.
 fn told(links: &[RawLink], path: &str) -> Option<String> {
     let (family, rest) = path.strip_prefix("net/")?.split_once("/conf/")?;
     let (device, name) = rest.split_once('/')?;

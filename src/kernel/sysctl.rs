@@ -17,7 +17,7 @@ use super::transport::Refusal;
 const SEARCHED: usize = 64;
 
 /// A `/proc` to find parameters in. One keeps the `net/ipv4` of every namespace that was asked for it, all under one name,
-/// and finds the right one by going through them: 0.2 ms among a thousand.
+/// and finds the right one by going through them: 0.15 ms among a thousand.
 pub(super) struct Proc(Option<OwnedFd>);
 
 impl Proc {
