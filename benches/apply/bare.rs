@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::os::fd::AsFd;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -14,8 +15,10 @@ use netrec::kernel::fault::Writes;
 use netrec::kernel::nftables::Firewall;
 use netrec::state::firewall::TABLE;
 use netrec::state::{Device, GROUP, InterfaceName, Key, Link, LinkKind, Netns, Object, PROTOCOL, State, Step};
+use nix::fcntl::{OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::Mode;
 use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
@@ -25,11 +28,14 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::wire::{self, DESCRIPTOR, Socket};
 
 const RUN_NETNS: &str = "/run/netns";
 const OWN: &str = "/proc/thread-self/ns/net";
+/// Namespaces for which one `/proc` is used, as in netrec.
+const SEARCHED: usize = 64;
 
 type Builder = LinkMessageBuilder<LinkUnspec>;
 type Messages = Vec<Vec<u8>>;
@@ -40,6 +46,7 @@ struct Space {
     path: PathBuf,
     lo: Messages,
     before_up: Messages,
+    /// By their paths in a `/proc`.
     sysctls: Vec<(PathBuf, String)>,
     up: Messages,
 }
@@ -140,7 +147,7 @@ impl Recipe {
                         Some(space) => &mut recipe.spaces[*space].sysctls,
                         None => &mut recipe.sysctls,
                     };
-                    list.push((Path::new("/proc/sys").join(&**path), sysctl.value.clone()));
+                    list.push((Path::new("sys").join(&**path), sysctl.value.clone()));
                 }
                 _ => recipe.firewall.push(Step::new(key.clone(), None, Some(entry.clone()))),
             }
@@ -177,17 +184,21 @@ impl Recipe {
             host.send(&messages);
         }
         host.send(&self.before_up);
-        for (space, socket) in self.spaces.iter().zip(&mut sockets) {
-            socket.send(&space.before_up);
-            if !space.sysctls.is_empty() {
-                setns(File::open(&space.path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-                write(&space.sysctls);
-                setns(&home, CloneFlags::CLONE_NEWNET).unwrap();
+        let system: OwnedFd = File::open("/proc").unwrap().into();
+        for (spaces, sockets) in self.spaces.chunks(SEARCHED).zip(sockets.chunks_mut(SEARCHED)) {
+            let proc = proc();
+            for (space, socket) in spaces.iter().zip(sockets) {
+                socket.send(&space.before_up);
+                if !space.sysctls.is_empty() {
+                    setns(File::open(&space.path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+                    write(&proc, &space.sysctls);
+                    setns(&home, CloneFlags::CLONE_NEWNET).unwrap();
+                }
             }
         }
         host.send(&self.addresses);
         Firewall::open().unwrap().run(&self.firewall, &mut Writes::new()).unwrap();
-        write(&self.sysctls);
+        write(&system, &self.sysctls);
         for (space, socket) in self.spaces.iter().zip(&mut sockets) {
             socket.send(&space.up);
         }
@@ -205,9 +216,17 @@ impl Recipe {
     }
 }
 
-fn write(sysctls: &[(PathBuf, String)]) {
+/// A `/proc` for a few namespaces, as netrec has it: in the system's the kernel would search among all of them.
+fn proc() -> OwnedFd {
+    let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+    fsconfig_create(&context).unwrap();
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
+}
+
+fn write(proc: &OwnedFd, sysctls: &[(PathBuf, String)]) {
     for (path, value) in sysctls {
-        fs::write(path, value).unwrap();
+        let mut file: File = openat(proc, path, OFlag::O_WRONLY, Mode::empty()).unwrap().into();
+        file.write_all(value.as_bytes()).unwrap();
     }
 }
 

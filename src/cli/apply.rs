@@ -31,12 +31,8 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
         detailed: command.detailed_exitcode,
         timeout: config.settings.lock_timeout,
     };
-    // Standard input can be read once only; a file may have changed while another netrec was waited for.
-    let once = args.config.iter().any(|path| path.as_os_str() == "-");
-    let plan = |kernel: &mut Linux| {
-        let again = if once { config.clone() } else { args.load()? };
-        Ok(prepare(kernel, &again, args.host.as_deref())?)
-    };
+    // Read again, as another netrec may have been waited for.
+    let plan = |kernel: &mut Linux| Ok(prepare(kernel, &*args.reload(&config)?, args.host.as_deref())?);
     order.carry_out(&plan, output)
 }
 

@@ -8,6 +8,7 @@ mod rehearse;
 mod show;
 mod validate;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -193,6 +194,15 @@ impl Args {
     /// The checked configuration.
     fn load(&self) -> Result<Config, Error> {
         Ok(config::parse(read_sources(&self.config)?)?)
+    }
+
+    /// The same at a later time: the files may have changed. Standard input can be read once only.
+    fn reload<'a>(&self, before: &'a Config) -> Result<Cow<'a, Config>, Error> {
+        if self.config.iter().any(|path| path.as_os_str() == "-") {
+            return Ok(Cow::Borrowed(before));
+        }
+        let sources = read_sources(&self.config)?;
+        Ok(if sources == before.sources { Cow::Borrowed(before) } else { Cow::Owned(config::parse(sources)?) })
     }
 }
 

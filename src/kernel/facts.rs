@@ -14,7 +14,7 @@ use super::netlink::link::{self, RawKind, RawLink};
 use super::netlink::route::{self, RTPROT_RA, RawRoute};
 use super::netlink::{address, address::RawAddress};
 use super::netns::{self, Handle, Namespaces};
-use super::sysctl;
+use super::sysctl::Proc;
 use crate::state::facts::{
     Asked, BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostDevice, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING,
     Uplink, Way,
@@ -146,7 +146,7 @@ fn host_routes(routes: &[RawRoute], links: &Links, inode: u64) -> Vec<HostRoute>
 fn sysctls() -> Result<BTreeMap<Arc<str>, String>, ReadError> {
     let mut found = BTreeMap::new();
     for path in [IPV4_FORWARDING, IPV6_FORWARDING, BRIDGE_NF_IPV4, BRIDGE_NF_IPV6] {
-        if let Some(value) = sysctl::read(path).map_err(|e| read_error(path, &e.into()))? {
+        if let Some(value) = Proc::SYSTEM.read(path).map_err(|e| read_error(path, &e.into()))? {
             found.insert(path.into(), value);
         }
     }
@@ -160,7 +160,7 @@ fn ra_uplinks(routes: &[RawRoute], links: &Links) -> Result<Vec<InterfaceName>, 
     let mut found = BTreeSet::new();
     for link in defaults(routes).filter(from_ra).filter_map(|r| links.get(&r.index?)) {
         let path = format!("net/ipv6/conf/{}/accept_ra", link.name);
-        if sysctl::read(&path).map_err(|e| read_error(&path, &e.into()))?.as_deref() == Some("1") {
+        if Proc::SYSTEM.read(&path).map_err(|e| read_error(&path, &e.into()))?.as_deref() == Some("1") {
             found.insert(link.name);
         }
     }

@@ -14,7 +14,7 @@ use super::netlink::route::{self, RTPROT_KERNEL, RawRoute};
 use super::netns::{self, Handle, Id, Namespaces};
 use super::reach;
 use super::space::{Space, namespace_mark};
-use super::sysctl;
+use super::sysctl::{Proc, Procs};
 use super::transport::{DumpError, Refusal, Socket};
 use crate::state::{
     Address, Device, Entry, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object,
@@ -42,6 +42,7 @@ pub(super) fn read(
         entries: Vec::new(),
         sysctls: Vec::new(),
         spaces: Vec::new(),
+        procs: Procs::new(),
         unread: None,
     };
     let host = reader.read_namespaces()?;
@@ -72,6 +73,8 @@ struct Reader<'a> {
     entries: Vec<(Key, Entry)>,
     sysctls: Vec<(Key, Entry)>,
     spaces: Vec<Space>,
+    /// For what is not told along with the devices.
+    procs: Procs,
     /// Why the first of the namespaces that nobody asked for and that could not be read could not. It is no matter unless
     /// something is missing that may be in it.
     unread: Option<ReadError>,
@@ -83,10 +86,11 @@ impl Reader<'_> {
         let listed = netns::names().map_err(|e| read_error(netns::RUN_NETNS, &e.into()))?;
         let scope = self.scope;
         let others = listed.iter().filter(|netns| !scope.namespaces.contains(*netns));
+        let there = |netns: &&Netns| !netns::is_name(netns) || listed.binary_search(netns).is_ok();
         let missing = || ReadError::Other("read the host's namespace: /proc is not mounted".into());
         let host = self.read_namespace(&Netns::HOST)?.ok_or_else(missing)?;
         let mut seen: HashMap<Id, Netns> = HashMap::from([(host.id, Netns::HOST)]);
-        for netns in scope.namespaces.iter().chain(others) {
+        for netns in scope.namespaces.iter().filter(there).chain(others) {
             let read = match self.read_namespace(netns) {
                 Err(error) if !scope.namespaces.contains(netns) => {
                     self.unread.get_or_insert(error);
@@ -146,7 +150,8 @@ impl Reader<'_> {
             }
         }
         if !others.is_empty() {
-            let read = self.namespaces.within(netns, || read_sysctls(netns, &others));
+            let proc = if netns.is_host() { &Proc::SYSTEM } else { self.procs.next() };
+            let read = self.namespaces.within(netns, || read_sysctls(proc, netns, &others));
             self.sysctls.extend(read.and_then(|read| read).map_err(|refusal| read_error(&whose(netns), &refusal))?);
         }
         Ok(())
@@ -398,8 +403,7 @@ fn is_single(ip: IpNetwork) -> bool {
     ip.prefix() == if ip.is_ipv4() { 32 } else { 128 }
 }
 
-/// The value of a parameter that the listing of devices tells along. To open its file, under a thousand namespaces a
-/// thousand times, takes as long as all the rest.
+/// The value of a parameter that the listing of devices tells along: to open its file takes longer.
 fn told(links: &[RawLink], path: &str) -> Option<String> {
     let (family, rest) = path.strip_prefix("net/")?.split_once("/conf/")?;
     let (device, name) = rest.split_once('/')?;
@@ -407,10 +411,10 @@ fn told(links: &[RawLink], path: &str) -> Option<String> {
     link.parameter(family, name).map(|value| value.to_string())
 }
 
-fn read_sysctls(netns: &Netns, paths: &[&Arc<str>]) -> Result<Vec<(Key, Entry)>, Refusal> {
+fn read_sysctls(proc: &Proc, netns: &Netns, paths: &[&Arc<str>]) -> Result<Vec<(Key, Entry)>, Refusal> {
     let mut found = Vec::new();
     for path in paths {
-        found.extend(sysctl::read(path)?.map(|value| parameter(netns, path, value)));
+        found.extend(proc.read(path)?.map(|value| parameter(netns, path, value)));
     }
     Ok(found)
 }

@@ -312,14 +312,17 @@ fn counted(writes: &mut Writes) -> Result<(), Refusal> {
     writes.admit().map_err(Refusal::plain)
 }
 
+/// Whether it is a name under `/run/netns`.
+pub(super) fn is_name(netns: &Netns) -> bool {
+    netns.label().is_some_and(|label| !label.contains('/') && !matches!(label, "" | "." | ".."))
+}
+
 /// The file of a namespace that netrec may make or remove.
 fn named(netns: &Netns) -> Result<PathBuf, Refusal> {
-    match netns.label() {
-        Some(label) if !label.contains('/') && !matches!(label, "" | "." | "..") => Ok(path(netns)),
-        _ => {
-            Err(Refusal::new(libc::EINVAL, format!("only namespaces under {RUN_NETNS} are netrec's to make or remove")))
-        }
+    if is_name(netns) {
+        return Ok(path(netns));
     }
+    Err(Refusal::new(libc::EINVAL, format!("only namespaces under {RUN_NETNS} are netrec's to make or remove")))
 }
 
 /// The mode of the file under a name. The sticky bit, which has no meaning on files, tells those that netrec made from

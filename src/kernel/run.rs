@@ -16,7 +16,7 @@ use super::netlink::neighbour::{self, Place};
 use super::netlink::route::NewRoute;
 use super::netlink::{address, link, route};
 use super::netns::Namespaces;
-use super::sysctl;
+use super::sysctl::{Proc, Procs};
 use super::transport::{BATCH, Refusal, Request};
 use crate::state::{
     Address, Entry, Fdb, GROUP, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object, Owner, PROTOCOL, Step,
@@ -192,12 +192,19 @@ impl Runner<'_> {
     }
 
     fn set_sysctls(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
-        for (step, outcome) in steps.iter().zip(outcomes) {
-            let (Key::Sysctl { netns, path }, Some(after)) = (&step.key, &step.after) else { continue };
-            let Object::Sysctl(wanted) = &after.object else { continue };
-            let writes = &mut *self.writes;
-            let done = self.namespaces.within(netns, || sysctl::write(path, &wanted.value, writes));
-            *outcome = done.and_then(|done| done);
+        let wanted: Vec<_> = steps.iter().enumerate().filter_map(|(i, step)| Some((i, parameter_of(step)?))).collect();
+        let mut procs = Procs::new();
+        for of_one in wanted.chunk_by(|(_, a), (_, b)| a.netns == b.netns) {
+            let Some((_, Parameter { netns, .. })) = of_one.first() else { continue };
+            let proc = if netns.is_host() { &Proc::SYSTEM } else { procs.next() };
+            let set = |(_, p): &(usize, Parameter<'_>)| proc.write(p.path, p.value, self.writes);
+            let done: Outcomes = match self.namespaces.within(netns, || of_one.iter().map(set).collect()) {
+                Ok(done) => done,
+                Err(refusal) => vec![Err(refusal); of_one.len()],
+            };
+            for ((i, _), done) in of_one.iter().zip(done) {
+                outcomes[*i] = done;
+            }
         }
     }
 
@@ -251,6 +258,21 @@ fn settle(outcome: &mut Result<(), Refusal>, answer: Result<(), Refusal>, accept
     match answer {
         Err(refusal) if !accept.contains(&refusal.errno) => *outcome = Err(refusal),
         _ => {}
+    }
+}
+
+/// A kernel parameter and the value it is to have.
+struct Parameter<'a> {
+    netns: &'a Netns,
+    path: &'a str,
+    value: &'a str,
+}
+
+/// The parameter that a step sets; those that go stay as they are.
+fn parameter_of(step: &Step) -> Option<Parameter<'_>> {
+    match (&step.key, &step.after.as_ref()?.object) {
+        (Key::Sysctl { netns, path }, Object::Sysctl(wanted)) => Some(Parameter { netns, path, value: &wanted.value }),
+        _ => None,
     }
 }
 

@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 
 use super::fault::Writes;
-use super::sysctl;
+use super::sysctl::Proc;
 
 /// What forbids user namespaces to all but root: a parameter, the value that forbids, and one that allows. The first is the
 /// kernel's (namespaces(7)), the others are Debian's and Ubuntu's additions.
@@ -47,7 +47,7 @@ pub enum SandboxError {
 
 /// What a refusal of user namespaces comes of, from what the system says of itself.
 fn forbidden(error: Errno) -> SandboxError {
-    let value = |name: &str| sysctl::read(&name.replace('.', "/")).ok().flatten();
+    let value = |name: &str| Proc::SYSTEM.read(&name.replace('.', "/")).ok().flatten();
     let command = |(name, _, allows): &(&str, &str, &str)| format!("`sysctl -w {name}={allows}`");
     let set: Vec<_> = SWITCHES.iter().filter(|(name, forbids, _)| value(name).as_deref() == Some(*forbids)).collect();
     let remedy = if set.is_empty() {
@@ -128,7 +128,7 @@ pub struct Parameters(BTreeSet<String>);
 impl Parameters {
     /// Those of some that there are.
     pub fn there(paths: impl Iterator<Item = impl Into<String>>) -> Self {
-        Self(paths.map(Into::into).filter(|path: &String| matches!(sysctl::read(path), Ok(Some(_)))).collect())
+        Self(paths.map(Into::into).filter(|path: &String| matches!(Proc::SYSTEM.read(path), Ok(Some(_)))).collect())
     }
 }
 
@@ -144,9 +144,9 @@ pub fn not_to_be_set(before: &Parameters, wanted: &[(String, String)]) -> Result
             unshare(CloneFlags::CLONE_NEWNET)?;
             let refused = |(path, value): &(String, String)| {
                 if HIDDEN.iter().any(|prefix| path.starts_with(prefix)) {
-                    before.0.contains(path) && matches!(sysctl::read(path), Ok(None))
+                    before.0.contains(path) && matches!(Proc::SYSTEM.read(path), Ok(None))
                 } else {
-                    privileged(path, value) && sysctl::write(path, value, &mut Writes::default()).is_err()
+                    privileged(path, value) && Proc::SYSTEM.write(path, value, &mut Writes::default()).is_err()
                 }
             };
             Ok(wanted.iter().map(refused).collect())

@@ -25,6 +25,8 @@ pub(super) const BATCH: usize = 128;
 const BATCH_BYTES: usize = 32 * 1024;
 /// Bytes of one receive: the kernel fills at most 32 KiB per part of a dump.
 const RECEIVE: usize = 64 * 1024;
+/// Bytes of one acknowledgement at most: a header, a number, the header that it is about, and text.
+const ACKNOWLEDGEMENT: usize = 4 * 1024;
 /// The receive buffer asked for; the kernel uses it up only as far as needed.
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// How often a dump is tried that the kernel says was torn by changes.
@@ -178,7 +180,7 @@ impl Socket {
             results.iter_mut().filter(|r| lost(r)).for_each(|r| *r = Err(refusal.clone()));
             return;
         }
-        let mut buffer = Vec::with_capacity(RECEIVE);
+        let mut buffer = Vec::with_capacity(ACKNOWLEDGEMENT);
         while waiting > 0 {
             // After ENOBUFS the answers are gone, and which messages did their work is not known: they stay "lost", and
             // reading back tells.

@@ -4,7 +4,7 @@
 //! Nothing is reachable before its rules stand: containers' ends come up after the firewall's transaction, and what goes
 //! takes its rules with it only after its links are gone. What cannot be undone comes after all that can fail.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 
 use ipnetwork::IpNetwork;
@@ -73,7 +73,8 @@ impl Phase {
 /// The steps of some actions, by phase, in order.
 pub fn phases(actions: &[Action]) -> Vec<(Phase, Vec<Step>)> {
     let (aside, tunnels, again) = (in_the_way(actions), new_tunnels(actions), coming_again(actions));
-    let mut steps: Vec<(Phase, Step)> = Vec::new();
+    // Within a phase in the order of keys, as the actions are.
+    let mut steps: BTreeMap<Phase, Vec<Step>> = BTreeMap::new();
     for action in actions.iter().filter(|a| !a.implied) {
         let displaced = tunnel(action.before.as_ref()).is_some_and(|place| tunnels.contains(&place));
         stage(action, &aside, &mut |phase, before, after| {
@@ -85,20 +86,11 @@ pub fn phases(actions: &[Action]) -> Vec<(Phase, Vec<Step>)> {
                 phase => phase,
             };
             if before != after {
-                steps.push((phase, Step::new(action.key.clone(), before, after)));
+                steps.entry(phase).or_default().push(Step::new(action.key.clone(), before, after));
             }
         });
     }
-    // Stable: within a phase, the order of keys.
-    steps.sort_by_key(|(phase, _)| *phase);
-    let mut result: Vec<(Phase, Vec<Step>)> = Vec::new();
-    for (phase, step) in steps {
-        match result.last_mut() {
-            Some((last, steps)) if *last == phase => steps.push(step),
-            _ => result.push((phase, vec![step])),
-        }
-    }
-    result
+    steps.into_iter().collect()
 }
 
 /// An IPv6 address on a device, whatever its prefix length.

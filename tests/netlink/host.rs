@@ -47,6 +47,33 @@ fn sysctls_are_written_and_read_inside_their_namespace() {
     });
 }
 
+/// More namespaces than one `/proc` is used for, each with a value of its own.
+#[test]
+fn each_of_many_namespaces_has_its_own_parameters() {
+    lab(|| {
+        let mut linux = Linux::open().unwrap();
+        let procs = "grep ' - proc ' /proc/self/mountinfo";
+        let before = sh(procs);
+        let all: Vec<Netns> = (0..130).map(|i| Netns::new(format!("c-{i:03}"))).collect();
+        run(&mut linux, all.iter().map(|netns| create(namespace(netns))));
+        let wanted: State = (1..)
+            .zip(&all)
+            .map(|(value, netns): (u32, _)| {
+                let key = Key::Sysctl { netns: netns.clone(), path: "net/ipv4/ip_unprivileged_port_start".into() };
+                let object = Object::Sysctl(Sysctl { value: value.to_string() });
+                (key, Entry { owners: vec![], ..Entry::new(object, owner("x")) })
+            })
+            .collect();
+        run(&mut linux, wanted.clone().into_iter().map(create));
+        let live = linux.live(&Scope::of(&wanted)).unwrap();
+        assert_eq!(live.into_iter().filter(|(key, _)| matches!(key, Key::Sysctl { .. })).collect::<State>(), wanted);
+        let seen =
+            sh("for i in /run/netns/c-*; do nsenter --net=$i cat /proc/sys/net/ipv4/ip_unprivileged_port_start; done");
+        assert_eq!(seen, sh("seq 130"));
+        assert_eq!(sh(procs), before);
+    });
+}
+
 /// What comes with the listing of devices is what `/proc/sys` says, each value another than the parameter starts with.
 #[test]
 fn parameters_of_devices_are_told_as_proc_has_them() {
