@@ -608,7 +608,7 @@ fn port_clashes(
                 }
                 for host in container.hosts(hosts.len()) {
                     let service = published.entry((host, port.protocol, ipv6)).or_default();
-                    twice = service.take(port.host, address, new).or(twice);
+                    twice = twice.or(service.take(port.host, address, new));
                 }
             }
             problems.extend(twice.map(|first| published_twice(first, new)));
