@@ -4,6 +4,8 @@
 
 mod lines;
 mod stand_ins;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod tries;
 mod world;
