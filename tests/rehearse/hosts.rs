@@ -188,6 +188,30 @@ fn hosts_of_any_addresses_are_on_one_link() {
     }
 }
 
+/// Other addresses that a machine has do not become the source of what it sends.
+#[test]
+fn everybody_asks_by_his_own_address() {
+    let toml = r#"
+        expect = [
+          "world -> host.a:8080", "world -> host.b:8080", "world -> 9.9.9.9:8081", "world -> 9.9.9.9:22",
+          "web -> 1.1.1.1:443", "web -> 192.0.2.200:443", "host.a -> 1.1.1.1:443", "web -> world:443",
+          "host.a -> host.b:8080", "host.b -> host.a:8080", "web -> host.b:8080", "shop -> host.a:8080",
+        ]
+        hosts.a = { id = 1, address = "192.0.2.1" }
+        hosts.b = { id = 2, address = "192.0.2.2" }
+        networks.n.subnet = "10.9.0.0/24"
+        [containers.web]
+        host = "a"
+        networks = ["n"]
+        ports = ["8080:80"]
+        [containers.shop]
+        host = "b"
+        networks = ["n"]
+        ports = ["8080:80", "9.9.9.9:8081:81"]
+    "#;
+    assert_eq!(failed(toml), [""; 0]);
+}
+
 /// One path means another namespace on each host.
 #[test]
 fn namespaces_are_stood_in_for_on_each_host() {

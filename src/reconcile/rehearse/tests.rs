@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::lines::Reader;
+use super::stand_ins::with_stand_ins;
 use super::world::World;
 use crate::config::{self, Config, Source, Sources};
 use crate::desired::Chosen;
@@ -162,4 +163,13 @@ fn hosts_are_on_one_link() {
     assert_eq!(of("10.0.0.1", "10.2.0.1", "10.3.0.0/24"), ["10.0.0.1/32", "10.2.0.1/32"]);
     assert_eq!(of("10.0.0.1", "192.0.2.1", "10.3.0.0/24"), ["10.0.0.1/32", "192.0.2.1/32"]);
     assert_eq!(of("2001:db8::1", "2001:db8:0:1::1", "10.1.0.0/24"), ["2001:db8::1/63"]);
+}
+
+#[test]
+fn the_device_that_an_overlay_runs_over_is_stood_in_for() {
+    let toml = CLUSTER.replace("vni = 4100", "vni = 4100\nunderlay = \"eth1\"");
+    let (config, stood_in) = with_stand_ins(&parse(&toml));
+    let devices: Vec<_> = config.networks.iter().filter_map(|n| n.overlay.as_ref()?.underlay).collect();
+    assert_eq!(devices, ["uplink".parse().unwrap()]);
+    assert_eq!(stood_in, ["device `eth1` that network `routed` runs over"]);
 }

@@ -351,16 +351,21 @@ impl Builder {
     /// All machines are on one link: routes to those whose addresses do not tell.
     fn neighbours<'a>(&mut self, machine: &Machine, all: impl Iterator<Item = &'a Machine>) {
         for ip in all.flat_map(Machine::addresses).filter(|ip| !machine.shares_net(*ip)) {
-            self.want_route(machine, single(ip), Route::new(Self::name(UPLINK), None));
+            self.want_route(machine, single(ip), None);
         }
     }
 
     fn route(&mut self, machine: &Machine, to: IpNetwork, via: IpAddr) {
-        let onlink = !machine.shares_net(via);
-        self.want_route(machine, to, Route { onlink, ..Route::new(Self::name(UPLINK), Some(via)) });
+        self.want_route(machine, to, Some(via));
     }
 
-    fn want_route(&mut self, machine: &Machine, to: IpNetwork, route: Route) {
+    fn want_route(&mut self, machine: &Machine, to: IpNetwork, via: Option<IpAddr>) {
+        let route = Route {
+            onlink: via.is_some_and(|via| !machine.shares_net(via)),
+            // Of several addresses the one on the underlay, whatever the kernel would prefer.
+            src: Some(machine.addresses()[usize::from(to.is_ipv6())]),
+            ..Route::new(Self::name(UPLINK), via)
+        };
         let metric = if to.is_ipv6() { IPV6_METRIC } else { 0 };
         let key = Key::Route { netns: Netns::new(machine.netns()), table: RT_TABLE_MAIN, to, metric };
         // Of two ways to one address the first holds.
