@@ -312,6 +312,19 @@ fn every_host_and_what_is_on_it_can_be_entered() {
                 "world uplink 198.18.0.254/24",
             ]
         );
+        // Nothing of a host's own says that another netrec made it.
+        let (_, host) = &ways[0];
+        let mut shell = Command::new("sh");
+        shell.args([
+            "-c",
+            &format!("{host} sh -c 'ip -d link show uplink; ip -d addr show uplink; ip route; ip -6 route'"),
+        ]);
+        let all = said(&mut Ordinary::runs(shell));
+        assert!(
+            all.contains("group default") && all.contains("default via 198.18.0.254 dev uplink proto static"),
+            "{all}"
+        );
+        assert!(!["alias", "proto 0x4e", "proto 78"].iter().any(|mark| all.contains(mark)), "{all}");
         rehearsal.signal(Signal::SIGINT);
         let (status, by, result) = rehearsal.end();
         assert_eq!((status, by), (Some(0), None));

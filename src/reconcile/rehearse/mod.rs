@@ -25,7 +25,7 @@ use super::{PrepareError, Prepared, apply, prepare, prepare_destroy};
 use crate::config::Config;
 use crate::desired::Chosen;
 use crate::kernel::probe::{Listener, Space, Transport};
-use crate::kernel::{Backend, Linux, sandbox};
+use crate::kernel::{Backend, Linux, disown, sandbox};
 use crate::plan::{Plan, diff};
 use crate::state::{ObjectName, Scope, State};
 
@@ -172,7 +172,10 @@ impl<'a> Rehearsal<'a> {
         for (first, second) in stand_ins::second_names(config, &world) {
             sandbox::name_again(&first, &second).map_err(world_error)?;
         }
-        let hosts = world.hosts.iter().map(|host| open(&host.path())).collect::<Result<_, _>>()?;
+        let hosts = world.hosts.iter().map(|host| open(&host.path())).collect::<Result<Vec<_>, _>>()?;
+        for host in &hosts {
+            host.within(|| disown(world::uplink())).map_err(world_error)?.map_err(world_error)?;
+        }
         let mut rehearsal = Self { config, chosen, world, hosts, report: Report::default() };
         rehearsal.row("make the world".into(), Verdict::Ok, start, String::new());
         Ok(rehearsal)

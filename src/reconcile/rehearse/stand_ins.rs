@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::world::{NAMES, UPLINK, World};
+use super::world::{NAMES, World, uplink};
 use crate::config::{Config, Container, ContainerNetns};
-use crate::state::{InterfaceName, Netns, ObjectName};
+use crate::state::{Netns, ObjectName};
 
 /// The name of the namespace that stands in for one that the file takes from elsewhere; to the world it has the host's name
 /// in it. No machine and no other container is called so.
@@ -38,19 +38,18 @@ pub(super) fn with_stand_ins(config: &Config) -> (Config, Vec<String>) {
             container.netns = ContainerNetns::Path(Netns::new(path.to_string_lossy()));
         }
     }
-    let uplink = UPLINK.parse().unwrap_or(InterfaceName::LO);
     for network in &mut config.networks {
         if std::mem::take(&mut network.adopt) {
             stood_in.push(format!("the bridge that network `{}` adopts", network.name));
         }
         for device in &mut network.trusted {
             stood_in.push(format!("device `{device}` that network `{}` trusts", network.name));
-            *device = uplink;
+            *device = uplink();
         }
         network.trusted.dedup();
         if let Some(device) = network.overlay.as_mut().and_then(|overlay| overlay.underlay.as_mut()) {
             stood_in.push(format!("device `{device}` that network `{}` runs over", network.name));
-            *device = uplink;
+            *device = uplink();
         }
     }
     (config, stood_in)

@@ -29,8 +29,7 @@ const OUTSIDE: u32 = 254;
 /// The shortest prefixes that a link of hosts may have, of IPv4 and IPv6.
 const SHORTEST: [u8; 2] = [8, 32];
 
-/// A machine's device on the underlay.
-pub(super) const UPLINK: &str = "uplink";
+const UPLINK: &str = "uplink";
 const MTU: u32 = 1500;
 const IPV6_METRIC: u32 = 1024;
 
@@ -45,6 +44,11 @@ pub(super) struct Machine {
     pub on_link: [IpNetwork; 2],
     /// Other addresses that the file takes it to have.
     more: Vec<IpAddr>,
+}
+
+/// A machine's device on the underlay.
+pub(super) fn uplink() -> InterfaceName {
+    Builder::name(UPLINK)
 }
 
 impl Machine {
@@ -329,11 +333,7 @@ impl Builder {
     /// A namespace with an uplink to the underlay, and its addresses.
     fn machine(&mut self, machine: &Machine, number: u16) {
         self.namespace(machine.netns());
-        let peer = Peer {
-            netns: Netns::new(machine.netns()),
-            name: Self::name(UPLINK),
-            device: Self::device(1, number, true),
-        };
+        let peer = Peer { netns: Netns::new(machine.netns()), name: uplink(), device: Self::device(1, number, true) };
         let link = Link {
             kind: LinkKind::Veth { peer },
             device: Self::device(2, number, false),
@@ -343,7 +343,7 @@ impl Builder {
         };
         self.want(Key::Link { netns: Netns::HOST, name: Self::name(&format!("to{number}")) }, Object::Link(link));
         for ip in machine.on_link.into_iter().chain(machine.more.iter().map(|ip| single(*ip))) {
-            let key = Key::Address { netns: Netns::new(machine.netns()), link: Self::name(UPLINK), ip };
+            let key = Key::Address { netns: Netns::new(machine.netns()), link: uplink(), ip };
             self.want(key, Object::Address(Address { permanent: true, no_prefix_route: false }));
         }
     }
@@ -364,7 +364,7 @@ impl Builder {
             onlink: via.is_some_and(|via| !machine.shares_net(via)),
             // Of several addresses the one on the underlay, whatever the kernel would prefer.
             src: Some(machine.addresses()[usize::from(to.is_ipv6())]),
-            ..Route::new(Self::name(UPLINK), via)
+            ..Route::new(uplink(), via)
         };
         let metric = if to.is_ipv6() { IPV6_METRIC } else { 0 };
         let key = Key::Route { netns: Netns::new(machine.netns()), table: RT_TABLE_MAIN, to, metric };
