@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::containers;
-use super::file::{Containers, Networks};
+use super::file::{Containers, Hosts, Networks};
 use super::line::{self, Part};
 use super::reader::{Document, Fault, Item, Problems, known_ones, named, parsed, tick};
 use super::report::Problem;
@@ -15,14 +15,15 @@ use super::types::{Expect, Node, Place, Protocol, Target};
 use super::values;
 use crate::state::ObjectName;
 
-/// Reads the lines of all sources, in their order. Needs the networks and containers of all.
+/// Reads the lines of all sources, in their order. Needs the hosts, networks and containers of all.
 pub(super) fn read(
     documents: &[Document],
+    hosts: &Hosts,
     networks: &Networks,
     containers: &Containers,
     problems: &mut Problems,
 ) -> Vec<Expect> {
-    let reader = Reader { networks, containers };
+    let reader = Reader { hosts, networks, containers };
     let mut lines = Vec::new();
     for whole in documents.iter().filter_map(|document| document.table().get("expect")) {
         // An empty list expects nothing, as no list does.
@@ -41,6 +42,7 @@ pub(super) fn read(
 
 /// What the lines speak of.
 struct Reader<'a> {
+    hosts: &'a Hosts,
     networks: &'a Networks,
     containers: &'a Containers,
 }
@@ -56,7 +58,8 @@ impl Reader<'_> {
         let arrow = if line.reach { "->" } else { "-/>" };
         let text = format!("{} {arrow} {}", line.from.text, line.to.text);
         let expect = Expect { place: item.place(), text, from, to: target, port: to.port, reach: line.reach };
-        let fault = pointless(&expect, line.from, &to);
+        let host = if self.hosts.by_name.len() > 1 { "host.NAME" } else { "host" };
+        let fault = pointless(&expect, line.from, &to, host);
         parsed(fault.map_or(Ok(()), Err), item, problems)?;
         if expect.reach {
             self.unreachable(&expect, item, (line.from, to.name), problems);
@@ -102,14 +105,14 @@ impl Reader<'_> {
     /// Whom a name means. `host`, `host.NAME` and `world` are words of `expect` before they are names of containers.
     fn node(&self, name: Part, item: &Item, problems: &mut Problems) -> Option<Node> {
         let known = self.containers.by_name.get(name.text);
-        let (node, what) = match name.text {
-            "host" => (Some(Node::Host), "the host"),
-            "world" => (Some(Node::World), "the world"),
-            text if text.starts_with("host.") => (None, "a host"),
+        let what = match name.text {
+            "host" => "the host",
+            "world" => "the world",
+            text if text.starts_with(HOST_DOT) => "a host",
             _ => {
                 // What is wrong with a container that cannot be read is said already.
                 if let Some(index) = known {
-                    return index.map(Node::Container);
+                    return (*index).and_then(|index| self.container(index, name, item, problems));
                 }
                 let problem = self.unknown(name, item, problems);
                 problems.push(problem);
@@ -119,14 +122,61 @@ impl Reader<'_> {
         if known.is_some() {
             return self.ambiguous(name, what, item, problems);
         }
-        if let Some(host) = name.text.strip_prefix("host.") {
-            let fault = match named::<ObjectName>(host) {
-                Ok(_) => Fault::new(format!("{} is not supported yet", tick(name.text))),
-                Err(fault) => fault.part("host.".len()..name.text.len()),
-            };
-            problems.push(name.wrong(fault).at(item));
+        match name.text.strip_prefix(HOST_DOT) {
+            Some(host) => self.named_host(host, name, item, problems),
+            None if name.text == "world" => Some(Node::World),
+            None => self.only_host(name, item, problems),
         }
-        node
+    }
+
+    /// `host`, which there is but one of.
+    fn only_host(&self, name: Part, item: &Item, problems: &mut Problems) -> Option<Node> {
+        if self.hosts.by_name.len() > 1 {
+            const LISTED: usize = 6;
+            let ways = self.hosts.drafts.iter().map(|host| format!("`{HOST_DOT}{}`", host.name));
+            let mut ways: Vec<String> = ways.take(LISTED + 1).collect();
+            if let Some(more) = ways.get_mut(LISTED) {
+                "…".clone_into(more);
+            }
+            let fault = Fault::new("the file has several hosts").label("which one?");
+            let fault = if ways.is_empty() { fault } else { fault.help(format!("write one of {}", ways.join(", "))) };
+            return parsed(Err(name.wrong(fault)), item, problems);
+        }
+        // A host that cannot be read is complained of already.
+        self.hosts.by_name.values().next().copied().unwrap_or(Some(0)).map(Node::Host)
+    }
+
+    /// `host.NAME`
+    fn named_host(&self, host: &str, name: Part, item: &Item, problems: &mut Problems) -> Option<Node> {
+        if let Some(index) = self.hosts.by_name.get(host) {
+            return index.map(Node::Host);
+        }
+        let fault = named::<ObjectName>(host).map_or_else(|fault| fault, |_| self.unknown_host(host, problems));
+        let fault = fault.part(HOST_DOT.len()..name.text.len());
+        parsed(Err(name.wrong(fault)), item, problems)
+    }
+
+    fn unknown_host(&self, name: &str, problems: &mut Problems) -> Fault {
+        let names = || self.hosts.drafts.iter().map(|host| host.name.as_str());
+        let fault = Fault::new(format!("unknown host {}", tick(name)));
+        match problems.suggest(name, names()) {
+            Some(meant) => fault.label(format!("did you mean `{meant}`?")),
+            None if self.hosts.by_name.is_empty() => fault.help("no hosts are defined: write `host`"),
+            None => fault.help(known_ones("host", names(), false)),
+        }
+    }
+
+    /// A container by its name, which must mean one: without a `host` it lives on each of the file's.
+    fn container(&self, index: usize, name: Part, item: &Item, problems: &mut Problems) -> Option<Node> {
+        let draft = self.containers.drafts.get(index)?;
+        if draft.says_host || self.hosts.by_name.len() < 2 {
+            return Some(Node::Container(index));
+        }
+        let fault = Fault::new(format!("container `{}` lives on every host of the file", draft.name));
+        let fault = fault.label("which one is meant?");
+        let problem = name.wrong(fault.help("give it a `host`, or try what it publishes as `host.NAME:PORT`")).at(item);
+        problems.push(problem.with_other(draft.place.clone(), "the container"));
+        None
     }
 
     /// Complains of a word that is also the name of a container; there is nothing to return then.
@@ -159,7 +209,7 @@ impl Reader<'_> {
     fn unreachable(&self, expect: &Expect, item: &Item, parts: (Part, Part), problems: &mut Problems) {
         let container = |node: Node| match node {
             Node::Container(index) => self.containers.drafts.get(index).filter(|c| c.whole),
-            Node::Host | Node::World => None,
+            Node::Host(_) | Node::World => None,
         };
         let (from, to) = parts;
         let target = match expect.to {
@@ -191,6 +241,9 @@ impl Reader<'_> {
     }
 }
 
+/// What stands before the name of a host.
+const HOST_DOT: &str = "host.";
+
 /// The words that are no names of containers.
 const WORDS: [&str; 2] = ["host", "world"];
 
@@ -204,22 +257,23 @@ fn unicast(address: IpAddr) -> Result<(), Fault> {
     }
 }
 
-/// Why a line is always true or never: it leads to where it begins. Only the host's way to its own ports is worth one.
-fn pointless(expect: &Expect, from: Part, to: &line::To) -> Option<Fault> {
+/// Why a line is always true or never: it leads to where it begins. Only the host's way to its own ports is worth one. `host`
+/// is the word for a host.
+fn pointless(expect: &Expect, from: Part, to: &line::To, host: &str) -> Option<Fault> {
     match expect.to {
-        Target::Node(Node::Host) if to.port.is_some() => None,
+        Target::Node(Node::Host(_)) if to.port.is_some() => None,
         Target::Node(node) if node == expect.from => {
             let fault = Fault::new(format!("{} always reaches itself", tick(from.text))).label("a line needs two ends");
             Some(match node {
-                Node::Container(_) => fault.help("a port that the host publishes is tried as `host:PORT`"),
-                Node::Host => fault.help("a port of the host is tried as `host:PORT`"),
+                Node::Container(_) => fault.help(format!("a port that the host publishes is tried as `{host}:PORT`")),
+                Node::Host(_) => fault.help(format!("a port of the host is tried as `{}:PORT`", from.text)),
                 Node::World => fault,
             })
         }
-        Target::Address(address) if address.is_loopback() && expect.from != Node::Host => {
+        Target::Address(address) if address.is_loopback() && !matches!(expect.from, Node::Host(_)) => {
             let port = to.port.map(port_text).unwrap_or_default();
             let fault = Fault::new(format!("`{address}` is {} itself here", tick(from.text)));
-            Some(to.name.wrong(fault.help(format!("to try the host, write `host{port}`"))))
+            Some(to.name.wrong(fault.help(format!("to try the host, write `{host}{port}`"))))
         }
         _ => None,
     }

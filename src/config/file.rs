@@ -40,7 +40,7 @@ pub(super) fn read(sources: &Sources) -> Result<Parts, Vec<Problem>> {
     let hosts = hosts(&documents, &mut problems);
     let networks = networks(&documents, &mut problems);
     let containers = containers(&documents, &hosts, &networks, &mut problems);
-    let expect = expect::read(&documents, &networks, &containers, &mut problems);
+    let expect = expect::read(&documents, &hosts, &networks, &containers, &mut problems);
     checks::all(&hosts.drafts, &networks.drafts, &containers.drafts, &mut problems);
     if !problems.is_empty() {
         return Err(problems.into_vec());

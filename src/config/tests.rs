@@ -298,12 +298,12 @@ fn lines_of_expect() {
     assert_eq!(
         lines,
         [
-            ("world -> host:8080", Node::World, Target::Node(Node::Host), Some((8080, Protocol::Tcp)), true),
+            ("world -> host:8080", Node::World, Target::Node(Node::Host(0)), Some((8080, Protocol::Tcp)), true),
             ("web -> db:5432/tcp", web, Target::Node(db), Some((5432, Protocol::Tcp)), true),
             ("db -/> world:443/udp", db, Target::Node(Node::World), Some((443, Protocol::Udp)), false),
             ("world -/> web", Node::World, Target::Node(web), None, false),
-            ("host -> 127.0.0.1:9000/sctp", Node::Host, address("127.0.0.1"), Some((9000, Protocol::Sctp)), true),
-            ("host -> host:8080", Node::Host, Target::Node(Node::Host), Some((8080, Protocol::Tcp)), true),
+            ("host -> 127.0.0.1:9000/sctp", Node::Host(0), address("127.0.0.1"), Some((9000, Protocol::Sctp)), true),
+            ("host -> host:8080", Node::Host(0), Target::Node(Node::Host(0)), Some((8080, Protocol::Tcp)), true),
             ("web -> fd20::5", web, address("fd20::5"), None, true),
             ("web -> [fd20::5]:080", web, address("fd20::5"), Some((80, Protocol::Tcp)), true),
             ("web -/> 169.254.169.254:80", web, address("169.254.169.254"), Some((80, Protocol::Tcp)), false),

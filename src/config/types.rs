@@ -547,8 +547,8 @@ pub struct Expect {
 pub enum Node {
     /// A container: index into [`Config::containers`].
     Container(usize),
-    /// The host of the file.
-    Host,
+    /// A host: index into [`Config::hosts`]. A file without has one all the same, whose index is 0.
+    Host(usize),
     /// The world: a machine outside of the hosts.
     World,
 }
@@ -558,6 +558,6 @@ pub enum Node {
 pub enum Target {
     /// Somebody, by any address that serves.
     Node(Node),
-    /// Whoever answers at this address. A loopback one is the host's own, since only the host has lines to one.
+    /// Whoever answers at this address. A loopback one is a host's own, since only hosts have lines to one.
     Address(IpAddr),
 }

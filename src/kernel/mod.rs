@@ -3,6 +3,7 @@
 
 mod announce;
 mod conntrack;
+mod disown;
 mod facts;
 pub mod fault;
 mod foreign;
@@ -21,6 +22,7 @@ mod space;
 mod sysctl;
 mod transport;
 
+pub use disown::disown;
 pub use linux::Linux;
 pub use space::Ahead;
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::thread;
 
 use nix::errno::Errno;
@@ -11,6 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 
 use super::fault::Writes;
+use super::netns::RUN_NETNS;
 use super::sysctl::Proc;
 
 /// What forbids user namespaces to all but root: a parameter, the value that forbids, and one that allows. The first is the
@@ -96,6 +98,34 @@ pub fn enter() -> Result<bool, SandboxError> {
     mount(Some("netrec"), "/run", Some("tmpfs"), quiet, Some("mode=755"))
         .map_err(|e| other("an empty /run")(e.into()))?;
     Ok(own_users)
+}
+
+/// Makes a folder that is `/run/netns` to one of several hosts of this world, for [`enter_names`]. What is mounted in it by
+/// that name is seen under its own everywhere.
+pub fn make_names(folder: &Path) -> io::Result<()> {
+    let nothing = None::<&str>;
+    fs::create_dir_all(folder)?;
+    mount(Some(folder), folder, nothing, MsFlags::MS_BIND, nothing)?;
+    mount(nothing, folder, nothing, MsFlags::MS_SHARED, nothing)?;
+    Ok(())
+}
+
+/// Gives a namespace a second name.
+pub fn name_again(first: &Path, second: &Path) -> io::Result<()> {
+    fs::File::create_new(second)?;
+    mount(Some(first), second, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    Ok(())
+}
+
+/// Moves the calling thread, which must end there, into a mount namespace of its own, in which `/run/netns`, which must be
+/// a mount point already, is a folder of [`make_names`].
+pub fn enter_names(folder: &Path) -> io::Result<()> {
+    let nothing = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    // What is mounted on a shared mount is mounted for all who share it.
+    mount(nothing, RUN_NETNS, nothing, MsFlags::MS_PRIVATE, nothing)?;
+    mount(Some(folder), RUN_NETNS, nothing, MsFlags::MS_BIND | MsFlags::MS_REC, nothing)?;
+    Ok(())
 }
 
 /// Parameters that namespaces of a network have, and those of a user namespace's own do not: the kernel hides them there

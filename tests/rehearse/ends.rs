@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 
 use nix::libc;
@@ -64,14 +65,14 @@ impl Rehearsal {
         Self { child, says: BufReader::new(hears), temporary, before, _ordinary: ordinary }
     }
 
-    /// One that is kept when all was tried, and how its places are entered, by their names.
-    fn kept() -> (Self, Vec<(String, String)>) {
-        let mut rehearsal = Self::start(QUICKSTART, &["rehearse", "--keep"]);
+    /// One of a file with so many places that is kept when all was tried, and how they are entered, by their names.
+    fn kept(toml: &str, places: usize) -> (Self, Vec<(String, String)>) {
+        let mut rehearsal = Self::start(toml, &["rehearse", "--keep"]);
         let pid = rehearsal.child.id();
         let mut lines = rehearsal.says.by_ref().lines().map(Result::unwrap);
         let head = format!("the world stays up until this process ({pid}) is interrupted; to enter it:");
         assert_eq!(lines.next(), Some(head));
-        let ways = lines.take(4).map(|line| {
+        let ways = lines.take(places).map(|line| {
             let (command, name) = line.split_once("  # ").unwrap();
             (name.to_owned(), command.trim().to_owned())
         });
@@ -96,8 +97,14 @@ impl Rehearsal {
     /// Puts a sign into each of its namespaces, which goes with that.
     fn plant(&mut self) {
         let pid = self.child.id();
-        let entries = fs::read_dir(format!("/proc/{pid}/root/run/netns")).unwrap();
-        let mut namespaces: Vec<_> = entries.map(|entry| entry.unwrap().path().display().to_string()).collect();
+        let within = |folder: &Path| -> Vec<PathBuf> {
+            let entries = fs::read_dir(folder).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().path()).collect()
+        };
+        let world = PathBuf::from(format!("/proc/{pid}/root/run"));
+        let folders = within(&world.join("hosts")).into_iter().chain([world.join("netns")]);
+        let names = folders.flat_map(|folder| within(&folder));
+        let mut namespaces: Vec<_> = names.map(|path| path.display().to_string()).collect();
         assert!(namespaces.len() >= 4, "{namespaces:?}");
         namespaces.push(format!("/proc/{pid}/ns/net"));
         for (number, namespace) in namespaces.iter().enumerate() {
@@ -172,7 +179,7 @@ fn killed_in_the_middle_nothing_of_it_stays() {
 #[test]
 fn killed_while_it_is_kept_nothing_of_it_stays() {
     lab::sandbox(|| {
-        let (rehearsal, _) = Rehearsal::kept();
+        let (rehearsal, _) = Rehearsal::kept(QUICKSTART, 4);
         rehearsal.signal(Signal::SIGKILL);
         let (status, signal, result) = rehearsal.end();
         assert_eq!((status, signal), (None, Some(libc::SIGKILL)));
@@ -185,7 +192,7 @@ fn killed_while_it_is_kept_nothing_of_it_stays() {
 fn interrupted_while_it_is_kept_it_removes_the_world_and_ends_as_usual() {
     lab::sandbox(|| {
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-            let (rehearsal, _) = Rehearsal::kept();
+            let (rehearsal, _) = Rehearsal::kept(QUICKSTART, 4);
             rehearsal.signal(signal);
             let (status, by, result) = rehearsal.end();
             assert_eq!((status, by), (Some(0), None), "{signal}");
@@ -214,7 +221,7 @@ fn interrupted_while_it_is_kept_it_removes_the_world_and_ends_as_usual() {
 #[test]
 fn what_is_kept_can_be_entered_as_it_says() {
     lab::sandbox(|| {
-        let (rehearsal, ways) = Rehearsal::kept();
+        let (rehearsal, ways) = Rehearsal::kept(QUICKSTART, 4);
         let mut seen = Vec::new();
         for (name, command) in &ways {
             let mut shell = Command::new("sh");
@@ -254,5 +261,73 @@ fn what_is_kept_can_be_entered_as_it_says() {
         assert!(said(&mut Ordinary::runs(shell)).starts_with("eth0@if"));
         rehearsal.signal(Signal::SIGINT);
         assert_eq!(rehearsal.end().0, Some(0));
+    });
+}
+
+/// Two containers of one namespace's name, and one that is on both hosts.
+const HOSTS: &str = r#"
+expect = ["web -> host.b:8080"]
+hosts.a = { id = 1, address = "192.0.2.1" }
+hosts.b = { id = 2, address = "192.0.2.2" }
+[networks.n]
+subnet = "10.9.0.0/24"
+[containers.web]
+host = "a"
+netns = "app"
+networks.n = { address = "10.9.0.10" }
+[containers.shop]
+host = "b"
+netns = "app"
+networks.n = { address = "10.9.0.20" }
+ports = ["8080:80"]
+[containers.agent]
+networks.n = { address = "10.9.0.30" }
+"#;
+
+#[test]
+fn every_host_and_what_is_on_it_can_be_entered() {
+    lab::sandbox(|| {
+        let (rehearsal, ways) = Rehearsal::kept(HOSTS, 7);
+        let mut seen = Vec::new();
+        for (name, command) in &ways {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("{command} ip -4 -br addr show scope global")]);
+            for line in said(&mut Ordinary::runs(shell)).lines() {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                seen.push(format!("{name} {} {}", words[0].split('@').next().unwrap(), words[2..].join(" ")));
+            }
+        }
+        seen.sort();
+        assert_eq!(
+            seen,
+            [
+                "agent on host.a eth0 10.9.0.30/24",
+                "agent on host.b eth0 10.9.0.30/24",
+                "host.a nr-n 10.9.0.1/24",
+                "host.a uplink 192.0.2.1/30",
+                "host.b nr-n 10.9.0.1/24",
+                "host.b uplink 192.0.2.2/30",
+                "shop eth0 10.9.0.20/24",
+                "web eth0 10.9.0.10/24",
+                "world uplink 198.18.0.254/24",
+            ]
+        );
+        // Nothing of a host's own says that another netrec made it.
+        let (_, host) = &ways[0];
+        let mut shell = Command::new("sh");
+        shell.args([
+            "-c",
+            &format!("{host} sh -c 'ip -d link show uplink; ip -d addr show uplink; ip route; ip -6 route'"),
+        ]);
+        let all = said(&mut Ordinary::runs(shell));
+        assert!(
+            all.contains("group default") && all.contains("default via 198.18.0.254 dev uplink proto static"),
+            "{all}"
+        );
+        assert!(!["alias", "proto 0x4e", "proto 78"].iter().any(|mark| all.contains(mark)), "{all}");
+        rehearsal.signal(Signal::SIGINT);
+        let (status, by, result) = rehearsal.end();
+        assert_eq!((status, by), (Some(0), None));
+        assert_eq!(whats(&result).last().map(String::as_str), Some("11 ok, 0 failed, 0 not tried"));
     });
 }

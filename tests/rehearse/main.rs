@@ -6,6 +6,7 @@
 mod lab;
 
 mod ends;
+mod hosts;
 mod markdown;
 mod result;
 mod stand_ins;

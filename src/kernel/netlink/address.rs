@@ -104,6 +104,15 @@ pub(crate) fn add(index: u32, ip: IpNetwork, address: &Address, replace: bool) -
     Request { message: RouteNetlinkMessage::NewAddress(message), flags }
 }
 
+/// Makes an address nobody's.
+pub(crate) fn disown(index: u32, ip: IpNetwork) -> Request {
+    let mut message = described(index, ip);
+    if ip.is_ipv6() {
+        message.header.flags = AddressHeaderFlags::Nodad;
+    }
+    Request { message: RouteNetlinkMessage::NewAddress(message), flags: NLM_F_REPLACE }
+}
+
 /// Removes an address.
 pub(crate) fn delete(index: u32, ip: IpNetwork) -> Request {
     Request { message: RouteNetlinkMessage::DelAddress(described(index, ip)), flags: 0 }

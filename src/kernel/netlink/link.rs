@@ -453,6 +453,11 @@ pub(crate) fn delete_doomed() -> Request {
     Request { message: RouteNetlinkMessage::DelLink(message), flags: 0 }
 }
 
+/// Makes a device nobody's: of the usual group and without an alias.
+pub(crate) fn disown(name: InterfaceName) -> Request {
+    request(Builder::default().name(name.as_str()).link_group(0).alias(""), 0)
+}
+
 /// Marks the `lo` of a namespace, and changes its state where one is given.
 pub(crate) fn mark_lo(group: u32, mark: &Mark, up: Option<bool>) -> Request {
     let mut message = Builder::default().name("lo").link_group(group).alias(mark.text());

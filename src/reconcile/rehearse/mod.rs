@@ -1,38 +1,33 @@
-//! Rehearsal: a whole file tried in a throwaway world, by the same code that applies it. The host of the file and a world
-//! outside are namespaces on one underlay; the file is applied, planned again, every `expect` line is tried with real
-//! packets, and all is removed again.
+//! Rehearsal: a whole file tried in a throwaway world, by the same code that applies it. The hosts of the file and a world
+//! outside are namespaces on one underlay; each host's part is applied and planned again, every `expect` line is tried with
+//! real packets, and all is removed again.
 
 mod lines;
+mod stand_ins;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod tries;
 mod world;
 
 use std::fmt::Write;
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 
-use self::lines::{Attempt, Reader, Seat, seat};
-use self::world::{HOST, WORLD, World, stand_in};
+use self::lines::{Reader, Seat};
+use self::trace::trace;
+use self::tries::{Trial, Tried, transport};
+use self::world::World;
 use super::{PrepareError, Prepared, apply, prepare, prepare_destroy};
-use crate::config::{Config, ContainerNetns, Expect, Protocol};
+use crate::config::Config;
 use crate::desired::Chosen;
-use crate::kernel::nftables::{Flow, Trace};
-use crate::kernel::probe::{Listener, Outcome, Space, Transport, connect, ping, source};
-use crate::kernel::{Backend, Linux, sandbox};
+use crate::kernel::probe::{Listener, Space, Transport};
+use crate::kernel::{Backend, Linux, disown, sandbox};
 use crate::plan::{Plan, diff};
-use crate::state::firewall::Hook;
-use crate::state::{Scope, State};
-
-/// How long an answer that must come may take.
-const ANSWER_LIMIT: Duration = Duration::from_secs(3);
-/// How long one that must not come is waited for.
-const SILENCE_LIMIT: Duration = Duration::from_millis(800);
-
-/// How long what was not answered is waited for when it is asked again, and how many are asked for at once.
-const TRACES: [(Duration, usize); 3] =
-    [(Duration::from_millis(250), usize::MAX), (Duration::from_millis(250), 40), (SILENCE_LIMIT, 20)];
+use crate::state::{ObjectName, Scope, State};
 
 /// How a step or a line went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -131,14 +126,14 @@ pub type Linger<'a> = &'a mut dyn FnMut(&Report, &[(String, String)]);
 
 /// Rehearses a file. Moves this process, which must have one thread, into a world of its own for good.
 pub fn rehearse(config: &Config, say: Say<'_>, linger: Linger<'_>) -> Result<Report, RehearseError> {
-    let parameters = world::parameters(config);
+    let parameters = stand_ins::parameters(config);
     let before = sandbox::Parameters::there(parameters.iter().map(|(path, _)| path));
     let own_users = sandbox::enter()?;
-    let (mut config, stood_in) = world::with_stand_ins(config);
+    let (mut config, stood_in) = stand_ins::with_stand_ins(config);
     let mut left_out = Vec::new();
     if own_users {
         let which = sandbox::not_to_be_set(&before, &parameters)?;
-        left_out = world::without_parameters(&mut config, &which);
+        left_out = stand_ins::without_parameters(&mut config, &which);
     }
     let mut rehearsal = Rehearsal::new(&config)?;
     for (what, note) in stood_in
@@ -156,7 +151,8 @@ struct Rehearsal<'a> {
     config: &'a Config,
     chosen: Chosen,
     world: World,
-    host: Space,
+    /// The namespaces of the hosts.
+    hosts: Vec<Space>,
     report: Report,
 }
 
@@ -165,14 +161,22 @@ impl<'a> Rehearsal<'a> {
     fn new(config: &'a Config) -> Result<Self, RehearseError> {
         let start = Instant::now();
         let chosen = Chosen::new(config).map_err(|e| PrepareError::Invalid(Box::new(e)))?;
-        let asked = Reader::asked_for(config);
-        let mut world = World::new(config, &asked)
-            .ok_or_else(|| world_error("the file uses all the networks that an underlay could have"))?;
-        world::add_stand_ins(&mut world, config);
+        let world = World::new(config, &chosen).ok_or_else(|| {
+            world_error("the file uses all the networks that an underlay could have, or their addresses")
+        })?;
         let mut kernel = Linux::open().map_err(world_error)?;
         bring_about(&mut kernel, &world.state).map_err(RehearseError::World)?;
-        let host = Space::open(&path(HOST)).map_err(world_error)?;
-        let mut rehearsal = Self { config, chosen, world, host, report: Report::default() };
+        for folder in world.hosts.iter().filter_map(world::Machine::folder) {
+            sandbox::make_names(&folder).map_err(world_error)?;
+        }
+        for (first, second) in stand_ins::second_names(config, &world) {
+            sandbox::name_again(&first, &second).map_err(world_error)?;
+        }
+        let hosts = world.hosts.iter().map(|host| open(&host.path())).collect::<Result<Vec<_>, _>>()?;
+        for host in &hosts {
+            host.within(|| disown(world::uplink())).map_err(world_error)?.map_err(world_error)?;
+        }
+        let mut rehearsal = Self { config, chosen, world, hosts, report: Report::default() };
         rehearsal.row("make the world".into(), Verdict::Ok, start, String::new());
         Ok(rehearsal)
     }
@@ -181,76 +185,103 @@ impl<'a> Rehearsal<'a> {
         self.report.rows.push(Row { what, verdict, ms: since(start), note });
     }
 
-    /// A step that succeeds with a note or fails with one.
-    fn step(&mut self, what: &str, start: Instant, result: Result<String, String>) -> bool {
+    /// A step on a host that succeeds with a note or fails with one.
+    fn step(&mut self, what: &str, host: usize, start: Instant, result: Result<String, String>) -> bool {
         let (verdict, note) = match result {
             Ok(note) => (Verdict::Ok, note),
             Err(why) => (Verdict::Failed, why),
         };
         let ok = verdict == Verdict::Ok;
-        self.row(what.to_owned(), verdict, start, note);
+        let which = self.host_name(host).map(|name| format!(" (host {name})")).unwrap_or_default();
+        self.row(format!("{what}{which}"), verdict, start, note);
         ok
     }
 
     fn run(&mut self, say: Say<'_>, linger: Linger<'_>) -> Result<(), RehearseError> {
-        let start = Instant::now();
-        let applied = self.on_host(|kernel| {
-            let prepared = prepare(kernel, self.config, None);
-            carry_out(kernel, prepared)
-        })?;
-        let plan = applied.0;
-        say(&plan);
-        if !self.step("apply", start, applied.1) {
-            return Ok(());
-        }
-        let start = Instant::now();
-        let second =
-            self.on_host(|kernel| prepare(kernel, self.config, None).map(|p| p.plan).map_err(|e| e.to_string()))?;
-        let second = second.and_then(|plan| {
-            if plan.is_empty() {
-                Ok("no changes".to_owned())
-            } else {
-                Err(format!("there are changes:\n{}", plan.to_text()))
+        for host in 0..self.hosts.len() {
+            let start = Instant::now();
+            let (plan, applied) = self.on_host(host, |kernel, name| {
+                let prepared = prepare(kernel, self.config, name);
+                carry_out(kernel, prepared)
+            })?;
+            say(&plan);
+            if !self.step("apply", host, start, applied) {
+                return Ok(());
             }
-        });
-        self.step("plan again", start, second);
+        }
+        for host in 0..self.hosts.len() {
+            let start = Instant::now();
+            let second = self.on_host(host, |kernel, name| prepare(kernel, self.config, name).map(|p| p.plan))?;
+            let second = second.map_err(|e| e.to_string()).and_then(|plan| {
+                if plan.is_empty() {
+                    Ok("no changes".to_owned())
+                } else {
+                    Err(format!("there are changes:\n{}", plan.to_text()))
+                }
+            });
+            self.step("plan again", host, start, second);
+        }
         self.lines()?;
         linger(&self.report, &self.places());
-        let start = Instant::now();
-        let destroyed = self.on_host(|kernel| {
-            let prepared = prepare_destroy(kernel, None);
-            carry_out(kernel, prepared)
-        })?;
-        say(&destroyed.0);
-        self.step("destroy", start, destroyed.1);
-        let start = Instant::now();
-        let left = self.on_host(|kernel| match kernel.live(&Scope::default()) {
-            Ok(live) if live.is_empty() => Ok("nothing is left".to_owned()),
-            Ok(live) => Err(live.iter().map(|(key, _)| format!("left: {key}")).collect::<Vec<_>>().join("\n")),
-            Err(error) => Err(error.to_string()),
-        })?;
-        self.step("look for what is left", start, left);
+        for host in 0..self.hosts.len() {
+            let start = Instant::now();
+            let (plan, destroyed) = self.on_host(host, |kernel, name| {
+                let prepared = prepare_destroy(kernel, name);
+                carry_out(kernel, prepared)
+            })?;
+            say(&plan);
+            self.step("destroy", host, start, destroyed);
+        }
+        for host in 0..self.hosts.len() {
+            let start = Instant::now();
+            let left = self.on_host(host, |kernel, _| match kernel.live(&Scope::default()) {
+                Ok(live) if live.is_empty() => Ok("nothing is left".to_owned()),
+                Ok(live) => Err(live.iter().map(|(key, _)| format!("left: {key}")).collect::<Vec<_>>().join("\n")),
+                Err(error) => Err(error.to_string()),
+            })?;
+            self.step("look for what is left", host, start, left);
+        }
         Ok(())
     }
 
-    /// Runs work in the host's namespace, with its kernel.
-    fn on_host<T: Send>(&self, work: impl FnOnce(&mut Linux) -> T + Send) -> Result<T, RehearseError> {
-        let done = self.host.within(|| Linux::open().map(|mut kernel| work(&mut kernel))).map_err(world_error)?;
-        done.map_err(world_error)
+    /// What the file calls a host.
+    fn host_name(&self, host: usize) -> Option<&str> {
+        self.world.hosts[host].host.as_ref().map(ObjectName::as_str)
+    }
+
+    /// Runs work in a host's namespace, with its kernel, its name, and its own `/run/netns` as each machine has one.
+    fn on_host<T: Send>(
+        &self,
+        host: usize,
+        work: impl FnOnce(&mut Linux, Option<&str>) -> T + Send,
+    ) -> Result<T, RehearseError> {
+        let folder = self.world.hosts[host].folder();
+        let done = self.hosts[host].within(|| {
+            if let Some(folder) = folder {
+                sandbox::enter_names(&folder).map_err(world_error)?;
+            }
+            let mut kernel = Linux::open().map_err(world_error)?;
+            Ok(work(&mut kernel, self.host_name(host)))
+        });
+        done.map_err(world_error)?
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader { config: self.config, chosen: &self.chosen, world: &self.world }
     }
 
     /// Opens the listeners and tries every line, all at once.
     fn lines(&mut self) -> Result<(), RehearseError> {
-        let reader = Reader { config: self.config, chosen: &self.chosen, world: &self.world };
+        let reader = self.reader();
         let start = Instant::now();
         let mut listening = Vec::new();
         let mut count = 0;
         for (seat, services) in reader.listeners() {
-            let space = self.space(seat)?;
+            let space = open(&self.path(seat))?;
             // What the kernel lacks is not tried.
             let ports = services.into_iter().map(|(protocol, port)| (transport(protocol), port));
             let ports: Vec<(Transport, u16)> = ports.filter(|(transport, _)| transport.supported()).collect();
-            listening.push(Listener::open_all(&space, &self.name(seat), &ports).map_err(world_error)?);
+            listening.push(Listener::open_all(&space, &reader.name(seat), &ports).map_err(world_error)?);
             count += ports.len();
         }
         let opened = (count > 0).then(|| Row {
@@ -259,20 +290,20 @@ impl<'a> Rehearsal<'a> {
             ms: since(start),
             note: format!("{count} service{}", if count == 1 { "" } else { "s" }),
         });
-        let tries: Vec<(&Expect, Space, Vec<Attempt>)> = self
+        let trials: Vec<Trial> = self
             .config
             .expect
             .iter()
-            .map(|line| Ok((line, self.space(seat(line.from))?, reader.attempts(line))))
+            .map(|line| {
+                let space = open(&self.path(reader.seat(line.from)))?;
+                Ok(Trial { line, space, attempts: reader.attempts(line) })
+            })
             .collect::<Result<_, RehearseError>>()?;
         let mut results: Vec<Tried> = thread::scope(|scope| {
-            let running: Vec<_> = tries
-                .iter()
-                .map(|(line, space, attempts)| scope.spawn(move || try_line(line, space, attempts)))
-                .collect();
+            let running: Vec<_> = trials.iter().map(|trial| scope.spawn(|| trial.run())).collect();
             running.into_iter().filter_map(|thread| thread.join().ok()).collect()
         });
-        let traced = self.trace(&mut results, &tries);
+        let traced = trace(&reader, &self.hosts, &mut results, &trials);
         drop(listening);
         self.report.rows.extend(opened);
         self.report.rows.extend(results.into_iter().map(|result| result.row));
@@ -280,138 +311,29 @@ impl<'a> Rehearsal<'a> {
         Ok(())
     }
 
-    /// Sends once more what was not answered, and asks the host's firewall what became of it. The row of that.
-    fn trace(&self, results: &mut [Tried], tries: &[(&Expect, Space, Vec<Attempt>)]) -> Option<Row> {
-        let start = Instant::now();
-        let mut asks = Vec::new();
-        let mut flows = Vec::new();
-        for (index, result) in results.iter().enumerate() {
-            let (line, space, _) = &tries[index];
-            for to in &result.silent {
-                let port = line.port.map(|(port, protocol)| (transport(protocol), port));
-                // Others may ask for the same, and what becomes of theirs is another matter.
-                flows.push(Flow { from: source(space, *to), to: *to, port });
-                asks.push((index, Again { line, space, to: *to, answered: None }));
-            }
-        }
-        if asks.is_empty() {
-            return None;
-        }
-        let (verdict, note) = match Trace::open(&self.host, &flows) {
-            Ok(mut trace) => {
-                ask_again(&mut asks, &mut trace);
-                for (flow, (index, again)) in asks.iter().enumerate() {
-                    let note = &mut results[*index].row.note;
-                    let _ = write!(note, "\nto {}: {}", again.to, again.fate(&mut trace, flow));
-                }
-                (Verdict::Ok, String::new())
-            }
-            // A kernel that cannot tell leaves the lines without it.
-            Err(error) => (Verdict::NotTried, error.message),
-        };
-        Some(Row { what: "ask again, with a trace".to_owned(), verdict, ms: since(start), note })
-    }
-
     /// What there is to look at: the machines and the containers.
     fn places(&self) -> Vec<(String, String)> {
-        let containers = (0..self.config.containers.len()).map(Seat::Container);
-        let seats = [Seat::Host, Seat::World].into_iter().chain(containers);
-        seats.map(|seat| (self.name(seat), self.path(seat).display().to_string())).collect()
-    }
-
-    fn name(&self, seat: Seat) -> String {
-        match seat {
-            Seat::Host => "host".to_owned(),
-            Seat::World => "world".to_owned(),
-            Seat::Container(index) => self.config.containers[index].name.to_string(),
-        }
+        let reader = self.reader();
+        let seats = reader.seats().into_iter();
+        seats.map(|seat| (reader.name(seat), self.path(seat).display().to_string())).collect()
     }
 
     fn path(&self, seat: Seat) -> PathBuf {
         match seat {
-            Seat::Host => path(HOST),
-            Seat::World => path(WORLD),
-            Seat::Container(index) => match &self.config.containers[index].netns {
-                ContainerNetns::Named(netns) => path(&netns.to_string()),
-                ContainerNetns::Path(_) => path(&stand_in(self.config.containers[index].name.as_str()).to_string()),
-            },
-        }
-    }
-
-    fn space(&self, seat: Seat) -> Result<Space, RehearseError> {
-        let path = self.path(seat);
-        Space::open(&path).map_err(|e| world_error(format!("{}: {e}", path.display())))
-    }
-}
-
-/// What was not answered, to be asked again.
-struct Again<'a> {
-    line: &'a Expect,
-    space: &'a Space,
-    to: IpAddr,
-    /// Who answers this time.
-    answered: Option<String>,
-}
-
-impl Again<'_> {
-    fn ask(&mut self, limit: Duration) {
-        if let Outcome::Answered { by, .. } = ask(self.line, self.space, self.to, limit) {
-            self.answered = Some(by);
-        }
-    }
-
-    /// What became of it, in words.
-    fn fate(&self, trace: &mut Trace, flow: usize) -> String {
-        match (&self.answered, trace.verdict(flow), trace.passed(flow)) {
-            (Some(by), ..) => format!("asked again, `{by}` answered"),
-            (_, Some(dropped), _) => dropped.to_string(),
-            (_, _, Some(Hook::Input)) => "the host took it in, and did not answer".to_owned(),
-            (_, _, Some(_)) => "the host sent it on, and no answer came".to_owned(),
-            _ if trace.seen(flow) => {
-                "no rule dropped it, and the host did not send it on: it has no way there, or no way back".to_owned()
-            }
-            _ => "it never came to the host".to_owned(),
+            Seat::Host(host) => self.world.hosts[host].path(),
+            Seat::World => self.world.outside.path(),
+            Seat::Container(index, host) => self.world.hosts[host].path_of(&self.config.containers[index]),
         }
     }
 }
 
-/// Asks again, at first all at once and shortly: what is dropped is told of at once. What is not told of may have come too
-/// late or been lost, or the kernel's word of it, and is asked for again with fewer beside it and more time.
-fn ask_again(asks: &mut [(usize, Again<'_>)], trace: &mut Trace) {
-    for (limit, at_once) in TRACES {
-        let mut untold: Vec<&mut Again<'_>> = asks
-            .iter_mut()
-            .enumerate()
-            .filter(|(flow, (_, again))| {
-                again.answered.is_none() && trace.verdict(*flow).is_none() && trace.passed(*flow).is_none()
-            })
-            .map(|(_, (_, again))| again)
-            .collect();
-        for some in untold.chunks_mut(at_once) {
-            thread::scope(|scope| {
-                for again in some {
-                    scope.spawn(move || again.ask(limit));
-                }
-            });
-        }
-    }
+fn open(path: &Path) -> Result<Space, RehearseError> {
+    Space::open(path).map_err(|e| world_error(format!("{}: {e}", path.display())))
 }
 
 /// In milliseconds.
 fn since(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-fn path(name: &str) -> PathBuf {
-    PathBuf::from("/run/netns").join(name)
-}
-
-fn transport(protocol: Protocol) -> Transport {
-    match protocol {
-        Protocol::Tcp => Transport::Tcp,
-        Protocol::Udp => Transport::Udp,
-        Protocol::Sctp => Transport::Sctp,
-    }
 }
 
 /// Applies a state where there is nothing yet.
@@ -433,67 +355,4 @@ fn carry_out(kernel: &mut Linux, prepared: Result<Prepared, PrepareError>) -> (P
         }
         Err(error) => (Plan::default(), Err(error.to_string())),
     }
-}
-
-/// A line that was tried.
-struct Tried {
-    row: Row,
-    /// The addresses from which an answer had to come and did not.
-    silent: Vec<IpAddr>,
-}
-
-/// Asks once.
-fn ask(line: &Expect, space: &Space, to: IpAddr, limit: Duration) -> Outcome {
-    match line.port {
-        Some((port, protocol)) => connect(space, (to, port).into(), transport(protocol), limit),
-        None => ping(space, to, limit),
-    }
-}
-
-/// Tries one line: all its addresses at once.
-fn try_line(line: &Expect, space: &Space, attempts: &[Attempt]) -> Tried {
-    let start = Instant::now();
-    let limit = if line.reach { ANSWER_LIMIT } else { SILENCE_LIMIT };
-    let outcomes: Vec<(&Attempt, Outcome)> = thread::scope(|scope| {
-        let running: Vec<_> = attempts
-            .iter()
-            .map(|attempt| (attempt, scope.spawn(move || ask(line, space, attempt.to, limit))))
-            .collect();
-        running.into_iter().filter_map(|(attempt, thread)| Some((attempt, thread.join().ok()?))).collect()
-    });
-    let (verdict, note) = judge(line, &outcomes);
-    let unanswered = |outcome: &Outcome| line.reach && matches!(outcome, Outcome::Silent | Outcome::Unreachable(_));
-    let silent = outcomes.iter().filter(|(_, outcome)| unanswered(outcome)).map(|(attempt, _)| attempt.to).collect();
-    Tried { row: Row { what: line.text.clone(), verdict, ms: since(start), note }, silent }
-}
-
-/// Whether a line holds, and if not, what speaks against it.
-fn judge(line: &Expect, outcomes: &[(&Attempt, Outcome)]) -> (Verdict, String) {
-    let mut against = Vec::new();
-    for (attempt, outcome) in outcomes {
-        let to = attempt.to;
-        match (line.reach, outcome) {
-            (_, Outcome::NotTried(why)) => return (Verdict::NotTried, why.clone()),
-            (true, Outcome::Answered { by, seen_from }) => {
-                if let Some(wanted) = &attempt.by
-                    && wanted != by
-                {
-                    against.push(format!("at {to} `{by}` answered instead of `{wanted}`"));
-                } else if let Some(wanted) = attempt.seen_from
-                    && wanted != *seen_from
-                {
-                    against.push(format!("at {to} the source address was {seen_from} instead of {wanted}"));
-                }
-            }
-            (true, Outcome::Refused) => against.push(format!("{to} refused")),
-            (true, Outcome::Unreachable(why)) => against.push(format!("{to}: {why}")),
-            (true, Outcome::Silent) => against.push(format!("no answer from {to}")),
-            (false, Outcome::Answered { by, .. }) => against.push(format!("at {to} `{by}` answered")),
-            (false, _) => {}
-        }
-    }
-    if outcomes.is_empty() && line.reach {
-        against.push("there is no address of a family that both have".to_owned());
-    }
-    if against.is_empty() { (Verdict::Ok, String::new()) } else { (Verdict::Failed, against.join("\n")) }
 }
