@@ -12,7 +12,7 @@ use crate::config::{Config, Container, ContainerNetns, Host, PortAddress, Target
 use crate::desired::Chosen;
 use crate::state::{
     Address, BridgePort, Device, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object, ObjectName,
-    Owner, Peer, Route, State,
+    Owner, Peer, Route, State, Sysctl,
 };
 
 /// Where the world's namespaces have their names.
@@ -341,6 +341,12 @@ impl Builder {
             leaving: false,
         };
         self.want(Key::Link { netns: Netns::HOST, name: Self::name(&format!("to{number}")) }, Object::Link(link));
+        // Else the kernel looks for others with its link-local address for a second or two, and hands nothing on meanwhile.
+        let dad = Key::Sysctl {
+            netns: Netns::new(machine.netns()),
+            path: format!("net/ipv6/conf/{}/accept_dad", uplink()).into(),
+        };
+        self.want(dad, Object::Sysctl(Sysctl { value: "0".to_owned() }));
         for ip in machine.on_link.into_iter().chain(machine.more.iter().map(|ip| single(*ip))) {
             let key = Key::Address { netns: Netns::new(machine.netns()), link: uplink(), ip };
             self.want(key, Object::Address(Address::lasting()));
