@@ -136,36 +136,41 @@ fn prepare(lab: &Lab) {
     lab.host.set_sysctl("net/ipv6/conf/all/forwarding", "1");
 }
 
-#[test]
-fn death_at_a_write_costs_nothing() {
-    lab::in_lab(|lab| {
-        prepare(lab);
-        let bare = at_rest(lab);
-        let mut tried = 0;
-        for (before, after) in [("", FIRST), (FIRST, SECOND)] {
-            lab.host.apply(before);
-            let n = writes(lab, after);
-            let wanted = at_rest(lab);
-            for at in (1..).step_by(every()) {
-                lab.host.destroy(after);
-                lab.host.apply(before);
-                let file = lab.host.write("after.toml", after);
-                let died =
-                    lab.host.netrec_with_env(&[("NETREC_FAULT", &format!("die:{at}"))], &["-c", &file, "apply", "-y"]);
-                if died.status == 0 && at + 5 > n {
-                    break; // past the last write; how many there are differs by what the kernel has done by itself
-                }
-                assert_eq!(died.status, 137, "write {at} of {n}: {}", died.stderr);
-                lab.host.apply(after);
-                assert_eq!(lab.host.plan(after).actions(), [""; 0], "write {at} of {n}: the plan is not empty");
-                assert_eq!(wanted.diff(&at_rest(lab)), "", "write {at} of {n}: another state than without a crash");
-                tried += 1;
-            }
+/// netrec dies at each write of a change that is tried; the next apply makes what an undisturbed one would have made.
+fn dies(lab: &Lab, before: &str, after: &str) {
+    prepare(lab);
+    let bare = at_rest(lab);
+    lab.host.apply(before);
+    let n = writes(lab, after);
+    let wanted = at_rest(lab);
+    let mut tried = 0;
+    for at in (1..).step_by(every()) {
+        lab.host.destroy(after);
+        lab.host.apply(before);
+        let file = lab.host.write("after.toml", after);
+        let died = lab.host.netrec_with_env(&[("NETREC_FAULT", &format!("die:{at}"))], &["-c", &file, "apply", "-y"]);
+        if died.status == 0 && at + 5 > n {
+            break; // past the last write; how many there are differs by what the kernel has done by itself
         }
-        lab.host.destroy(SECOND);
-        assert_eq!(bare.diff(&at_rest(lab)), "", "destroy leaves something");
-        assert!(tried > 20 || every() > 5, "only {tried} deaths");
-    });
+        assert_eq!(died.status, 137, "write {at} of {n}: {}", died.stderr);
+        lab.host.apply(after);
+        assert_eq!(lab.host.plan(after).actions(), [""; 0], "write {at} of {n}: the plan is not empty");
+        assert_eq!(wanted.diff(&at_rest(lab)), "", "write {at} of {n}: another state than without a crash");
+        tried += 1;
+    }
+    lab.host.destroy(after);
+    assert_eq!(bare.diff(&at_rest(lab)), "", "destroy leaves something");
+    assert!(tried > 10 || every() > 7, "only {tried} deaths");
+}
+
+#[test]
+fn death_at_a_write_costs_nothing_when_all_comes() {
+    lab::in_lab(|lab| dies(lab, "", FIRST));
+}
+
+#[test]
+fn death_at_a_write_costs_nothing_when_all_changes() {
+    lab::in_lab(|lab| dies(lab, FIRST, SECOND));
 }
 
 #[test]
@@ -184,45 +189,48 @@ fn death_and_then_destroy_leaves_nothing() {
     });
 }
 
-/// One message per send, and in batches with the failing message among others.
+/// A write fails, of each that is tried; what had been done is taken back.
+fn fails(lab: &Lab, before: &str, after: &str, env: &[(&str, &str)]) {
+    prepare(lab);
+    let errnos = ["EPERM", "EBUSY", "ENOBUFS", "EEXIST", "ENOENT"];
+    lab.host.apply(before);
+    let was = at_rest(lab);
+    let n = writes(lab, after);
+    lab.host.destroy(after);
+    lab.host.apply(before);
+    let file = lab.host.write("after.toml", after);
+    for at in (1..=n).step_by(every()) {
+        let fault = format!("fail:{at}:{}", errnos[at % errnos.len()]);
+        let env = [env, &[("NETREC_FAULT", fault.as_str())]].concat();
+        let failed = lab.host.netrec_with_env(&env, &["-c", &file, "apply", "-y"]);
+        let whole = "what had been done was taken back: the host is as it was before";
+        // An address or a device that is gone already is as good as removed.
+        if failed.status == 0 {
+            assert_eq!(lab.host.plan(after).actions(), [""; 0], "{fault} of {n}: {}", failed.stderr);
+            lab.host.destroy(after);
+            lab.host.apply(before);
+            continue;
+        }
+        assert_eq!((failed.status, failed.stderr.contains(whole)), (4, true), "{fault} of {n}: {}", failed.stderr);
+        assert_eq!(was.diff(&at_rest(lab)), "", "{fault} of {n}: {}", failed.stderr);
+    }
+}
+
+#[test]
+fn failure_at_a_write_takes_back_what_came() {
+    lab::in_lab(|lab| fails(lab, "", FIRST, &[]));
+}
+
+/// In batches, with the failing message among others.
 #[test]
 fn failure_at_a_write_puts_back_what_there_was() {
-    lab::in_lab(|lab| {
-        prepare(lab);
-        let errnos = ["EPERM", "EBUSY", "ENOBUFS", "EEXIST", "ENOENT"];
-        for (before, after, single) in [("", FIRST, false), (FIRST, SECOND, false), (FIRST, SECOND, true)] {
-            lab.host.apply(before);
-            let was = at_rest(lab);
-            let n = writes(lab, after);
-            lab.host.destroy(after);
-            lab.host.apply(before);
-            let file = lab.host.write("after.toml", after);
-            for at in (1..=n).step_by(every()) {
-                let fault = format!("fail:{at}:{}", errnos[at % errnos.len()]);
-                let mut env = vec![("NETREC_FAULT", fault.as_str())];
-                if single {
-                    env.push(("NETREC_SINGLE", "1"));
-                }
-                let failed = lab.host.netrec_with_env(&env, &["-c", &file, "apply", "-y"]);
-                let whole = "what had been done was taken back: the host is as it was before";
-                // An address or a device that is gone already is as good as removed.
-                if failed.status == 0 {
-                    assert_eq!(lab.host.plan(after).actions(), [""; 0], "{fault} of {n}: {}", failed.stderr);
-                    lab.host.destroy(after);
-                    lab.host.apply(before);
-                    continue;
-                }
-                assert_eq!(
-                    (failed.status, failed.stderr.contains(whole)),
-                    (4, true),
-                    "{fault} of {n}: {}",
-                    failed.stderr
-                );
-                assert_eq!(was.diff(&at_rest(lab)), "", "{fault} of {n}, single {single}: {}", failed.stderr);
-            }
-            lab.host.destroy(after);
-        }
-    });
+    lab::in_lab(|lab| fails(lab, FIRST, SECOND, &[]));
+}
+
+/// One message per send.
+#[test]
+fn failure_of_a_single_write_puts_back_what_there_was() {
+    lab::in_lab(|lab| fails(lab, FIRST, SECOND, &[("NETREC_SINGLE", "1")]));
 }
 
 /// A network gets another device and another subnet under a container that runs: at no moment, and after no crash, does

@@ -304,7 +304,7 @@ impl Space {
         match here.send_to(&payload, there.local_addr().unwrap()) {
             Ok(_) => {
                 there.set_read_timeout(Some(PATIENCE)).unwrap();
-                there.recv(&mut [0; 0x1_0000]).unwrap() == payload.len()
+                there.recv(&mut vec![0; 0x1_0000]).unwrap() == payload.len()
             }
             Err(error) => {
                 assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE), "{error}");

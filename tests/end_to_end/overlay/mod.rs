@@ -1,5 +1,7 @@
 //! Overlay networks: containers of several hosts on one network, from one file.
 
+#![allow(clippy::unwrap_used)] // what commands and netrec itself say
+
 mod cluster;
 mod drift;
 mod features;
