@@ -38,7 +38,10 @@ networks.back = { address = "10.21.0.10" }
 fn meaning(config: &Config) -> String {
     let mut text = format!("{:?}\n", config.settings);
     for n in &config.networks {
-        text += &format!("{} {:?} {:?} {:?} {:?}\n", n.owner, n.subnets, n.reserve, n.bridge, n.mtu);
+        text += &format!("{} {:?} {:?} {:?}\n", n.owner, n.reserve, n.bridge, n.mtu);
+        for s in &n.subnets {
+            text += &format!("  {} of {}, gateway {:?}, range {}\n", s.net, s.whole, s.gateway, s.range);
+        }
     }
     for c in &config.containers {
         text += &format!("{} {:?} {:?}\n", c.owner, c.netns, c.sysctls);
@@ -59,8 +62,11 @@ fn meaning(config: &Config) -> String {
 #[test]
 fn defaults_are_filled_in() {
     let expected = r"Settings { forwarding: true, overlap: Refuse, lock_timeout: 10s }
-networks.front [Subnet { net: V4(Ipv4Network { addr: 10.20.0.0, prefix: 24 }), gateway: Some(10.20.0.1), range: V4(Ipv4Network { addr: 10.20.0.0, prefix: 24 }) }, Subnet { net: V6(Ipv6Network { addr: fd20::, prefix: 64 }), gateway: Some(fd20::1), range: V6(Ipv6Network { addr: fd20::, prefix: 64 }) }] [] None None
-networks.back [Subnet { net: V4(Ipv4Network { addr: 10.21.0.0, prefix: 24 }), gateway: Some(10.21.0.1), range: V4(Ipv4Network { addr: 10.21.0.0, prefix: 24 }) }] [] None None
+networks.front [] None None
+  10.20.0.0/24 of 10.20.0.0/24, gateway Some(10.20.0.1), range 10.20.0.0/24
+  fd20::/64 of fd20::/64, gateway Some(fd20::1), range fd20::/64
+networks.back [] None None
+  10.21.0.0/24 of 10.21.0.0/24, gateway Some(10.21.0.1), range 10.21.0.0/24
 containers.web Named(web) []
   containers.web.networks.front front [] None eth0
   containers.web.networks.back back [] None eth1

@@ -157,3 +157,26 @@ fn drift_of_a_routed_network_is_mended() {
         );
     });
 }
+
+#[test]
+fn drift_of_a_direct_network_is_mended() {
+    in_cluster(2, |cluster| {
+        let file = pair("direct");
+        cluster.apply(&file);
+        talk(cluster, &file);
+        drifts(
+            cluster,
+            &file,
+            &[
+                ("ip route del 10.30.2.0/24", &["create route 10.30.2.0/24"]),
+                ("ip route change 10.30.2.0/24 via 192.0.2.99 proto 78", &["update route 10.30.2.0/24"]),
+                ("ip -6 route del fd30:0:0:2::/64", &["create route fd30:0:0:2::/64"]),
+                // The link goes and comes back, and with it all routes by it go.
+                (
+                    "ip link set eth0 down && ip link set eth0 up && ip addr add 2001:db8::1/64 dev eth0 nodad",
+                    &["create route 10.30.2.0/24", "create route fd30:0:0:2::/64"],
+                ),
+            ],
+        );
+    });
+}
