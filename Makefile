@@ -31,6 +31,7 @@ examples:
 bench:
 	$(CARGO) bench --bench apply
 	$(CARGO) bench --bench ports
+	$(CARGO) bench --bench overlay
 
 # The whole sweeps of which `make test` tries a sample, by hand and as root: who may talk to whom in every cell, and a
 # failure or a death at every single kernel write.
