@@ -1,5 +1,6 @@
 //! Packets: between two containers on two hosts, over netrec's switched network, over the same without netrec's firewall
-//! table, and over one made by hand that never had any. All are there all the time, each on two hosts of its own.
+//! table, over one made by hand that never had any, and over one made by hand with the rules that a person would write for
+//! the same. All are there all the time, each on two hosts of its own.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +22,7 @@ const BYTES: u32 = 1 << 30;
 const ROUND_TRIPS: u32 = 20_000;
 const TURNS: u32 = 4;
 const PIECE: u32 = 256 << 10;
-const MAKERS: [&str; 3] = ["netrec", "tableless", "hand"];
+const MAKERS: [&str; 4] = ["netrec", "tableless", "handnat", "hand"];
 /// The processors that clients and servers run on: for a stream one each; for single bytes the same one, so that the time is
 /// that of the packet's way and not that of waking the other.
 const APART: [usize; 2] = [0, 1];
@@ -51,8 +52,8 @@ networks.wide = { address = "10.30.0.12" }
 const MODES: [(&str, &str); 2] = [("1", "bridged packets go to the firewall"), ("0", "bridged packets do not")];
 const BRIDGE_NF: &str = "/proc/sys/net/bridge";
 
-/// `a` and `b` are netrec's hosts, `c` and `d` those of the network made by hand, `e` and `f` those without a table; each pair
-/// shares a link.
+/// `a` and `b` are netrec's hosts, `c` and `d` those of the network made by hand, `e` and `f` those without a table, `g` and
+/// `h` those made by hand with rules; each pair shares a link.
 const HOSTS: &str = "
 link() {
     ip netns add $1; ip netns add $2
@@ -60,7 +61,7 @@ link() {
     for host in $1 $2; do ip -n $host link set lo up; ip -n $host link set eth0 up; done
     ip -n $1 addr add 198.18.0.1/24 dev eth0; ip -n $2 addr add 198.18.0.2/24 dev eth0
 }
-link a b; link c d; link e f
+link a b; link c d; link e f; link g h
 ";
 
 /// What netrec makes, without its table.
@@ -87,6 +88,23 @@ make() { # host, number, container, number of the other
     ip netns exec $1 sysctl -qw net.ipv4.ip_forward=1
 }
 make c 1 hand-a 2; make d 2 hand-b 1
+make g 1 handnat-a 2; make h 2 handnat-b 1
+for host in g h; do
+    ip netns exec $host nft 'table inet hand {
+        chain in { type filter hook input priority filter
+            udp dport 4789 ip saddr != { 198.18.0.1, 198.18.0.2 } drop
+            ct state established,related accept
+        }
+        chain forward { type filter hook forward priority filter
+            ct state established,related accept
+            iifname \"br0\" accept
+            oifname \"br0\" drop
+        }
+        chain leave { type nat hook postrouting priority srcnat
+            ip saddr 10.30.0.0/16 oifname != \"br0\" masquerade
+        }
+    }'
+done
 ";
 
 /// Prints the bits per second and the seconds of a round trip, of all in each round.
@@ -105,7 +123,7 @@ pub(crate) fn play(rounds: usize, to_firewall: &str) {
     lab::sh(BY_HAND);
     lab::sh(&format!(
         "[ -e {BRIDGE_NF} ] || exit 0
-         for host in a b c d e f; do for family in ip ip6 arp; do
+         for host in a b c d e f g h; do for family in ip ip6 arp; do
              ip netns exec $host sysctl -qw net.bridge.bridge-nf-call-${{family}}tables={to_firewall}
          done; done"
     ));

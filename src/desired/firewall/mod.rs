@@ -6,11 +6,11 @@
 //!
 //! | hook | base chain | asks |
 //! |---|---|---|
-//! | prerouting, raw | `guard` | is it a 127/8 address from outside (only where `route_localnet` is set), or a tunnel's packet from a stranger (only where there are tunnels)? |
+//! | prerouting, raw | `guard` | is it a 127/8 address from outside? (only where `route_localnet` is set) |
 //! | prerouting, before dstnat | `allow` | may this source use the published port? (only where there are such lists) |
 //! | prerouting, dstnat | `prerouting` | is it a published port of this host? |
 //! | output, dstnat | `output` | the same for the host's own connections |
-//! | input, filter | `input` | is it a gateway address asked for from outside? |
+//! | input, filter | `input` | is it a tunnel's packet from a stranger? is it a gateway address asked for from outside? |
 //! | forward, mangle | `clamp` | does a connection begin that goes through a tunnel? (only where its segments are kept small) |
 //! | forward, filter | `forward` | may it leave its network (`forward-from.NET`), and enter this one (`forward-to.NET`)? |
 //! | postrouting, srcnat | `postrouting` | does it leave its network (`nat-from.NET`), or turn back into it (`nat-to.NET`)? |
@@ -261,32 +261,25 @@ impl Build<'_> {
     }
 
     fn base_chains(&mut self, published: &Published, tunnels: &Tunnels) {
-        let is_local = || equals(Field::FibDaddrType, Datum::FibType(RTN_LOCAL));
-        let local = |chain: &str| Rule(vec![is_local(), jump(chain)]);
-        let mut guard = Vec::new();
         if !published.localnet.is_empty() {
             let foreign = || differs(Field::Iifname, LO);
-            guard.push(Rule(vec![foreign(), equals(Field::IpDaddr, LOOPBACK_NET), drop()]));
-            guard.push(Rule(vec![foreign(), equals(Field::IpSaddr, LOOPBACK_NET), drop()]));
+            self.base_chain(
+                "guard",
+                (ChainKind::Filter, Hook::Prerouting, PRIORITY_RAW),
+                vec![
+                    Rule(vec![foreign(), equals(Field::IpDaddr, LOOPBACK_NET), drop()]),
+                    Rule(vec![foreign(), equals(Field::IpSaddr, LOOPBACK_NET), drop()]),
+                ],
+            );
         }
-        if tunnels.any {
-            let of_tunnel = is_in(Field::ThDport, TUNNEL_PORT);
-            guard.push(Rule(vec![of_protocol(UDP), of_tunnel, is_local(), jump(TUNNEL)]));
-            let mut rules = vec![Rule(vec![is_in(Field::Iifname, INSIDE), drop()])];
-            let peers = FAMILIES.iter().filter(|names| tunnels.peers.contains(names.peer));
-            rules.extend(peers.map(|names| Rule(vec![is_in(names.saddr, names.peer), accept()])));
-            rules.push(Rule(vec![drop()]));
-            self.chain(TUNNEL, None, rules, &Owner::netrec());
-        }
-        if !guard.is_empty() {
-            self.base_chain("guard", (ChainKind::Filter, Hook::Prerouting, PRIORITY_RAW), guard);
-        }
+        let local = |chain: &str| Rule(vec![equals(Field::FibDaddrType, Datum::FibType(RTN_LOCAL)), jump(chain)]);
         if tunnels.clamped {
+            // What most packets are not is asked first.
             let begins = Expr::AnyBit { field: Field::TcpFlags, bits: TCP_SYN };
             self.base_chain(
                 "clamp",
                 (ChainKind::Filter, Hook::Forward, PRIORITY_MANGLE),
-                vec![Rule(vec![is_in(Field::Oifname, CLAMPED), of_protocol(TCP), begins, Expr::ClampMss])],
+                vec![Rule(vec![of_protocol(TCP), begins, is_in(Field::Oifname, CLAMPED), Expr::ClampMss])],
             );
         }
         if published.limits() {
@@ -304,11 +297,21 @@ impl Build<'_> {
         self.base_chain("prerouting", (ChainKind::Nat, Hook::Prerouting, PRIORITY_DSTNAT), vec![local(PORTS)]);
         self.base_chain("output", (ChainKind::Nat, Hook::Output, PRIORITY_DSTNAT), vec![local(PORTS)]);
         self.chain(PORTS, None, published.port_rules(), &Owner::netrec());
-        let mut input = vec![
+        let mut input = Vec::new();
+        if tunnels.any {
+            // Before flows that are established: every packet shows who sent it, and most go no further than here.
+            input.push(Rule(vec![of_protocol(UDP), is_in(Field::ThDport, TUNNEL_PORT), jump(TUNNEL)]));
+            let mut rules = vec![Rule(vec![is_in(Field::Iifname, INSIDE), drop()])];
+            let peers = FAMILIES.iter().filter(|names| tunnels.peers.contains(names.peer));
+            rules.extend(peers.map(|names| Rule(vec![is_in(names.saddr, names.peer), accept()])));
+            rules.push(Rule(vec![drop()]));
+            self.chain(TUNNEL, None, rules, &Owner::netrec());
+        }
+        input.extend([
             Rule(vec![established(), accept()]),
             Rule(vec![equals(Field::Iifname, LO), accept()]),
             vmap(Field::Iifname, INPUT_FROM),
-        ];
+        ]);
         input.extend(FAMILIES.iter().map(|names| Rule(vec![is_in(names.daddr, names.gateway), drop()])));
         self.base_chain("input", (ChainKind::Filter, Hook::Input, PRIORITY_FILTER), input);
         self.base_chain(
