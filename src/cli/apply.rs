@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{Done, Error, Output, kernel, locked};
+use crate::config;
 use crate::kernel::{Backend, Linux};
-use crate::reconcile::{ApplyError, Prepared, apply, prepare};
+use crate::reconcile::{ApplyError, Place, Prepared, applied, apply, prepare};
 use crate::state::Key;
 
 #[derive(Debug, clap::Args)]
@@ -21,6 +22,9 @@ pub(super) struct Args {
     /// Exit with 2 when something was changed
     #[arg(long)]
     detailed_exitcode: bool,
+    /// Take it back unless `netrec confirm` comes within this time, such as 60s or 5m
+    #[arg(long, value_name = "DURATION", value_parser = config::duration)]
+    confirm: Option<Duration>,
 }
 
 pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result<Done, Error> {
@@ -30,6 +34,7 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
         json: command.json,
         detailed: command.detailed_exitcode,
         timeout: config.settings.lock_timeout,
+        confirm: command.confirm,
     };
     // Read again, as another netrec may have been waited for.
     let plan = |kernel: &mut Linux| Ok(prepare(kernel, &*args.reload(&config)?, args.host.as_deref())?);
@@ -55,6 +60,8 @@ pub(super) struct Order {
     pub(super) detailed: bool,
     /// How long to wait for another netrec.
     pub(super) timeout: Duration,
+    /// How long to wait for somebody to confirm it.
+    pub(super) confirm: Option<Duration>,
 }
 
 impl Order {
@@ -79,6 +86,8 @@ impl Order {
             agreed = Some(prepared.plan.actions);
         }
         let (mut kernel, _lock) = locked(self.timeout)?;
+        let place = Place::of(kernel.host_id().1);
+        place.refuse_while_waiting()?;
         let prepared = plan(&mut kernel)?;
         match agreed {
             Some(actions) if actions != prepared.plan.actions => {
@@ -89,13 +98,24 @@ impl Order {
             None if !self.json => output.plan(&prepared.plan.to_text()),
             _ => {}
         }
-        let done = self.work(&mut kernel, &prepared, output);
+        let done = self.work(&mut kernel, &prepared, &place, output);
         // The process ends here. Giving back tens of thousands of objects one by one would take a thirtieth of its time.
         std::mem::forget(prepared);
         done
     }
 
-    fn work(&self, kernel: &mut Linux, prepared: &Prepared, output: &Output) -> Result<Done, Error> {
+    fn work(
+        &self,
+        kernel: &mut Linux,
+        prepared: &Prepared,
+        place: &Place,
+        output: &Output,
+    ) -> Result<Done, Error> {
+        let changed = !prepared.plan.is_empty();
+        let time = self.confirm.filter(|_| changed);
+        let guarded = time
+            .map(|time| place.guard(&prepared.live, &prepared.scope, &prepared.file, time).map(|guarded| (guarded, time)))
+            .transpose()?;
         let start = Instant::now();
         let result = apply(kernel, prepared, &mut |done, total| output.progress(done, total));
         let took = start.elapsed();
@@ -103,10 +123,26 @@ impl Order {
         if self.json {
             output.json(&document(prepared, result.as_ref().err(), took, kernel.writes()));
         }
-        result.map_err(|error| if self.json { Error::Reported(Box::new(error)) } else { Error::Apply(error) })?;
-        let changed = !prepared.plan.is_empty();
+        if let Err(error) = result {
+            if let Some((guarded, _)) = guarded {
+                guarded.cancel()?;
+            }
+            return Err(if self.json { Error::Reported(Box::new(error)) } else { Error::Apply(error) });
+        }
         if !self.json && changed {
             output.note(&format_args!("Done in {:.2} s.", took.as_secs_f64()));
+        }
+        match guarded {
+            Some((guarded, time)) => {
+                guarded.wait()?;
+                output.note(&format_args!(
+                    "It is taken back in {} s, unless `netrec confirm` comes: from a new connection, to see that there can be \
+                     one.",
+                    time.as_secs()
+                ));
+            }
+            // Somebody stands by this one. What the disk has to say about it changes nothing here.
+            None => place.let_go().and_then(|()| applied(&prepared.file)).unwrap_or_else(|error| output.note(&error)),
         }
         Ok(if self.detailed && changed { Done::Changes } else { Done::Ok })
     }

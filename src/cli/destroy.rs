@@ -26,6 +26,7 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
         json: command.json,
         detailed: false,
         timeout: LOCK_TIMEOUT,
+        confirm: None,
     };
     order.carry_out(&|kernel: &mut Linux| Ok(prepare_destroy(kernel, args.host.as_deref())?), output)
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per command, each no more than arguments, a call, printing and an exit status.
 
 mod apply;
+mod confirm;
 mod destroy;
 mod output;
 mod plan;
@@ -20,7 +21,7 @@ use crate::config::{self, Config, Invalid};
 use crate::kernel::Linux;
 use crate::plan::FORMAT_VERSION;
 use crate::reconcile::rehearse::RehearseError;
-use crate::reconcile::{ApplyError, InputError, Lock, LockError, PrepareError, Undo, read_sources};
+use crate::reconcile::{ApplyError, GuardError, InputError, Lock, LockError, PrepareError, Undo, read_sources};
 
 /// Networks for containers, from a file: plans the difference between the file and the kernel, and applies it.
 #[derive(Debug, Parser)]
@@ -65,6 +66,13 @@ enum Command {
     Plan(plan::Args),
     /// Make the kernel what the file wants
     Apply(apply::Args),
+    /// Keep what `apply --confirm` did
+    Confirm(confirm::Args),
+    /// Take back what `apply --confirm` did, now
+    Rollback(confirm::Args),
+    /// Take back what `apply --confirm` did, once its time is over
+    #[command(hide = true)]
+    Guard(confirm::GuardArgs),
     /// Remove all that netrec made
     Destroy(destroy::Args),
     /// Try the file in a throwaway world: apply it, try its `expect` lines with real packets, remove it; needs no root
@@ -100,6 +108,8 @@ enum Error {
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error(transparent)]
+    Guard(#[from] GuardError),
+    #[error(transparent)]
     Rehearse(#[from] RehearseError),
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -122,9 +132,10 @@ fn status(error: &Error) -> u8 {
         Error::Invalid(_) | Error::Input(_) | Error::Prepare(PrepareError::Invalid(_)) => 3,
         Error::Apply(error) if matches!(error.undo, Undo::Done) => 4,
         Error::Reported(error) if matches!(error.undo, Undo::Done) => 4,
-        Error::Lock(LockError::Held { .. }) => 5,
+        Error::Lock(LockError::Held { .. }) | Error::Guard(GuardError::Lock(LockError::Held { .. })) => 5,
         Error::Usage(_) => 64,
         Error::Prepare(_)
+        | Error::Guard(_)
         | Error::Rehearse(_)
         | Error::Lock(_)
         | Error::Apply(_)
@@ -147,6 +158,9 @@ pub fn main() -> ExitCode {
         Command::Validate(command) => validate::run(&args, command, &output),
         Command::Plan(command) => plan::run(&args, command, &output),
         Command::Apply(command) => apply::run(&args, command, &output),
+        Command::Confirm(_) => confirm::confirm(&output),
+        Command::Rollback(_) => confirm::rollback(&output),
+        Command::Guard(command) => confirm::guard(command, &output),
         Command::Destroy(command) => destroy::run(&args, command, &output),
         Command::Rehearse(command) => rehearse::run(&args, command, &output),
         Command::Show(command) => show::run(&args, command, &output),
@@ -180,7 +194,7 @@ impl Command {
     /// Whether standard output is to be one JSON document.
     fn json(&self) -> bool {
         match self {
-            Self::Validate(_) => false,
+            Self::Validate(_) | Self::Confirm(_) | Self::Rollback(_) | Self::Guard(_) => false,
             Self::Plan(args) => args.json,
             Self::Apply(args) => args.json,
             Self::Destroy(args) => args.json,

@@ -3,7 +3,7 @@
 use super::{Done, Error, Output, kernel};
 use crate::config::{self, Config};
 use crate::kernel::{Ahead, Linux};
-use crate::reconcile::{prepare, prepare_destroy, read_sources};
+use crate::reconcile::{Place, prepare, prepare_destroy, read_sources};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -20,6 +20,11 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result<Done, Error> {
     let mut kernel = kernel_for(args, command)?;
+    let place = Place::of(kernel.0.host_id().1);
+    // Without root it cannot be read, and a plan is for looking.
+    if let Ok(Some(notice)) = place.notice() {
+        output.note(&notice);
+    }
     let prepared = match &kernel.1 {
         Some(config) => prepare(&mut kernel.0, config, args.host.as_deref())?,
         None => prepare_destroy(&mut kernel.0, args.host.as_deref())?,

@@ -41,3 +41,11 @@ pub fn parse(sources: Sources) -> Result<Config, Invalid> {
         Err(problems) => Err(Invalid::new(sources, problems)),
     }
 }
+
+/// Parses a duration as the file writes them: `90s`, `5m`.
+///
+/// # Errors
+/// Why it is none.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    values::duration(text).map_err(|fault| fault.message)
+}

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::render::Painter;
 use super::types::Place;
 
 /// One text of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Its name in messages: the path as given, or `<stdin>`.
     pub name: String,
@@ -15,7 +17,8 @@ pub struct Source {
 }
 
 /// The texts of a configuration, in the order in which they are merged.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Sources(pub Vec<Source>);
 
 impl Sources {

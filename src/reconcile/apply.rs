@@ -74,7 +74,7 @@ pub fn apply(backend: &mut dyn Backend, prepared: &Prepared, progress: Progress<
     let mut run = Run { backend, desired: &prepared.desired, scope: &prepared.scope };
     run.all(&prepared.plan.actions, progress)
         .and_then(|()| run.forget(&prepared.live))
-        .map_err(|errors| ApplyError { undo: run.undo(&prepared.live), errors })?;
+        .map_err(|errors| ApplyError { undo: restore(run.backend, &prepared.live, &prepared.scope), errors })?;
     let news = announcements(&prepared.plan.actions, &prepared.desired);
     if !news.is_empty() {
         run.backend.announce(&news);
@@ -158,51 +158,51 @@ impl Run<'_> {
     fn forget(&mut self, before: &State) -> Result<(), Errors> {
         forget(self.backend, before, self.desired).map_err(|error| vec![(Key::Table, error.message)])
     }
+}
 
-    /// Goes back to what there was: the difference between that and what there is now, carried out like any other. So it
-    /// also brings back what the kernel dropped on its own, such as the routes of a device that went down. Flows that came
-    /// up meanwhile end where the rules of before would not have had them.
-    fn undo(&mut self, before: &State) -> Undo {
-        let before: State = before.iter().filter_map(|(k, e)| Some((k.clone(), restored(e)?))).collect();
-        let scope = Scope::of(&before).and(self.scope.clone());
-        let mut left = Vec::new();
-        // A state whose flows are still to end.
-        let mut left_behind: Option<State> = None;
-        for _ in 0..UNDO_TRIES {
-            left.clear();
-            let live = match self.backend.live(&scope) {
-                Ok(live) => live,
-                Err(error) => {
-                    left.push(format!("the state could not be read: {error}"));
-                    continue;
-                }
-            };
-            let Diff { actions, conflicts } = diff(&before, &live);
-            if left_behind.is_none() && Change::between(&live, &before).is_some() {
-                left_behind = Some(live);
+/// Goes back to what there was: the difference between that and what there is now, carried out like any other. So it
+/// also brings back what the kernel dropped on its own, such as the routes of a device that went down. Flows that came
+/// up meanwhile end where the rules of before would not have had them.
+pub(super) fn restore(backend: &mut dyn Backend, before: &State, scope: &Scope) -> Undo {
+    let before: State = before.iter().filter_map(|(k, e)| Some((k.clone(), restored(e)?))).collect();
+    let scope = Scope::of(&before).and(scope.clone());
+    let mut left = Vec::new();
+    // A state whose flows are still to end.
+    let mut left_behind: Option<State> = None;
+    for _ in 0..UNDO_TRIES {
+        left.clear();
+        let live = match backend.live(&scope) {
+            Ok(live) => live,
+            Err(error) => {
+                left.push(format!("the state could not be read: {error}"));
+                continue;
             }
-            if actions.is_empty() && conflicts.is_empty() && left_behind.is_none() {
-                return Undo::Done;
-            }
-            left.extend(actions.iter().map(Action::shortfall));
-            left.extend(conflicts.iter().map(|c| format!("{} is not netrec's ({})", c.key, c.why)));
-            for (phase, steps) in phases(&actions) {
-                for chunk in chunks(phase, &steps) {
-                    let failed = self.backend.run(chunk).into_iter().filter_map(Result::err);
-                    left.extend(failed.map(|e| e.message));
-                }
-            }
-            if let Some(changed) = &left_behind {
-                match forget(self.backend, changed, &before) {
-                    Ok(()) => left_behind = None,
-                    Err(error) => left.push(error.message),
-                }
+        };
+        let Diff { actions, conflicts } = diff(&before, &live);
+        if left_behind.is_none() && Change::between(&live, &before).is_some() {
+            left_behind = Some(live);
+        }
+        if actions.is_empty() && conflicts.is_empty() && left_behind.is_none() {
+            return Undo::Done;
+        }
+        left.extend(actions.iter().map(Action::shortfall));
+        left.extend(conflicts.iter().map(|c| format!("{} is not netrec's ({})", c.key, c.why)));
+        for (phase, steps) in phases(&actions) {
+            for chunk in chunks(phase, &steps) {
+                let failed = backend.run(chunk).into_iter().filter_map(Result::err);
+                left.extend(failed.map(|e| e.message));
             }
         }
-        match self.backend.live(&scope) {
-            Ok(live) if diff(&before, &live).actions.is_empty() && left_behind.is_none() => Undo::Done,
-            _ => Undo::Left(left),
+        if let Some(changed) = &left_behind {
+            match forget(backend, changed, &before) {
+                Ok(()) => left_behind = None,
+                Err(error) => left.push(error.message),
+            }
         }
+    }
+    match backend.live(&scope) {
+        Ok(live) if diff(&before, &live).actions.is_empty() && left_behind.is_none() => Undo::Done,
+        _ => Undo::Left(left),
     }
 }
 

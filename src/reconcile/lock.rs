@@ -1,17 +1,14 @@
 //! One netrec at a time per host namespace: a lock on a file named by the namespace's inode number. The kernel drops it
 //! when the process ends, however it ends.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
-/// Where run-time files live.
-const FOLDER: &str = "/run/netrec";
+use super::files;
 
 /// How often a lock that is held is tried again.
 const RETRY: Duration = Duration::from_millis(20);
@@ -50,9 +47,9 @@ fn pretty(time: Duration) -> String {
 impl Lock {
     /// Takes the lock of the host namespace with this inode number, waiting for another netrec at most so long.
     pub fn take(host_inode: u64, timeout: Duration) -> Result<Self, LockError> {
-        let path = PathBuf::from(FOLDER).join(format!("lock-{host_inode}"));
+        let path = files::run_file("lock", host_inode);
         let failed = |error: io::Error| LockError::Io { path: path.display().to_string(), error };
-        let mut file = open(&path).map_err(failed)?;
+        let mut file = files::lock_file(&path).map_err(failed)?;
         let start = Instant::now();
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -78,18 +75,6 @@ impl Lock {
             }
         }
     }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(FOLDER)?;
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
-        .open(path)
 }
 
 fn holder() -> String {

@@ -1,6 +1,8 @@
 //! Bringing the kernel to what the file wants: read, plan, apply, verify, and on failure back to what there was.
 
 mod apply;
+mod files;
+mod guard;
 mod input;
 mod lock;
 #[cfg(feature = "fault-injection")]
@@ -10,10 +12,11 @@ pub mod rehearse;
 use std::fmt::Write;
 
 pub use apply::{ApplyError, Progress, Undo, apply};
+pub use guard::{GuardError, Guarded, Journal, Place, Stage, applied};
 pub use input::{InputError, read_sources};
 pub use lock::{Lock, LockError};
 
-use crate::config::{Config, ContainerNetns, Invalid};
+use crate::config::{Config, ContainerNetns, Invalid, Sources};
 use crate::desired::{Desired, DesiredError, bridge_name, desired};
 use crate::kernel::{Backend, ReadError};
 use crate::plan::{Conflict, Diff, Plan, diff, meets_others, moved_addresses, published, surroundings};
@@ -30,6 +33,8 @@ pub struct Prepared {
     pub scope: Scope,
     /// The way.
     pub plan: Plan,
+    /// The texts that it was made of; none to destroy all.
+    pub file: Sources,
 }
 
 /// There is no plan.
@@ -74,7 +79,7 @@ pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -
     // Only what is to be done has a place to be shown.
     let places = if actions.is_empty() { Places::default() } else { config.places().into_iter().collect() };
     let plan = Plan { host: host_name(&facts, host), actions, warnings, places, file: config.sources.names() };
-    Ok(Prepared { desired: state, live, scope, plan })
+    Ok(Prepared { desired: state, live, scope, plan, file: config.sources.clone() })
 }
 
 /// What a file's desired state depends on: the bridges that it adopts, the devices that it trusts or that tunnels run over,
@@ -139,7 +144,7 @@ pub fn prepare_destroy(backend: &mut dyn Backend, host: Option<&str>) -> Result<
         file: "a host without netrec".into(),
         ..Plan::default()
     };
-    Ok(Prepared { desired: state, live, scope, plan })
+    Ok(Prepared { desired: state, live, scope, plan, file: Sources::default() })
 }
 
 fn host_name(facts: &Facts, given: Option<&str>) -> String {

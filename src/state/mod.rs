@@ -239,11 +239,12 @@ impl FromIterator<(Owner, String)> for Places {
 }
 
 /// What a reader of live state must look at beside the host's own objects.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {
     /// The namespaces that the desired state names, the host left out.
     pub namespaces: BTreeSet<Netns>,
     /// The kernel parameters that the desired state sets, by namespace, the host's too.
+    #[serde(with = "pairs")]
     pub sysctls: BTreeMap<Netns, BTreeSet<Arc<str>>>,
     /// The names that devices are to have, at both ends: a foreign device of one is reported too.
     pub ends: BTreeSet<(Netns, InterfaceName)>,
@@ -252,6 +253,26 @@ pub struct Scope {
     /// Devices of the host that are to have neighbours or entries in their forwarding database: those of netrec's are
     /// looked at for such. (So are VXLAN devices and their bridges, whether named or not.)
     pub reaching: BTreeSet<InterfaceName>,
+}
+
+/// Maps whose keys are no text, as lists of pairs.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer, K: Serialize, V: Serialize>(
+        map: &BTreeMap<K, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>, K: Deserialize<'de> + Ord, V: Deserialize<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<K, V>, D::Error> {
+        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
+    }
 }
 
 /// The parameters that netrec sets for a bridge, below `net/FAMILY/conf/DEVICE`.

@@ -10,6 +10,7 @@ mod lab;
 
 mod changes;
 mod commands;
+mod confirm;
 mod conflicts;
 mod documents;
 mod drift;

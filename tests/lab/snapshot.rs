@@ -40,11 +40,8 @@ impl Snapshot {
                 some => serde_json::from_str(some).unwrap_or_else(|e| panic!("{}: {e}: {some}", command.join(" "))),
             };
             let mut some = objects(section, json);
-            // The order of chains and rules means something, that of all else does not.
-            some.sort_by(|a, b| {
-                let ordered = |o: &str| *section == "nft" && ["{\"chain", "{\"rule"].iter().any(|k| o.starts_with(k));
-                (ordered(a), if ordered(a) { "" } else { a }).cmp(&(ordered(b), if ordered(b) { "" } else { b }))
-            });
+            // The order of a hook's chains and of a chain's rules means something, that of all else does not.
+            some.sort_by_cached_key(|object| rank(section, object));
             lines.extend(some.into_iter().map(|o| format!("{section} {o}")));
         }
         lines.extend(space.enter(|| sysctls(Path::new("/proc/sys/net"))));
@@ -99,6 +96,16 @@ fn objects(section: &str, json: Value) -> Vec<String> {
         .filter(|o| volatile::is_passing(section, o).is_none())
         .map(|o| normalised(section, "", o).to_string())
         .collect()
+}
+
+/// What an object is sorted by; those of one rank keep their order.
+fn rank(section: &str, object: &str) -> (u8, String) {
+    let value: Value = if section == "nft" { serde_json::from_str(object).unwrap() } else { Value::Null };
+    match (&value["chain"], &value["rule"]) {
+        (chain, _) if chain.get("hook").is_some() => (1, String::new()),
+        (_, rule) if rule.is_object() => (2, format!("{} {} {}", rule["family"], rule["table"], rule["chain"])),
+        _ => (0, object.to_owned()),
+    }
 }
 
 /// Without volatile attributes; the elements of a set, which is a hash table, sorted.

@@ -1,0 +1,208 @@
+//! `apply --confirm`: a change that is taken back unless somebody confirms it, whatever becomes of who made it.
+
+
+
+
+use crate::SHOP;
+use crate::lab::{self, Lab, NETREC, Snapshot, until};
+
+/// Another network, another port, and one container less.
+const AFTER: &str = r#"
+[networks.front]
+subnet = ["10.20.0.0/24", "fd20::/64"]
+
+[networks.other]
+subnet = "10.25.0.0/24"
+
+[containers.web]
+networks.front = { address = ["10.20.0.10", "fd20::10"] }
+networks.other = {}
+ports = ["8080:81"]
+"#;
+
+fn at_rest(lab: &Lab) -> Snapshot {
+    drop(lab.host.settle());
+    Snapshot::of_machine(&lab.host)
+}
+
+/// Applies the file before, and then the one after for so long. Yields the state before.
+fn try_for(lab: &Lab, time: &str) -> Snapshot {
+    lab.host.apply(SHOP);
+    let before = at_rest(lab);
+    let file = lab.host.write("after.toml", AFTER);
+    let applied = lab.host.netrec(&["-c", &file, "apply", "-y", "--confirm", time]);
+    assert_eq!(applied.status, 0, "{}", applied.stderr);
+    before
+}
+
+/// The guard's pid, as the machine sees it.
+fn guard(lab: &Lab) -> Option<i32> {
+    let found = lab.host.sh("grep -lz '^guard$' /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3 || true");
+    found.split_whitespace().next().map(|pid| pid.parse().expect("a pid"))
+}
+
+fn no_guard(lab: &Lab) {
+    until("the guard ends", || guard(lab).is_none());
+}
+
+/// What there was before is back, and the rest of netrec knows.
+fn is_back(lab: &Lab, before: &Snapshot) {
+    until("what there was before is back", || lab.host.try_netrec(SHOP, &["plan", "--detailed-exitcode"]).status == 0);
+    no_guard(lab);
+    assert_eq!(before.diff(&at_rest(lab)), "");
+    let plan = lab.host.try_netrec(SHOP, &["plan"]);
+    assert_eq!(plan.stderr, "/run/lab/after.toml was not confirmed, and was taken back\n");
+    let late = lab.host.netrec(&["confirm"]);
+    let told = "error: /run/lab/after.toml was not confirmed in time, and was taken back: apply it again\n";
+    assert_eq!((late.status, late.stderr.as_str()), (1, told));
+}
+
+#[test]
+fn what_nobody_confirms_is_taken_back() {
+    lab::in_lab(|lab| {
+        let before = try_for(lab, "1s");
+        is_back(lab, &before);
+        // A person who applies it again means it.
+        lab.host.apply(AFTER);
+        assert_eq!(lab.host.try_netrec(AFTER, &["plan"]).stderr, "");
+    });
+}
+
+#[test]
+fn what_is_confirmed_stays() {
+    lab::in_lab(|lab| {
+        try_for(lab, "1h");
+        let after = at_rest(lab);
+        let confirmed = lab.host.netrec(&["confirm"]);
+        let told = "/run/lab/after.toml is confirmed: it stays.\n";
+        assert_eq!((confirmed.status, confirmed.stderr.as_str()), (0, told));
+        no_guard(lab);
+        assert_eq!(after.diff(&at_rest(lab)), "");
+        assert_eq!(lab.host.sh("cat /var/lib/netrec/confirmed.toml"), AFTER);
+        assert_eq!(lab.host.sh("stat -c %a /var/lib/netrec/confirmed.toml"), "600\n");
+        // From then on whatever somebody applies for good is the last confirmed one.
+        lab.host.apply(SHOP);
+        assert_eq!(lab.host.sh("cat /var/lib/netrec/confirmed.toml"), SHOP);
+        for command in ["confirm", "rollback"] {
+            let again = lab.host.netrec(&[command]);
+            let told = "error: nothing waits to be confirmed on this host\n";
+            assert_eq!((again.status, again.stderr.as_str()), (1, told), "{command}");
+        }
+    });
+}
+
+#[test]
+fn while_one_waits_no_other_is_applied() {
+    lab::in_lab(|lab| {
+        let before = try_for(lab, "1h");
+        let after = at_rest(lab);
+        for command in [vec!["apply", "-y"], vec!["apply", "-y", "--confirm", "5s"], vec!["destroy", "-y"]] {
+            let refused = lab.host.try_netrec(SHOP, &command);
+            assert_eq!((refused.status, refused.stdout.as_str()), (1, ""), "{command:?}");
+            let (first, rest) = refused.stderr.split_once("confirmed, ").expect("a time");
+            assert_eq!(first, "error: /run/lab/after.toml was applied and waits to be ");
+            let (seconds, rest) = rest.split_once(" s more").expect("seconds");
+            assert!((3500..=3600).contains(&seconds.parse().unwrap_or(0)), "{seconds}");
+            assert_eq!(rest, ": `netrec confirm` keeps it, `netrec rollback` takes it back\n");
+        }
+        assert_eq!(after.diff(&at_rest(lab)), "");
+        let back = lab.host.netrec(&["rollback"]);
+        let told = "/run/lab/after.toml is taken back: the host is as it was before.\n";
+        assert_eq!((back.status, back.stderr.as_str()), (0, told));
+        is_back(lab, &before);
+    });
+}
+
+#[test]
+fn a_guard_outlives_the_terminal() {
+    lab::in_lab(|lab| {
+        lab.host.apply(SHOP);
+        let before = at_rest(lab);
+        let file = lab.host.write("after.toml", AFTER);
+        // `script` gives it a terminal of its own, and takes it away with all that is on it.
+        let line = format!("{NETREC} -c {file} apply -y --confirm 2s; kill -HUP -$$");
+        lab.host.try_run(["script", "-qec", &line, "/dev/null"]);
+        assert!(guard(lab).is_some() || lab.host.try_netrec(SHOP, &["plan", "--detailed-exitcode"]).status == 0);
+        is_back(lab, &before);
+    });
+}
+
+#[test]
+fn a_guard_outlives_its_netrec() {
+    lab::in_lab(|lab| {
+        lab.host.apply(SHOP);
+        let before = at_rest(lab);
+        let file = lab.host.write("after.toml", AFTER);
+        let fault = [("NETREC_FAULT", "die:20")];
+        let died = lab.host.netrec_with_env(&fault, &["-c", &file, "apply", "-y", "--confirm", "2s"]);
+        assert_eq!(died.status, 137, "{}", died.stderr);
+        is_back(lab, &before);
+    });
+}
+
+#[test]
+fn where_the_guard_was_killed_the_next_command_says_so() {
+    lab::in_lab(|lab| {
+        let before = try_for(lab, "1h");
+        let pid = guard(lab).expect("a guard");
+        lab.host.run(["kill", "-KILL", &pid.to_string()]);
+        no_guard(lab);
+        let told = "/run/lab/after.toml was applied and waits to be confirmed, but its guard was killed, so that nothing takes \
+                    it back by itself: `netrec confirm` keeps it, `netrec rollback` takes it back\n";
+        let plan = lab.host.try_netrec(AFTER, &["plan"]);
+        assert_eq!((plan.status, plan.stderr.as_str()), (0, told));
+        assert!(plan.stdout.ends_with("No changes. host matches /run/lab/netrec.toml.\n"), "{}", plan.stdout);
+        let refused = lab.host.try_netrec(SHOP, &["apply", "-y"]);
+        assert_eq!((refused.status, refused.stderr), (1, format!("error: {told}")));
+        assert_eq!(lab.host.netrec(&["rollback"]).status, 0);
+        is_back(lab, &before);
+    });
+}
+
+#[test]
+fn a_change_that_fails_needs_no_guard() {
+    lab::in_lab(|lab| {
+        lab.host.apply(SHOP);
+        let before = at_rest(lab);
+        let file = lab.host.write("after.toml", AFTER);
+        let fault = [("NETREC_FAULT", "fail:20:EPERM")];
+        let failed = lab.host.netrec_with_env(&fault, &["-c", &file, "apply", "-y", "--confirm", "1h"]);
+        assert_eq!(failed.status, 4, "{}", failed.stderr);
+        no_guard(lab);
+        assert_eq!(before.diff(&at_rest(lab)), "");
+        assert_eq!(lab.host.try_netrec(SHOP, &["apply", "-y"]).stderr, "");
+        // Nor does one that changes nothing.
+        let nothing = lab.host.try_netrec(SHOP, &["apply", "-y", "--confirm", "1h"]);
+        assert_eq!((nothing.status, nothing.stderr.as_str()), (0, ""));
+        assert_eq!(lab.host.netrec(&["confirm"]).status, 1);
+    });
+}
+
+#[test]
+fn a_broken_journal_is_told() {
+    lab::in_lab(|lab| {
+        try_for(lab, "1h");
+        let journal = lab.host.sh("ls /run/netrec/confirm-*").trim().to_owned();
+        assert_eq!(lab.host.sh(&format!("stat -c %a {journal}")), "600\n");
+        lab.host.sh(&format!("echo rubbish > {journal}"));
+        let refused = lab.host.try_netrec(SHOP, &["apply", "-y"]);
+        assert_eq!(refused.status, 1);
+        assert_eq!(
+            refused.stderr,
+            format!(
+                "error: {journal} is no journal of this netrec (expected value at line 1 column 1): if you know that nothing \
+                 waits to be confirmed, remove it\n"
+            )
+        );
+    });
+}
+
+#[test]
+fn times_that_are_none_are_refused() {
+    lab::in_lab(|lab| {
+        for time in ["60", "soon", "-1s"] {
+            let refused = lab.host.try_netrec(SHOP, &["apply", "-y", &format!("--confirm={time}")]);
+            assert_eq!(refused.status, 64, "{time}: {}", refused.stderr);
+        }
+    });
+}
