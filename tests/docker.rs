@@ -3,9 +3,6 @@
 
 mod lab;
 
-use std::fs;
-use std::process::Command;
-
 use crate::lab::{Lab, Space, difference};
 
 const FILE: &str = r#"
@@ -58,18 +55,6 @@ impl Drop for Docker<'_> {
     }
 }
 
-/// Why the test cannot be tried here; none where it can.
-fn obstacle() -> Option<String> {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    if !nix::unistd::geteuid().is_root() || map.split_whitespace().ne(["0", "0", "4294967295"]) {
-        return Some("a Docker daemon needs root".into());
-    }
-    let found = |name: &str| Command::new("sh").args(["-c", &format!("command -v {name}")]).output();
-    let lacks = |name: &&str| !found(name).is_ok_and(|output| output.status.success());
-    let missing: Vec<_> = ["dockerd", "docker", "iptables", "busybox"].into_iter().filter(lacks).collect();
-    (!missing.is_empty()).then(|| format!("{} missing (tests/setup.sh installs it)", missing.join(", ")))
-}
-
 /// All rules but netrec's: as iptables tells them and as nft does, without counters and times.
 fn rules(host: &Space) -> String {
     let saved = host.sh("iptables-save; ip6tables-save");
@@ -94,7 +79,7 @@ fn shop_works(lab: &Lab) {
 
 #[test]
 fn netrec_and_docker_share_a_host() {
-    if let Some(why) = obstacle() {
+    if let Some(why) = lab::kernel::obstacle(&["dockerd", "docker", "iptables", "busybox"]) {
         lab::kernel::not_tried("beside a Docker daemon", &why);
         return;
     }

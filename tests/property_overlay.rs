@@ -196,7 +196,7 @@ fn prepare(host: &mut Fake, desired: &State) -> Prepared {
     let live = host.live(&scope).unwrap();
     let Diff { actions, conflicts } = diff(desired, &live);
     assert_eq!(conflicts, []);
-    Prepared { desired: desired.clone(), live, scope, plan: Plan { actions, ..Plan::default() } }
+    Prepared { desired: desired.clone(), live, scope, plan: Plan { actions, ..Plan::default() }, ..Prepared::default() }
 }
 
 fn converge(host: &mut Fake, desired: &State, seed: u64) {

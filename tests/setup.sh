@@ -14,6 +14,8 @@ need nsenter util-linux
 if [ "$(id -u)" = 0 ]; then # the test beside a Docker daemon is not tried without root
 	need dockerd docker.io
 	need busybox busybox-static
+	need systemd-nspawn systemd-container
+	need systemd-run systemd
 fi
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

@@ -104,17 +104,13 @@ impl Order {
         done
     }
 
-    fn work(
-        &self,
-        kernel: &mut Linux,
-        prepared: &Prepared,
-        place: &Place,
-        output: &Output,
-    ) -> Result<Done, Error> {
+    fn work(&self, kernel: &mut Linux, prepared: &Prepared, place: &Place, output: &Output) -> Result<Done, Error> {
         let changed = !prepared.plan.is_empty();
         let time = self.confirm.filter(|_| changed);
         let guarded = time
-            .map(|time| place.guard(&prepared.live, &prepared.scope, &prepared.file, time).map(|guarded| (guarded, time)))
+            .map(|time| {
+                place.guard(&prepared.live, &prepared.scope, &prepared.file, time).map(|guarded| (guarded, time))
+            })
             .transpose()?;
         let start = Instant::now();
         let result = apply(kernel, prepared, &mut |done, total| output.progress(done, total));

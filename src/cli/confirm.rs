@@ -7,7 +7,7 @@ use crate::kernel::{Backend, Linux};
 use crate::reconcile::Place;
 
 /// How long to wait for another netrec: a change may be under way.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+const LOCK_TIMEOUT: Duration = Duration::from_mins(1);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}

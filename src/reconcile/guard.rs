@@ -27,8 +27,9 @@ const FORMAT: u32 = 1;
 const LOOK: Duration = Duration::from_millis(200);
 /// How long the guard may take to begin.
 const START_LIMIT: Duration = Duration::from_secs(10);
+const WAYS_OUT: &str = "`netrec confirm` keeps it, `netrec rollback` takes it back";
 /// How long the guard waits for another netrec.
-const LOCK_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+const LOCK_LIMIT: Duration = Duration::from_hours(24);
 
 /// What has been done with `--confirm`, and what it takes to undo it: `/run/netrec/confirm-INODE`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -98,10 +99,11 @@ pub enum GuardError {
 }
 
 fn stuck(left: &[String]) -> String {
-    let left: String = left.iter().map(|line| format!("  {line}\n")).collect();
+    let left: Vec<String> = left.iter().map(|line| format!("  {line}")).collect();
     format!(
-        "what had been done could not all be taken back; left to do:\n{left}`netrec rollback` tries again, `netrec confirm` \
-         keeps what there is"
+        "what had been done could not all be taken back; left to do:\n{}\n`netrec rollback` tries again, `netrec confirm` \
+         keeps what there is",
+        left.join("\n")
     )
 }
 
@@ -164,7 +166,6 @@ impl Place {
     pub fn notice(&self) -> Result<Option<String>, GuardError> {
         let Some(journal) = self.read()? else { return Ok(None) };
         let names = journal.file.names();
-        const WAYS_OUT: &str = "`netrec confirm` keeps it, `netrec rollback` takes it back";
         Ok(Some(match &journal.stage {
             Stage::Applying | Stage::Waiting if self.is_guarded() => {
                 let left = Duration::from_millis(journal.deadline.saturating_sub(now())).as_secs();
@@ -174,7 +175,9 @@ impl Place {
                 "{names} was applied and waits to be confirmed, but its guard was killed, so that nothing takes it back by \
                  itself: {WAYS_OUT}"
             ),
-            Stage::Stuck(_) => format!("{names} could not all be taken back: `netrec rollback` tries again, `netrec confirm` keeps what there is"),
+            Stage::Stuck(_) => format!(
+                "{names} could not all be taken back: `netrec rollback` tries again, `netrec confirm` keeps what there is"
+            ),
             Stage::RolledBack => format!("{names} was not confirmed, and was taken back"),
         }))
     }
@@ -255,7 +258,8 @@ impl Place {
                 (Err(_), Some(journal)) => Some(journal),
                 (Err(error), None) => return Err(error),
             };
-            let Some(journal) = journal.filter(|journal| matches!(journal.stage, Stage::Applying | Stage::Waiting)) else {
+            let Some(journal) = journal.filter(|journal| matches!(journal.stage, Stage::Applying | Stage::Waiting))
+            else {
                 return Ok("confirmed, or taken back by somebody".to_owned());
             };
             let left = Duration::from_millis(journal.deadline.saturating_sub(now()));

@@ -23,7 +23,7 @@ use crate::plan::{Conflict, Diff, Plan, diff, meets_others, moved_addresses, pub
 use crate::state::{Asked, Facts, Key, Places, Scope, State, Warning, facts};
 
 /// What is wanted, what there is, and the way from one to the other.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Prepared {
     /// What is wanted; nothing to destroy all.
     pub desired: State,

@@ -1,8 +1,5 @@
 //! `apply --confirm`: a change that is taken back unless somebody confirms it, whatever becomes of who made it.
 
-
-
-
 use crate::SHOP;
 use crate::lab::{self, Lab, NETREC, Snapshot, until};
 

@@ -37,3 +37,15 @@ fn try_upper(kind: &str) -> bool {
     machine.run(["ip", "link", "add", "under", "type", "bridge"]);
     machine.try_run(["ip", "link", "add", "try", "link", "under", "type", kind]).status == 0
 }
+
+/// Why a test that needs the machine's root and these programs cannot be tried here; none where it can.
+pub fn obstacle(programs: &[&str]) -> Option<String> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if !nix::unistd::geteuid().is_root() || map.split_whitespace().ne(["0", "0", "4294967295"]) {
+        return Some("it takes root".into());
+    }
+    let found = |name: &str| Command::new("sh").args(["-c", &format!("command -v {name}")]).output();
+    let lacks = |name: &&&str| !found(name).is_ok_and(|output| output.status.success());
+    let missing: Vec<&str> = programs.iter().filter(lacks).copied().collect();
+    (!missing.is_empty()).then(|| format!("{} missing (tests/setup.sh installs it)", missing.join(", ")))
+}

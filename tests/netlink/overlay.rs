@@ -84,7 +84,7 @@ pub(crate) fn prepare(linux: &mut Linux, desired: &State) -> Prepared {
     let live = linux.live(&scope).unwrap();
     let Diff { actions, conflicts } = diff(desired, &live);
     assert_eq!(conflicts, []);
-    Prepared { desired: desired.clone(), live, scope, plan: Plan { actions, ..Plan::default() } }
+    Prepared { desired: desired.clone(), live, scope, plan: Plan { actions, ..Plan::default() }, ..Prepared::default() }
 }
 
 /// Makes live state the desired one, as `apply` does, and says what was done in the words of the plan.

@@ -22,7 +22,7 @@ use self::trace::trace;
 use self::tries::{Trial, Tried, transport};
 use self::world::World;
 use super::{PrepareError, Prepared, apply, prepare, prepare_destroy};
-use crate::config::{Config, Sources};
+use crate::config::Config;
 use crate::desired::Chosen;
 use crate::kernel::probe::{Listener, Space, Transport};
 use crate::kernel::{Backend, Linux, disown, sandbox};
@@ -341,7 +341,7 @@ fn bring_about(kernel: &mut Linux, wanted: &State) -> Result<(), String> {
     let scope = Scope::of(wanted);
     let live = kernel.live(&scope).map_err(|e| e.to_string())?;
     let plan = Plan { actions: diff(wanted, &live).actions, ..Plan::default() };
-    let prepared = Prepared { desired: wanted.clone(), live, scope, plan, file: Sources::default() };
+    let prepared = Prepared { desired: wanted.clone(), live, scope, plan, ..Prepared::default() };
     apply(kernel, &prepared, &mut |_, _| {}).map_err(|e| e.to_string())
 }
 
