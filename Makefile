@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RUNNER := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: test setup fmt lint docs unit examples bench matrix faults
+.PHONY: test setup fmt lint docs unit examples bench matrix faults fuzz
 
 test: setup fmt lint docs unit examples
 
@@ -41,3 +41,7 @@ matrix:
 
 faults:
 	NETREC_EVERY=1 $(CARGO) $(RUNNER) --all-features -E 'binary(faults)'
+
+# Ten million texts and ten million messages, of which `make test` tries twenty thousand each.
+fuzz:
+	NETREC_INPUTS=10000000 $(CARGO) test --release --all-features --test fuzz -- --nocapture

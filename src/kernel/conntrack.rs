@@ -192,6 +192,12 @@ fn about(entry: &Doomed, fault: &Fault) -> Fault {
     Fault { text: Some(format!("flow to {}: {}", entry.to, in_words(fault))), ..Fault::new(fault.errno) }
 }
 
+/// Whether a message tells of a flow.
+#[cfg(feature = "fuzzing")]
+pub(super) fn is_flow(message: super::nfnetlink::wire::Message<'_>) -> bool {
+    parse(message.attributes()).is_some()
+}
+
 /// An entry, and what it takes to delete it; none where it is not whole.
 fn parse(attributes: Attributes<'_>) -> Option<(Flow, Doomed)> {
     let (mut orig, mut reply, mut status, mut id, mut zone) = (None, None, 0, None, None);

@@ -7,6 +7,8 @@ mod disown;
 mod facts;
 pub mod fault;
 mod foreign;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod linux;
 mod live;
 mod netlink;

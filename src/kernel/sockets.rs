@@ -96,6 +96,12 @@ fn between(first: u16, last: u16) -> Vec<u8> {
     code
 }
 
+/// Whether a message tells of a socket that listens.
+#[cfg(feature = "fuzzing")]
+pub(super) fn is_listener(message: Message<'_>) -> bool {
+    parse(6, message).is_some()
+}
+
 /// Reads `struct inet_diag_msg` and what follows it.
 fn parse(protocol: u8, message: Message<'_>) -> Option<Found> {
     const ONLY_IPV6: u16 = 11; // INET_DIAG_SKV6ONLY

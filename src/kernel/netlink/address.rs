@@ -47,7 +47,7 @@ pub(crate) fn dump(socket: &mut Socket) -> Result<Vec<RawAddress>, DumpError> {
 }
 
 /// `struct ifaddrmsg` and its attributes.
-fn parse(body: &[u8]) -> Option<RawAddress> {
+pub(super) fn parse(body: &[u8]) -> Option<RawAddress> {
     let (prefix, mut flags, index) = (*body.get(1)?, u32::from(*body.get(2)?), u32_at(body, 4)?);
     let (mut address, mut local, mut protocol) = (None, None, 0);
     for (kind, value) in Attributes::new(body.get(8..)?) {

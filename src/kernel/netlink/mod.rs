@@ -73,3 +73,16 @@ pub(super) fn family_of(ip: IpAddr) -> AddressFamily {
         IpAddr::V6(_) => AddressFamily::Inet6,
     }
 }
+
+/// Whether the body of a message is one of those that are read.
+#[cfg(feature = "fuzzing")]
+pub(super) fn is_any(body: &[u8]) -> bool {
+    let found = [
+        link::parse(body).is_some(),
+        address::parse(body).is_some(),
+        route::fields(body).is_some(),
+        neighbour::parse(body, 1).is_some(),
+        neighbour::parse_fdb(body).is_some(),
+    ];
+    found.contains(&true)
+}

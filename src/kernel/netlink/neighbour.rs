@@ -42,14 +42,17 @@ pub(crate) struct RawNeighbour {
 pub(crate) fn dump(socket: &mut Socket, index: u32) -> Result<Vec<RawNeighbour>, DumpError> {
     let mut request = NeighbourMessage::default();
     request.attributes.push(NeighbourAttribute::IfIndex(index));
-    socket.dump(&RouteNetlinkMessage::GetNeighbour(request), |body| {
-        // Before Linux 4.20 the kernel does not sort out the others.
-        let permanent = u16_at(body, 8)? & NUD_PERMANENT != 0 && u32_at(body, 4)? == index;
-        let attributes = || Attributes::new(body.get(HEADER..).unwrap_or_default());
-        let mac = attributes().value(NDA_LLADDR).and_then(|v| v.try_into().ok()).unwrap_or_default();
-        let ip = attributes().value(NDA_DST).and_then(ip_of)?;
-        permanent.then_some(RawNeighbour { ip, mac: Mac(mac) })
-    })
+    socket.dump(&RouteNetlinkMessage::GetNeighbour(request), |body| parse(body, index))
+}
+
+/// A permanent neighbour behind the device of that index.
+pub(super) fn parse(body: &[u8], index: u32) -> Option<RawNeighbour> {
+    // Before Linux 4.20 the kernel does not sort out the others.
+    let permanent = u16_at(body, 8)? & NUD_PERMANENT != 0 && u32_at(body, 4)? == index;
+    let attributes = || Attributes::new(body.get(HEADER..).unwrap_or_default());
+    let mac = attributes().value(NDA_LLADDR).and_then(|v| v.try_into().ok()).unwrap_or_default();
+    let ip = attributes().value(NDA_DST).and_then(ip_of)?;
+    permanent.then_some(RawNeighbour { ip, mac: Mac(mac) })
 }
 
 /// Makes a neighbour permanent, in place of what is known of it: mostly that it does not answer.
@@ -107,7 +110,7 @@ pub(crate) fn dump_fdb(socket: &mut Socket, of: Databases) -> Result<Vec<RawFdb>
     socket.dump(&RouteNetlinkMessage::GetNeighbour(request), parse_fdb)
 }
 
-fn parse_fdb(body: &[u8]) -> Option<RawFdb> {
+pub(super) fn parse_fdb(body: &[u8]) -> Option<RawFdb> {
     let (index, state, flags) = (u32_at(body, 4)?, u16_at(body, 8)?, *body.get(10)?);
     if state & (NUD_PERMANENT | NUD_NOARP) == 0 && flags & NTF_EXT_LEARNED == 0 {
         return None;

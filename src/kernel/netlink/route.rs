@@ -165,7 +165,7 @@ fn parse(body: &[u8], wanted: &[u8]) -> Option<RawRoute> {
 }
 
 /// `struct rtmsg` and its attributes. Other families are left out.
-fn fields(body: &[u8]) -> Option<RawRoute> {
+pub(super) fn fields(body: &[u8]) -> Option<RawRoute> {
     let (family, prefix) = (*body.first()?, *body.get(1)?);
     let (table, protocol, kind, flags) = (*body.get(4)?, *body.get(5)?, *body.get(7)?, u32_at(body, 8)?);
     let scope = *body.get(6)?;

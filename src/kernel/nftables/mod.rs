@@ -246,3 +246,12 @@ fn refused(batch: &Batch<'_>, sequence: u32, fault: &Fault) -> StepError {
     };
     StepError { errno: fault.errno, message }
 }
+
+/// How many things a datagram tells of: of netrec's table, of others', and of packets that are traced.
+#[cfg(feature = "fuzzing")]
+pub(super) fn things(datagram: &[u8]) -> usize {
+    let messages = || super::nfnetlink::wire::messages(datagram);
+    let others = messages().filter(|message| others::is_chain(*message)).count();
+    let traces = messages().filter(|message| trace::is_trace(*message)).count();
+    read::entries(messages()) + others + traces
+}

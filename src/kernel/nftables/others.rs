@@ -55,6 +55,12 @@ pub(super) fn dump(socket: &mut Socket) -> Result<Vec<ForeignTable>, Trouble> {
     Ok(awake)
 }
 
+/// Whether a message tells of a chain of another table's.
+#[cfg(feature = "fuzzing")]
+pub(super) fn is_chain(message: Message<'_>) -> bool {
+    parse(message).is_some()
+}
+
 fn parse(message: Message<'_>) -> Option<(TableFamily, String, ForeignChain)> {
     const NAME: u16 = 3;
     const HOOK: u16 = 4;

@@ -78,6 +78,19 @@ pub(super) fn dump(socket: &mut Socket) -> Result<Vec<(Key, Entry)>, Trouble> {
     Ok(found.entries())
 }
 
+/// How many entries messages in a row make, the first of them telling of the table.
+#[cfg(feature = "fuzzing")]
+pub(super) fn entries<'a>(messages: impl Iterator<Item = Message<'a>>) -> usize {
+    let mut found = Found::default();
+    for (index, message) in messages.enumerate() {
+        if index == 0 {
+            let _ = found.table(&Slots::new(message.attributes()));
+        }
+        found.message(message);
+    }
+    found.entries().len()
+}
+
 /// What was there a moment ago is not: somebody changed it.
 fn vanished(trouble: Trouble) -> Trouble {
     match trouble {

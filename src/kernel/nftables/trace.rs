@@ -268,6 +268,12 @@ fn keep_listening(ear: &Mutex<Ear>, told: &OwnedFd, stopped: &PipeReader) {
     }
 }
 
+/// Whether a message tells of a packet.
+#[cfg(feature = "fuzzing")]
+pub(super) fn is_trace(message: Message<'_>) -> bool {
+    parse(message).is_some()
+}
+
 /// A packet's number, and what the kernel tells of it.
 fn parse(message: Message<'_>) -> Option<(u32, Told)> {
     const POLICY: u32 = 1; // NFT_TRACETYPE_POLICY
