@@ -20,7 +20,8 @@ use crate::config::{self, Config, Invalid};
 use crate::kernel::Linux;
 use crate::plan::FORMAT_VERSION;
 use crate::reconcile::rehearse::RehearseError;
-use crate::reconcile::{ApplyError, InputError, Lock, LockError, PrepareError, Undo, read_sources};
+use crate::reconcile::{ApplyError, InputError, Lock, LockError, PrepareError, SavedError, Stale, Undo, read_sources};
+use crate::state::Owner;
 
 /// Networks for containers, from a file: plans the difference between the file and the kernel, and applies it.
 #[derive(Debug, Parser)]
@@ -100,6 +101,10 @@ enum Error {
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error(transparent)]
+    Saved(#[from] SavedError),
+    #[error(transparent)]
+    Stale(#[from] Stale),
+    #[error(transparent)]
     Rehearse(#[from] RehearseError),
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -123,8 +128,10 @@ fn status(error: &Error) -> u8 {
         Error::Apply(error) if matches!(error.undo, Undo::Done) => 4,
         Error::Reported(error) if matches!(error.undo, Undo::Done) => 4,
         Error::Lock(LockError::Held { .. }) => 5,
+        Error::Stale(_) => 6,
         Error::Usage(_) => 64,
         Error::Prepare(_)
+        | Error::Saved(_)
         | Error::Rehearse(_)
         | Error::Lock(_)
         | Error::Apply(_)
@@ -204,6 +211,11 @@ impl Args {
         let sources = read_sources(&self.config)?;
         Ok(if sources == before.sources { Cow::Borrowed(before) } else { Cow::Owned(config::parse(sources)?) })
     }
+}
+
+/// What a command is for, where not for all.
+fn owners(targets: &[String]) -> Vec<Owner> {
+    targets.iter().map(|target| Owner::new(target.as_str())).collect()
 }
 
 /// The kernel, as far as this process may use it.

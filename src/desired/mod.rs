@@ -28,7 +28,7 @@ const HOSTS_NAMED: usize = 8;
 pub struct Desired {
     /// The objects.
     pub state: State,
-    /// What a person should know before it is applied.
+    /// What a person should know before it is applied. What concerns the whole host is said for each network that wants it.
     pub warnings: Vec<Warning>,
     /// Keys of addresses that netrec chose.
     pub chosen: BTreeSet<Key>,
@@ -244,15 +244,17 @@ impl Build<'_> {
                     continue;
                 }
             } else if config.settings.forwarding {
-                self.warn(
-                    "forwarding-enabled",
-                    format!(
-                        "{family} forwarding will be turned on for network `{}`: this host then routes between its other \
-                         interfaces too",
-                        first.name
-                    ),
-                    Some(&first.owner),
-                );
+                for network in &users {
+                    self.warn(
+                        "forwarding-enabled",
+                        format!(
+                            "{family} forwarding will be turned on for network `{}`: this host then routes between its \
+                             other interfaces too",
+                            network.name
+                        ),
+                        Some(&network.owner),
+                    );
+                }
             } else {
                 self.refusals.push(format!(
                     "network `{}` needs {family} forwarding, which is off, and `forwarding = false` in [settings] forbids \
@@ -262,26 +264,27 @@ impl Build<'_> {
                 ));
                 continue;
             }
-            for network in users {
+            for network in &users {
                 self.want_sysctl(&Netns::HOST, path, "1", &network.owner);
             }
             if ipv6 {
-                self.keep_router_advertisements(&first.owner);
+                self.keep_router_advertisements(&users);
             }
         }
     }
 
     /// With forwarding on the kernel ignores router advertisements where `accept_ra` is 1; 2 keeps them.
-    fn keep_router_advertisements(&mut self, owner: &Owner) {
-        for link in &self.facts.ra_uplinks {
-            self.want_sysctl(&Netns::HOST, format!("net/ipv6/conf/{link}/accept_ra"), "2", owner);
+    fn keep_router_advertisements(&mut self, users: &[&Network]) {
+        for (link, network) in self.facts.ra_uplinks.iter().flat_map(|link| users.iter().map(move |user| (link, user)))
+        {
+            self.want_sysctl(&Netns::HOST, format!("net/ipv6/conf/{link}/accept_ra"), "2", &network.owner);
             self.warn(
                 "accept-ra",
                 format!(
                     "`{link}` gets its IPv6 route from router advertisements, which the kernel ignores once forwarding is \
                      on: its accept_ra is set to 2 first"
                 ),
-                Some(owner),
+                Some(&network.owner),
             );
         }
     }
