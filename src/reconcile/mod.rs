@@ -19,7 +19,7 @@ pub use saved::{Origin, Saved, SavedError};
 pub use stale::Stale;
 
 use crate::config::{Config, ContainerNetns, Invalid, clean, closest};
-use crate::desired::{Desired, DesiredError, bridge_name, desired};
+use crate::desired::{Desired, DesiredError, Refusal, bridge_name, desired};
 use crate::kernel::{Backend, ReadError};
 use crate::plan::{Conflict, Diff, LeftOut, Part, Plan, diff, meets_others, moved_addresses, published, surroundings};
 use crate::state::{Asked, Facts, Key, Owner, Places, Scope, State, Warning, facts};
@@ -73,14 +73,17 @@ pub fn prepare_part(
     targets: &[Owner],
 ) -> Result<Prepared, PrepareError> {
     let mut facts = backend.facts(&asked(config))?;
-    let Desired { state, warnings, chosen } = desired(config, &facts, host)?;
+    let Desired { state, warnings, chosen, refusals } = desired(config, &facts, host)?;
+    if targets.is_empty() {
+        fits(&refusals)?;
+    }
     #[cfg(feature = "fault-injection")]
     let state = mutate::mutated(state);
     let (live, scope) = read(backend, &state)?;
     let (state, warnings, left_out) = if targets.is_empty() {
         (state, warnings, LeftOut::default())
     } else {
-        part(config, &state, &live, warnings, targets)?
+        part(config, Desired { state, warnings, refusals, ..Desired::default() }, &live, targets)?
     };
     let Diff { actions, conflicts } = diff(&state, &live);
     if !conflicts.is_empty() {
@@ -106,6 +109,12 @@ pub fn prepare_part(
     Ok(Prepared { desired: state, live, scope, plan })
 }
 
+/// Whether nothing keeps the file from this host.
+fn fits(refusals: &[Refusal]) -> Result<(), PrepareError> {
+    let texts: Vec<&str> = refusals.iter().map(|refusal| refusal.text.as_str()).collect();
+    if texts.is_empty() { Ok(()) } else { Err(PrepareError::Host(texts.join("\n"))) }
+}
+
 /// Warnings, without those that say again for another network what concerns the whole host.
 fn once_each(mut warnings: Vec<Warning>) -> Vec<Warning> {
     let mut seen = BTreeSet::new();
@@ -120,14 +129,16 @@ fn once_each(mut warnings: Vec<Warning>) -> Vec<Warning> {
 /// The part of a desired state that belongs to the targets, with its warnings, and what is left out, in the file's order.
 fn part(
     config: &Config,
-    desired: &State,
+    desired: Desired,
     live: &State,
-    mut warnings: Vec<Warning>,
     targets: &[Owner],
 ) -> Result<(State, Vec<Warning>, LeftOut), PrepareError> {
     let places: Places = config.places().into_iter().collect();
-    known(&places, desired, live, targets)?;
-    let part = Part::of(desired, live, &config.needs(), targets);
+    let Desired { state, mut warnings, mut refusals, .. } = desired;
+    known(&places, &state, live, targets)?;
+    let part = Part::of(&state, live, &config.needs(), targets);
+    refusals.retain(|refusal| refusal.owners.iter().any(|owner| part.covers(owner)));
+    fits(&refusals)?;
     warnings.retain(|warning| warning.owner.as_ref().is_none_or(|owner| part.covers(owner)));
     let Part { state, left_out: mut owners, left_out_changes: changes, .. } = part;
     owners.sort_by_key(|owner| places.rank(owner).unwrap_or(usize::MAX));
