@@ -33,8 +33,15 @@ impl Part {
     /// The part that belongs to the targets, with what it needs. `needs` are pairs of an owner and another that it builds
     /// on. Live state holds what the whole desired state is compared with.
     pub fn of(desired: &State, live: &State, needs: &[(&Owner, &Owner)], targets: &[Owner]) -> Self {
-        let mut choice =
-            Choice { desired, live, targets, owners: BTreeSet::new(), keys: BTreeSet::new(), alone: false };
+        let mut choice = Choice {
+            desired,
+            live,
+            targets,
+            owners: BTreeSet::new(),
+            keys: BTreeSet::new(),
+            unmarked: unmarked(desired, live),
+            alone: false,
+        };
         choice.close(needs);
         let old = |action: &Action| action.op != Op::Create && !is_own(action.owners());
         choice.alone = !choice.rest(&choice.state()).iter().any(old);
@@ -131,6 +138,17 @@ fn takers(state: &State) -> BTreeMap<Place, Vec<&Key>> {
     takers
 }
 
+/// What hangs on devices that have lost their marks and that the file still knows, with the devices' owners.
+fn unmarked<'a>(desired: &'a State, live: &'a State) -> BTreeMap<&'a Key, &'a [Owner]> {
+    let takers = takers(live);
+    let lost = live.iter().filter(|(_, entry)| entry.standing.is_ours() && entry.owners.is_empty());
+    let owners = |place: &Place| {
+        let device = takers.get(place)?.first()?;
+        desired.get(device).map(|entry| &entry.owners[..])
+    };
+    lost.filter_map(|(key, entry)| Some((key, hangs_on(key, entry).iter().find_map(owners)?))).collect()
+}
+
 struct Choice<'a> {
     desired: &'a State,
     live: &'a State,
@@ -139,6 +157,8 @@ struct Choice<'a> {
     owners: BTreeSet<Owner>,
     /// Objects that are chosen though nothing tells whose they are.
     keys: BTreeSet<Key>,
+    /// Whose what hangs on a device is that has lost its mark.
+    unmarked: BTreeMap<&'a Key, &'a [Owner]>,
     /// Whether nothing of before is left out, so that netrec's own need not serve it any longer.
     alone: bool,
 }
@@ -146,7 +166,8 @@ struct Choice<'a> {
 impl Choice<'_> {
     fn owners(&self, key: &Key) -> &[Owner] {
         // The file decides: a mark's index may be that of a port which another one was put before.
-        self.desired.get(key).or_else(|| self.live.get(key)).map_or(&[], |entry| &entry.owners)
+        let known = self.desired.get(key).or_else(|| self.live.get(key)).map_or(&[][..], |entry| &entry.owners);
+        if known.is_empty() { self.unmarked.get(key).copied().unwrap_or_default() } else { known }
     }
 
     fn covers(&self, owner: &Owner) -> bool {
@@ -160,6 +181,12 @@ impl Choice<'_> {
             return self.alone || self.desired.get(key).is_some() || self.keys.contains(key);
         }
         owners.iter().any(|owner| self.covers(owner))
+    }
+
+    /// Whether an object that is to be somebody else's has belonged to one who is chosen.
+    fn changes_hands(&self, key: &Key, entry: &Entry) -> bool {
+        let old = entry.owners.iter().filter(|old| !self.owners(key).iter().any(|new| new.stem() == old.stem()));
+        old.into_iter().any(|old| self.covers(old))
     }
 
     /// Chooses an object that is not, with all of its owner's; says whether that is news.
@@ -251,12 +278,15 @@ impl Choice<'_> {
         }
         for (key, entry) in &state {
             let chosen = self.has(key);
+            // What hangs on a chosen link, and is to be another's.
+            lacking.extend((!chosen && self.changes_hands(key, entry)).then_some(key));
             for place in hangs_on(key, entry) {
                 match there.get(&place) {
                     // A list of sources may have become another port's.
-                    Some(by) if matches!(place, Place::Chain(_)) && !chosen => {
-                        lacking.extend(by.iter().any(|by| self.has(by)).then_some(key));
+                    Some(by) if !chosen && matches!(place, Place::Chain(_)) && by.iter().any(|by| self.has(by)) => {
+                        lacking.push(key);
                     }
+                    Some(by) if !chosen && found.get(&place) != Some(by) => lacking.push(key),
                     Some(_) => {}
                     None if chosen => lacking.extend(wanted.get(&place).into_iter().flatten()),
                     None => lacking.extend(found.contains_key(&place).then_some(key)),
