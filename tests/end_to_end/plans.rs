@@ -32,7 +32,7 @@ fn news(lab: &Lab) -> String {
     assert_eq!((output.status, output.stdout.as_str()), (6, ""), "{}", output.stderr);
     assert_eq!(before.diff(&Snapshot::of_machine(&lab.host)), "", "nothing was done");
     let first = "error: the plan is out of date, nothing was done: look at a new one (`netrec plan`)\n";
-    output.stderr.strip_prefix(first).unwrap_or_else(|| panic!("{}", output.stderr)).to_owned()
+    output.stderr.strip_prefix(first).expect(&output.stderr).to_owned()
 }
 
 #[test]

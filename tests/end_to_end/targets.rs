@@ -102,8 +102,8 @@ fn a_targeted_container_answers_and_the_others_stay_as_they_are() {
                         containers.web.ports[1], containers.web.ports[2], containers.api, containers.api.networks.front, \
                         containers.api.ports[0]";
         let made = "netrec, networks.back, containers.db, containers.db.networks.back, containers.db.ports[0]";
-        let changes = json(&part(lab, &["plan", "--json"], SHOP, &["containers.db"]))["left_out"].clone();
-        assert_eq!(end, [format!("Left out: {changes} changes for {left_out}."), format!("For: {made}")]);
+        let count = json(&part(lab, &["plan", "--json"], SHOP, &["containers.db"]))["left_out"].clone();
+        assert_eq!(end, [format!("Left out: {count} changes for {left_out}."), format!("For: {made}")]);
         apply(lab, SHOP, &["containers.db"]);
         let _db = lab.container("db").listen_tcp("db", "[::]:5432");
         lab.expect(
@@ -115,7 +115,7 @@ fn a_targeted_container_answers_and_the_others_stay_as_they_are() {
         let output = part(lab, &["apply", "-y"], SHOP, &["containers.db"]);
         assert_eq!(
             output.stdout,
-            format!("No changes for containers.db.\nLeft out: {changes} changes for {left_out}.\n")
+            format!("No changes for containers.db.\nLeft out: {count} changes for {left_out}.\n")
         );
         // What is changed and taken out elsewhere stays, with its traffic.
         lab.host.apply(SHOP);
