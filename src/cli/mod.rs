@@ -62,7 +62,7 @@ enum Color {
 enum Command {
     /// Read and check the file; needs neither root nor the kernel
     Validate(validate::Args),
-    /// Show what apply would do; writes nothing
+    /// Show what apply would do; changes nothing
     Plan(plan::Args),
     /// Make the kernel what the file wants
     Apply(apply::Args),

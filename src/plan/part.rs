@@ -138,15 +138,21 @@ fn takers(state: &State) -> BTreeMap<Place, Vec<&Key>> {
     takers
 }
 
-/// What hangs on devices that have lost their marks and that the file still knows, with the devices' owners.
+/// What hangs on devices that have no mark, lost or somebody else's, and that the file knows, with the devices' owners.
 fn unmarked<'a>(desired: &'a State, live: &'a State) -> BTreeMap<&'a Key, &'a [Owner]> {
     let takers = takers(live);
-    let lost = live.iter().filter(|(_, entry)| entry.standing.is_ours() && entry.owners.is_empty());
-    let owners = |place: &Place| {
-        let device = takers.get(place)?.first()?;
-        desired.get(device).map(|entry| &entry.owners[..])
+    let unknown =
+        |key: &Key, entry: &Entry| entry.standing.is_ours() && entry.owners.is_empty() && desired.get(key).is_none();
+    let of_device = |place: &Place| desired.get(takers.get(place)?.first()?).map(|entry| &entry.owners[..]);
+    // A bridge that somebody else made is nobody's, but its addresses are somebody's.
+    let of_address = |key: &Key| {
+        let Key::Address { netns, link, .. } = key else { return None };
+        let same = |key: &Key| matches!(key, Key::Address { netns: n, link: l, .. } if (n, l) == (netns, link));
+        desired.iter().find(|(key, _)| same(key)).map(|(_, entry)| &entry.owners[..])
     };
-    lost.filter_map(|(key, entry)| Some((key, hangs_on(key, entry).iter().find_map(owners)?))).collect()
+    let lost = live.iter().filter(|(key, entry)| unknown(key, entry));
+    let owners = |key, entry| hangs_on(key, entry).iter().find_map(of_device).or_else(|| of_address(key));
+    lost.filter_map(|(key, entry)| Some((key, owners(key, entry)?))).collect()
 }
 
 struct Choice<'a> {

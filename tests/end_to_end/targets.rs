@@ -187,6 +187,23 @@ fn what_hangs_on_what_goes_goes_too() {
 }
 
 #[test]
+fn the_addresses_of_a_bridge_of_somebody_elses_are_its_networks() {
+    lab::in_lab(|lab| {
+        lab.host.run(["ip", "link", "add", "br0", "up", "type", "bridge"]);
+        let file = SHOP.replace("[networks.front]", "[networks.front]\nbridge = \"br0\"\nadopt = true");
+        // Else the kernel drops the other addresses of a subnet with its first.
+        lab.host.set_sysctl("net/ipv4/conf/br0/promote_secondaries", "1");
+        let file = file.replace("127.0.0.1:8082", "8082");
+        lab.host.apply(&file);
+        // That of the old gateway goes with the network's others, whatever else is left out.
+        let changed = file.replace("fd20::/64\"]", "fd20::/64\"]\ngateway = [\"10.20.0.254\", \"fd20::1\"]");
+        apply(lab, &changed.replace("5432:", "5433:"), &["networks.front"]);
+        let addresses = lab.host.run(["ip", "-4", "-o", "address", "show", "dev", "br0"]);
+        assert!(addresses.contains("10.20.0.254/24") && !addresses.contains("10.20.0.1/24"), "{addresses}");
+    });
+}
+
+#[test]
 fn rules_stay_while_what_is_left_out_may_need_them() {
     lab::in_lab(|lab| {
         let file = SHOP.replace("ports = [\"5432:5432\"]", "ports = [\"5432:5432\", \"7000-7009:7000-7009\"]");
