@@ -5,16 +5,16 @@
 
 mod fake;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use fake::Fake;
 use netrec::config::{Config, Source, Sources, parse};
 use netrec::kernel::Backend;
 use netrec::plan::diff;
-use netrec::reconcile::{Undo, apply, prepare, prepare_destroy};
+use netrec::reconcile::{Undo, apply, prepare, prepare_destroy, prepare_part};
 use netrec::state::firewall::{Expr, Rule, Verdict};
-use netrec::state::{End, Entry, Facts, Flow, Key, Link, LinkKind, Netns, Object, Scope, State, facts};
+use netrec::state::{End, Entry, Facts, Flow, Key, Link, LinkKind, Netns, Object, Owner, Scope, State, facts};
 
 /// xorshift64*, so that a failure can be had again by its seed.
 struct Random(u64);
@@ -209,6 +209,60 @@ fn any_file_after_any_other_and_any_drift_converges_and_leaves_nothing() {
     }
 }
 
+/// Who may be asked for: some of the file, and some that only the host has.
+fn targets(random: &mut Random, config: &Config, host: &Fake) -> Vec<Owner> {
+    let marks = host.state.iter().flat_map(|(_, entry)| entry.owners.clone());
+    let all: BTreeSet<Owner> = config.places().into_iter().map(|(owner, _)| owner).chain(marks).collect();
+    let all: Vec<Owner> = all.into_iter().collect();
+    (0..=random.below(3).min(all.len())).filter_map(|_| all.get(random.below(all.len().max(1))).cloned()).collect()
+}
+
+#[test]
+fn any_part_of_any_file_converges_and_leaves_the_rest_as_it_is() {
+    let (mut parts, mut all) = (0, 0);
+    for seed in 0..1500 {
+        let mut random = Random::new(seed);
+        let (first, second) = files(&mut random);
+        let mut host = host(&mut random);
+        if !random.one_in(3) {
+            converge(&mut host, &first, seed);
+            drift(&mut host, &mut random);
+        }
+        let targets = targets(&mut random, &second, &host);
+        if targets.is_empty() {
+            continue;
+        }
+        let before = prepare(&mut host, &second, None).unwrap();
+        let prepared = prepare_part(&mut host, &second, None, &targets).unwrap();
+        let said = || format!("seed {seed}, {targets:?}:\n{}", prepared.plan.to_text());
+        apply(&mut host, &prepared, &mut |_, _| {}).unwrap_or_else(|e| panic!("{e}\n{}", said()));
+        let planned: BTreeSet<Owner> = prepared.plan.actions.iter().flat_map(|a| a.owners().to_vec()).collect();
+        let after = prepare(&mut host, &second, None).unwrap();
+        // A device under another name brings along what hangs on it.
+        for (key, entry) in before.live.iter().filter(|(_, entry)| !entry.owners.iter().any(|o| planned.contains(o))) {
+            let of_none = matches!(key, Key::Sysctl { .. }) || entry.owners.is_empty();
+            let of_none = of_none || prepared.plan.actions.iter().any(|action| action.key == *key);
+            assert!(of_none || after.live.get(key) == Some(entry), "{key} changed: {}", said());
+        }
+        assert_eq!(after.plan.actions.len(), prepared.plan.left_out.changes, "{}{}", said(), after.plan.to_text());
+        let there: BTreeSet<&Owner> = after.live.iter().flat_map(|(_, entry)| &entry.owners).collect();
+        let places = second.places();
+        let known: Vec<Owner> = targets
+            .iter()
+            .filter(|owner| there.contains(owner) || places.iter().any(|(place, _)| place == *owner))
+            .cloned()
+            .collect();
+        if !known.is_empty() {
+            let again = prepare_part(&mut host, &second, None, &known).unwrap();
+            assert_eq!(again.plan.actions, [], "the second: {}\n{}", again.plan.to_text(), said());
+        }
+        parts += usize::from(!prepared.plan.is_empty() && prepared.plan.left_out.changes > 0);
+        all += 1;
+        converge(&mut host, &second, seed);
+    }
+    assert!(parts > 500, "{parts} of {all} were parts");
+}
+
 #[test]
 fn a_failure_at_any_step_puts_back_what_there_was() {
     let (mut runs, mut last) = (0, 0);
@@ -218,6 +272,8 @@ fn a_failure_at_any_step_puts_back_what_there_was() {
         let mut host = host(&mut random);
         converge(&mut host, &first, seed);
         drift(&mut host, &mut random);
+        // Every second time only a part is to be made.
+        let targets = if random.one_in(2) { targets(&mut random, &second, &host) } else { Vec::new() };
         host.writes = 0;
         host.flows = Some(BTreeMap::new());
         for n in 1.. {
@@ -225,7 +281,7 @@ fn a_failure_at_any_step_puts_back_what_there_was() {
             let before = host.clone();
             // Every third time the way back fails once, too.
             host.fail = Some((n, if n % 3 == 0 { 2 } else { 1 }));
-            let prepared = prepare(&mut host, &second, None).unwrap();
+            let prepared = prepare_part(&mut host, &second, None, &targets).unwrap();
             let result = apply(&mut host, &prepared, &mut |_, _| {});
             let Err(error) = result else {
                 assert!(host.writes() < n, "seed {seed}: step {n} failed and nobody said so");

@@ -1,18 +1,25 @@
 //! `netrec apply`: the plan, a question where there is somebody to ask, and the work.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Done, Error, Output, kernel, locked};
-use crate::config;
+use super::destroy::LOCK_TIMEOUT;
+use super::{Done, Error, Output, kernel, locked, owners};
+use crate::config::{self, Config};
 use crate::kernel::{Backend, Linux};
-use crate::reconcile::{ApplyError, Place, Prepared, applied, apply, prepare};
+use crate::reconcile::{
+    ApplyError, Place, PrepareError, Prepared, Saved, applied, apply, prepare_destroy, prepare_part,
+};
 use crate::state::Key;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// A plan that `netrec plan -o` saved: carried out without asking, if it is still what would be planned
+    #[arg(value_name = "FILE")]
+    plan: Option<PathBuf>,
     /// Do not ask
     #[arg(short = 'y', long = "yes")]
     yes: bool,
@@ -25,10 +32,17 @@ pub(super) struct Args {
     /// Take it back unless `netrec confirm` comes within this time, such as 60s or 5m
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     confirm: Option<Duration>,
+    /// Only what belongs to this owner, such as `containers.web`, and what that needs; may be given several times
+    #[arg(long = "target", value_name = "OWNER")]
+    targets: Vec<String>,
 }
 
 pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result<Done, Error> {
+    if let Some(file) = &command.plan {
+        return saved(args, command, output, file);
+    }
     let config = args.load()?;
+    let targets = owners(&command.targets);
     let order = Order {
         question: ask(command.yes, command.json, output, "apply")?.then_some("Apply this plan?"),
         json: command.json,
@@ -37,7 +51,45 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
         confirm: command.confirm,
     };
     // Read again, as another netrec may have been waited for.
-    let plan = |kernel: &mut Linux| Ok(prepare(kernel, &*args.reload(&config)?, args.host.as_deref())?);
+    let plan = |kernel: &mut Linux| Ok(prepare_part(kernel, &*args.reload(&config)?, args.host.as_deref(), &targets)?);
+    order.carry_out(&plan, output)
+}
+
+/// Carries out a saved plan: what is planned anew under the lock, where it comes to the same.
+fn saved(args: &super::Args, command: &Args, output: &Output, file: &Path) -> Result<Done, Error> {
+    if !args.config.is_empty() || args.host.is_some() || !command.targets.is_empty() {
+        let text = "a saved plan has its own configuration and options: leave out -c, --host and --target";
+        return Err(Error::Usage(text.into()));
+    }
+    let saved = Saved::read(file)?;
+    let load = || -> Result<Option<Config>, Error> { Ok(saved.sources()?.map(config::parse).transpose()?) };
+    let order = Order {
+        question: None,
+        json: command.json,
+        detailed: command.detailed_exitcode,
+        timeout: load()?.map_or(LOCK_TIMEOUT, |config| config.settings.lock_timeout),
+        confirm: command.confirm,
+    };
+    let plan = |kernel: &mut Linux| {
+        let config = load()?;
+        let prepared = match &config {
+            Some(config) => prepare_part(kernel, config, saved.host.as_deref(), &saved.targets),
+            None => prepare_destroy(kernel, saved.host.as_deref()),
+        };
+        let sources = config.as_ref().map(|config| &config.sources);
+        match prepared {
+            Ok(prepared) => {
+                saved.check(sources, Ok(&prepared.plan))?;
+                Ok(prepared)
+            }
+            // It did when the plan was made.
+            Err(PrepareError::Host(reason)) => {
+                saved.check(sources, Err(&reason))?;
+                Err(PrepareError::Host(reason).into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    };
     order.carry_out(&plan, output)
 }
 

@@ -8,7 +8,7 @@ use crate::kernel::Linux;
 use crate::reconcile::prepare_destroy;
 
 /// How long to wait for another netrec; there need be no file that says so.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -21,7 +21,10 @@ use crate::config::{self, Config, Invalid};
 use crate::kernel::Linux;
 use crate::plan::FORMAT_VERSION;
 use crate::reconcile::rehearse::RehearseError;
-use crate::reconcile::{ApplyError, GuardError, InputError, Lock, LockError, PrepareError, Undo, read_sources};
+use crate::reconcile::{
+    ApplyError, GuardError, InputError, Lock, LockError, PrepareError, SavedError, Stale, Undo, read_sources,
+};
+use crate::state::Owner;
 
 /// Networks for containers, from a file: plans the difference between the file and the kernel, and applies it.
 #[derive(Debug, Parser)]
@@ -62,7 +65,7 @@ enum Color {
 enum Command {
     /// Read and check the file; needs neither root nor the kernel
     Validate(validate::Args),
-    /// Show what apply would do; writes nothing
+    /// Show what apply would do; changes nothing
     Plan(plan::Args),
     /// Make the kernel what the file wants
     Apply(apply::Args),
@@ -110,6 +113,10 @@ enum Error {
     #[error(transparent)]
     Guard(#[from] GuardError),
     #[error(transparent)]
+    Saved(#[from] SavedError),
+    #[error(transparent)]
+    Stale(#[from] Stale),
+    #[error(transparent)]
     Rehearse(#[from] RehearseError),
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -133,9 +140,11 @@ fn status(error: &Error) -> u8 {
         Error::Apply(error) if matches!(error.undo, Undo::Done) => 4,
         Error::Reported(error) if matches!(error.undo, Undo::Done) => 4,
         Error::Lock(LockError::Held { .. }) | Error::Guard(GuardError::Lock(LockError::Held { .. })) => 5,
+        Error::Stale(_) => 6,
         Error::Usage(_) => 64,
         Error::Prepare(_)
         | Error::Guard(_)
+        | Error::Saved(_)
         | Error::Rehearse(_)
         | Error::Lock(_)
         | Error::Apply(_)
@@ -218,6 +227,11 @@ impl Args {
         let sources = read_sources(&self.config)?;
         Ok(if sources == before.sources { Cow::Borrowed(before) } else { Cow::Owned(config::parse(sources)?) })
     }
+}
+
+/// What a command is for, where not for all.
+fn owners(targets: &[String]) -> Vec<Owner> {
+    targets.iter().map(|target| Owner::new(target.as_str())).collect()
 }
 
 /// The kernel, as far as this process may use it.

@@ -1,9 +1,11 @@
 //! `netrec plan`: what apply would do.
 
-use super::{Done, Error, Output, kernel};
+use std::path::PathBuf;
+
+use super::{Done, Error, Output, kernel, owners};
 use crate::config::{self, Config};
 use crate::kernel::{Ahead, Linux};
-use crate::reconcile::{Place, prepare, prepare_destroy, read_sources};
+use crate::reconcile::{Origin, Place, Saved, prepare_destroy, prepare_part, read_sources};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -14,8 +16,14 @@ pub(super) struct Args {
     #[arg(long)]
     detailed_exitcode: bool,
     /// Plan the removal of all that netrec made
-    #[arg(long)]
+    #[arg(long, conflicts_with = "targets")]
     destroy: bool,
+    /// Save the plan, for `netrec apply FILE`
+    #[arg(short = 'o', long = "out", value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Only what belongs to this owner, such as `containers.web`, and what that needs; may be given several times
+    #[arg(long = "target", value_name = "OWNER")]
+    targets: Vec<String>,
 }
 
 pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result<Done, Error> {
@@ -25,10 +33,16 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
     if let Ok(Some(notice)) = place.notice() {
         output.note(&notice);
     }
+    let (host, targets) = (args.host.as_deref(), owners(&command.targets));
     let prepared = match &kernel.1 {
-        Some(config) => prepare(&mut kernel.0, config, args.host.as_deref())?,
-        None => prepare_destroy(&mut kernel.0, args.host.as_deref())?,
+        Some(config) => prepare_part(&mut kernel.0, config, host, &targets)?,
+        None => prepare_destroy(&mut kernel.0, host)?,
     };
+    if let Some(out) = &command.out {
+        let sources = kernel.1.as_ref().map(|config| &config.sources);
+        let origin = Origin { config: &args.config, sources, host, targets: &targets };
+        Saved::new(&origin, &prepared.plan)?.write(out)?;
+    }
     if command.json {
         output.json(&prepared.plan.to_json());
     } else {

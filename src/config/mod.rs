@@ -23,6 +23,8 @@ mod tests;
 mod types;
 mod values;
 
+pub(crate) use reader::closest;
+pub(crate) use render::clean;
 pub use report::{Invalid, Problem, Source, Sources};
 pub use types::{
     Attachment, Config, Container, ContainerNetns, Expect, Host, Mode, Network, Node, Overlap, Overlay, Place, Port,

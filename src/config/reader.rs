@@ -42,24 +42,26 @@ impl Problems {
 
     /// The known name that was most likely meant.
     pub(super) fn suggest<'n>(&mut self, wrong: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-        let length = wrong.chars().count();
-        if length > 64 {
-            return None;
-        }
-        let allowed = (length / 3).max(1);
-        let mut best: Option<(usize, &str)> = None;
-        for name in known {
-            self.compared += 1;
-            if self.compared > COMPARISONS {
-                break;
-            }
-            let distance = strsim::damerau_levenshtein(&wrong.to_lowercase(), &name.to_lowercase());
-            if distance <= allowed && distance < length && best.is_none_or(|(least, _)| distance < least) {
-                best = Some((distance, name));
-            }
-        }
-        best.map(|(_, name)| name)
+        let left = COMPARISONS.saturating_sub(self.compared);
+        closest(wrong, known.into_iter().take(left).inspect(|_| self.compared += 1))
     }
+}
+
+/// Of some names the one that was most likely meant.
+pub(crate) fn closest<'n>(wrong: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    let length = wrong.chars().count();
+    if length > 64 {
+        return None;
+    }
+    let allowed = (length / 3).max(1);
+    let mut best: Option<(usize, &str)> = None;
+    for name in known {
+        let distance = strsim::damerau_levenshtein(&wrong.to_lowercase(), &name.to_lowercase());
+        if distance <= allowed && distance < length && best.is_none_or(|(least, _)| distance < least) {
+            best = Some((distance, name));
+        }
+    }
+    best.map(|(_, name)| name)
 }
 
 /// A value and where it stands.

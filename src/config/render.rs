@@ -225,7 +225,7 @@ impl Window {
 }
 
 /// A text of the file fit for a message: on one line, escaped, and not too long.
-pub(super) fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().take(MESSAGE) {
         push_visible(&mut shown, c);

@@ -9,6 +9,7 @@ use super::types::Place;
 
 /// One text of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Source {
     /// Its name in messages: the path as given, or `<stdin>`.
     pub name: String,

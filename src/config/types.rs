@@ -62,6 +62,26 @@ impl Config {
         &self.networks[attachment.network]
     }
 
+    /// What owners build on beside what is above them, as pairs of one and what it needs: attachments on their container
+    /// and network, ports on the attachments that they lead to and those that answer, other hosts on the networks that
+    /// they share.
+    pub fn needs(&self) -> Vec<(&Owner, &Owner)> {
+        let mut needs = Vec::new();
+        for container in &self.containers {
+            for attachment in &container.attachments {
+                needs.push((&attachment.owner, &container.owner));
+                needs.push((&attachment.owner, &self.network(attachment).owner));
+            }
+            for port in &container.ports {
+                let on = port.targets.iter().chain(&container.default_routes).flatten();
+                needs.extend(on.map(|index| (&port.owner, &container.attachments[*index].owner)));
+            }
+        }
+        let shared = || self.networks.iter().filter(|network| network.overlay.is_some());
+        needs.extend(self.hosts.iter().flat_map(|host| shared().map(|network| (&host.owner, &network.owner))));
+        needs
+    }
+
     /// `netrec.toml:14` for every owner that stands in the file: the sections, networks, containers, attachments and
     /// ports. In the order of the file.
     pub fn places(&self) -> Vec<(Owner, String)> {

@@ -54,7 +54,8 @@ impl Build<'_> {
             Some(_) => return,
         };
         let line = self.config.sources.line(&network.place);
-        self.refusals.push(format!("network `{}` ({line}) is to use the bridge `{bridge}`, {why}", network.name));
+        let text = format!("network `{}` ({line}) is to use the bridge `{bridge}`, {why}", network.name);
+        self.refuse([&network.owner], text);
     }
 
     /// The MTU of a network's devices, in bytes: the file's, else that of a bridge that is there already, else that of the

@@ -28,10 +28,21 @@ const HOSTS_NAMED: usize = 8;
 pub struct Desired {
     /// The objects.
     pub state: State,
-    /// What a person should know before it is applied.
+    /// What a person should know before it is applied. What concerns the whole host is said for each network that wants it.
     pub warnings: Vec<Warning>,
     /// Keys of addresses that netrec chose.
     pub chosen: BTreeSet<Key>,
+    /// Why it cannot be made on this host.
+    pub refusals: Vec<Refusal>,
+}
+
+/// A reason why something of the file cannot be made on a host.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// Whose objects cannot be made.
+    pub owners: Vec<Owner>,
+    /// The reason and the way out, a paragraph.
+    pub text: String,
 }
 
 /// There is no desired state of this file on this host.
@@ -40,9 +51,9 @@ pub enum DesiredError {
     /// The file alone is at fault.
     #[error("{0}")]
     Invalid(#[from] Invalid),
-    /// The file does not fit this host; every reason, each a paragraph.
-    #[error("{}", .0.join("\n"))]
-    Host(Vec<String>),
+    /// The file is not for this host; why.
+    #[error("{0}")]
+    Host(String),
 }
 
 /// The desired state of a file on a host with these facts. `host` is the name by which a file of several hosts knows it,
@@ -50,10 +61,10 @@ pub enum DesiredError {
 pub fn desired(config: &Config, facts: &Facts, host: Option<&str>) -> Result<Desired, DesiredError> {
     let chosen = Chosen::new(config)?;
     let Some(here) = here(config, facts, host)? else {
-        return Build::new(config, &chosen, None, facts).finish();
+        return Ok(Build::new(config, &chosen, None, facts).finish());
     };
     let whole = Whole { config, chosen: &chosen, here };
-    Build::new(&config.on_host(here), &chosen.on_host(config, here), Some(whole), facts).finish()
+    Ok(Build::new(&config.on_host(here), &chosen.on_host(config, here), Some(whole), facts).finish())
 }
 
 /// Which of a file's hosts (by index) this is; none where it names none.
@@ -68,10 +79,10 @@ fn here(config: &Config, facts: &Facts, host: Option<&str>) -> Result<Option<usi
         let names: Vec<String> = config.hosts.iter().take(HOSTS_NAMED).map(|h| format!("`{}`", h.name)).collect();
         let more = config.hosts.len() - names.len();
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-        DesiredError::Host(vec![format!(
+        DesiredError::Host(format!(
             "this host is called `{name}`, which is none of the file's: say with `--host` which one it is ({}{more})",
             names.join(", ")
-        )])
+        ))
     })
 }
 
@@ -91,16 +102,15 @@ struct Build<'a> {
     /// What `config` and `chosen` are a host's part of, in a file of several.
     whole: Option<Whole<'a>>,
     out: Desired,
-    refusals: Vec<String>,
 }
 
 impl<'a> Build<'a> {
     fn new(config: &'a Config, chosen: &'a Chosen, whole: Option<Whole<'a>>, facts: &'a Facts) -> Self {
-        Self { config, facts, chosen, whole, out: Desired::default(), refusals: Vec::new() }
+        Self { config, facts, chosen, whole, out: Desired::default() }
     }
 
     /// The whole of it.
-    fn finish(mut self) -> Result<Desired, DesiredError> {
+    fn finish(mut self) -> Desired {
         self.namespaces();
         self.overlaps();
         self.forwarding();
@@ -109,7 +119,7 @@ impl<'a> Build<'a> {
         self.containers();
         self.firewall();
         self.unknown_devices();
-        if self.refusals.is_empty() { Ok(self.out) } else { Err(DesiredError::Host(self.refusals)) }
+        self.out
     }
 }
 
@@ -118,12 +128,13 @@ impl Build<'_> {
     fn want(&mut self, key: Key, object: Object, owner: &Owner) {
         if let Some(first) = self.out.state.get(&key).filter(|first| first.object != object) {
             let whose = first.owner().cloned().unwrap_or_else(Owner::netrec);
-            self.refusals.push(match (&first.object, &object) {
+            let text = match (&first.object, &object) {
                 (Object::Sysctl(a), Object::Sysctl(b)) => {
                     format!("{key} is to be {} for {whose}, and {} for {owner}: it can be one only", a.value, b.value)
                 }
                 _ => format!("{whose} and {owner} each want another {key}"),
-            });
+            };
+            self.refuse([&whose, owner], text);
             return;
         }
         self.out.state.want(key, object, owner);
@@ -132,6 +143,10 @@ impl Build<'_> {
     fn want_sysctl(&mut self, netns: &Netns, path: impl Into<std::sync::Arc<str>>, value: &str, owner: &Owner) {
         let object = Object::Sysctl(Sysctl { value: value.to_owned() });
         self.want(Key::Sysctl { netns: netns.clone(), path: path.into() }, object, owner);
+    }
+
+    fn refuse<'o>(&mut self, owners: impl IntoIterator<Item = &'o Owner>, text: String) {
+        self.out.refusals.push(Refusal { owners: owners.into_iter().cloned().collect(), text });
     }
 
     fn warn(&mut self, code: &'static str, message: String, owner: Option<&Owner>) {
@@ -184,7 +199,7 @@ impl Build<'_> {
                 Some(Err(error)) if is_path => format!("{}, which cannot be opened: {error}", whose()),
                 _ => continue,
             };
-            self.refusals.push(refusal);
+            self.refuse([&container.owner], refusal);
         }
     }
 
@@ -215,9 +230,8 @@ impl Build<'_> {
             Overlap::Warn => self.warn("overlap", text, Some(&network.owner)),
             Overlap::Refuse => {
                 let line = self.config.sources.line(&network.place);
-                self.refusals.push(format!(
-                    "{text} ({line}): choose another subnet, or set `overlap = \"warn\"` in [settings] if it is meant"
-                ));
+                let way = "choose another subnet, or set `overlap = \"warn\"` in [settings] if it is meant";
+                self.refuse([&network.owner], format!("{text} ({line}): {way}"));
             }
         }
     }
@@ -230,10 +244,11 @@ impl Build<'_> {
             if let Some(first) = config.networks.iter().find(|n| n.has_family(ipv6))
                 && !self.facts.sysctls.contains_key(path)
             {
-                self.refusals.push(format!(
+                let text = format!(
                     "network `{}` has an {family} subnet, but this kernel has no {family} (/proc/sys/{path} is missing)",
                     first.name
-                ));
+                );
+                self.refuse(config.networks.iter().filter(|n| n.has_family(ipv6)).map(|n| &n.owner), text);
                 continue;
             }
             let users: Vec<&Network> = config.networks.iter().filter(|n| n.is_routed_by_host(ipv6)).collect();
@@ -244,44 +259,48 @@ impl Build<'_> {
                     continue;
                 }
             } else if config.settings.forwarding {
-                self.warn(
-                    "forwarding-enabled",
-                    format!(
-                        "{family} forwarding will be turned on for network `{}`: this host then routes between its other \
-                         interfaces too",
-                        first.name
-                    ),
-                    Some(&first.owner),
-                );
+                for network in &users {
+                    self.warn(
+                        "forwarding-enabled",
+                        format!(
+                            "{family} forwarding will be turned on for network `{}`: this host then routes between its \
+                             other interfaces too",
+                            network.name
+                        ),
+                        Some(&network.owner),
+                    );
+                }
             } else {
-                self.refusals.push(format!(
+                let text = format!(
                     "network `{}` needs {family} forwarding, which is off, and `forwarding = false` in [settings] forbids \
                      turning it on: run `sysctl -w {}=1` first",
                     first.name,
                     path.replace('/', ".")
-                ));
+                );
+                self.refuse(users.iter().map(|network| &network.owner), text);
                 continue;
             }
-            for network in users {
+            for network in &users {
                 self.want_sysctl(&Netns::HOST, path, "1", &network.owner);
             }
             if ipv6 {
-                self.keep_router_advertisements(&first.owner);
+                self.keep_router_advertisements(&users);
             }
         }
     }
 
     /// With forwarding on the kernel ignores router advertisements where `accept_ra` is 1; 2 keeps them.
-    fn keep_router_advertisements(&mut self, owner: &Owner) {
-        for link in &self.facts.ra_uplinks {
-            self.want_sysctl(&Netns::HOST, format!("net/ipv6/conf/{link}/accept_ra"), "2", owner);
+    fn keep_router_advertisements(&mut self, users: &[&Network]) {
+        for (link, network) in self.facts.ra_uplinks.iter().flat_map(|link| users.iter().map(move |user| (link, user)))
+        {
+            self.want_sysctl(&Netns::HOST, format!("net/ipv6/conf/{link}/accept_ra"), "2", &network.owner);
             self.warn(
                 "accept-ra",
                 format!(
                     "`{link}` gets its IPv6 route from router advertisements, which the kernel ignores once forwarding is \
                      on: its accept_ra is set to 2 first"
                 ),
-                Some(owner),
+                Some(&network.owner),
             );
         }
     }

@@ -195,11 +195,12 @@ impl<'a> Build<'a> {
                 let Some(way) = self.facts.ways.get(&via) else { continue };
                 if let Some(router) = way.via {
                     let line = self.config.sources.line(&network.place);
-                    self.refusals.push(format!(
+                    let text = format!(
                         "network `{}` ({line}) is `direct`, but host `{}` is on no link of this host: {via} is reached by \
                          {router}; use the topology `routed`, which goes through a tunnel",
                         network.name, host.name
-                    ));
+                    );
+                    self.refuse([&network.owner, &host.owner], text);
                     continue;
                 }
                 let src = network.subnets.iter().filter_map(|own| own.gateway).find(|own| own.is_ipv6() == ipv6);
@@ -243,21 +244,23 @@ impl<'a> Build<'a> {
     /// The device that a network is to run over is there, and its packets fit.
     fn underlay_of(&mut self, network: &Network, overlay: &Overlay) {
         if let Some(device) = overlay.underlay.filter(|device| !self.facts.devices.contains_key(device)) {
-            self.refusals.push(format!(
+            let text = format!(
                 "network `{}` ({}) runs over `{device}`, which is no device of this host: bring it up first, or leave out \
                  `underlay` to follow the routes",
                 network.name,
                 self.config.sources.line(&network.place)
-            ));
+            );
+            self.refuse([&network.owner], text);
         }
         let mtu = self.mtu(network);
         if network.has_family(true) && mtu < IPV6_MIN_MTU {
-            self.refusals.push(format!(
+            let text = format!(
                 "network `{}` ({}) would have an MTU of {mtu}, and IPv6 needs {IPV6_MIN_MTU}: the devices between the hosts are \
                  too narrow for it",
                 network.name,
                 self.config.sources.line(&network.place)
-            ));
+            );
+            self.refuse([&network.owner], text);
         }
         if let (Some(given), Some(fits)) = (network.mtu, self.fits(overlay))
             && given > fits

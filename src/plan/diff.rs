@@ -237,7 +237,7 @@ impl Fate {
 }
 
 /// The device that a parameter belongs to: `eth0` of `net/ipv6/conf/eth0/accept_ra`.
-fn device_of(path: &str) -> Option<InterfaceName> {
+pub(super) fn device_of(path: &str) -> Option<InterfaceName> {
     path.split_once("/conf/")?.1.split('/').next()?.parse().ok()
 }
 

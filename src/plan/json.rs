@@ -1,4 +1,4 @@
-//! The plan as JSON, format 1.0.
+//! The plan as JSON, format 1.1.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::{Action, Op, Plan};
 use crate::state::{Entry, Key, Kind, Owner};
 
 /// The version of the format. Minor bumps add fields only.
-pub const FORMAT_VERSION: &str = "1.0";
+pub const FORMAT_VERSION: &str = "1.1";
 
 impl Plan {
     /// The plan as one document.
@@ -19,6 +19,7 @@ impl Plan {
             "summary": self.summary(),
             "actions": self.actions.iter().map(|a| action(self, a)).collect::<Vec<_>>(),
             "warnings": self.warnings,
+            "left_out": self.left_out.changes,
             "diff": self.to_text(),
         })
     }

@@ -4,6 +4,7 @@ mod announcements;
 mod diff;
 pub mod flows;
 mod json;
+mod part;
 mod phases;
 mod text;
 mod view;
@@ -12,6 +13,7 @@ mod warnings;
 pub use announcements::announcements;
 pub use diff::{Diff, diff, moved_addresses};
 pub use json::FORMAT_VERSION;
+pub use part::Part;
 pub use phases::{Phase, phases};
 pub use warnings::{meets_others, published, surroundings};
 
@@ -30,6 +32,19 @@ pub struct Plan {
     pub places: Places,
     /// The name of the file, for messages.
     pub file: String,
+    /// The owners that it is for; none where it is for all.
+    pub targets: Vec<Owner>,
+    /// What is left out because it is for others.
+    pub left_out: LeftOut,
+}
+
+/// What a partial plan leaves out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// How many changes.
+    pub changes: usize,
+    /// For whom, each once.
+    pub owners: Vec<Owner>,
 }
 
 impl Plan {

@@ -6,11 +6,11 @@ use std::fmt::Write;
 use similar::{ChangeTag, TextDiff};
 
 use super::view::flat;
-use super::{Action, Op, Plan};
+use super::{Action, LeftOut, Op, Plan};
 use crate::state::firewall::Chain;
 use crate::state::{Entry, Object, Owner};
 
-/// How many owners the last line names.
+/// How many owners a line names.
 const NAMED: usize = 40;
 
 impl Plan {
@@ -21,7 +21,11 @@ impl Plan {
             let _ = writeln!(out, "!   {}: {}", warning.code, warning.message);
         }
         if self.is_empty() {
-            let _ = writeln!(out, "No changes. {} matches {}.", self.host, self.file);
+            let _ = match self.left_out.changes {
+                0 => writeln!(out, "No changes. {} matches {}.", self.host, self.file),
+                _ => writeln!(out, "No changes for {}.", named(&self.targets)),
+            };
+            self.left_out(&mut out);
             return out;
         }
         if !self.warnings.is_empty() {
@@ -39,7 +43,17 @@ impl Plan {
             out.push('\n');
         }
         self.tally(&mut out, groups.iter().map(|(owner, _)| owner));
+        self.left_out(&mut out);
         out
+    }
+
+    fn left_out(&self, out: &mut String) {
+        let LeftOut { changes, owners } = &self.left_out;
+        let _ = match changes {
+            0 => Ok(()),
+            1 => writeln!(out, "Left out: 1 change for {}.", named(owners)),
+            n => writeln!(out, "Left out: {n} changes for {}.", named(owners)),
+        };
     }
 
     /// The actions by owner: netrec's own first, then in file order, then those whose owner is gone.
@@ -114,11 +128,16 @@ impl Plan {
             "Plan: {} to create, {} to change, {} to replace, {} to remove.",
             s.create, s.update, s.replace, s.delete
         );
-        let owners: Vec<&str> = owners.map(Owner::as_str).collect();
-        let (named, more) = owners.split_at(owners.len().min(NAMED));
-        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
-        let _ = writeln!(out, "For: {}{more}", named.join(", "));
+        let _ = writeln!(out, "For: {}", named(owners));
     }
+}
+
+/// Owners in a line that does not grow without bounds.
+fn named<'a>(owners: impl IntoIterator<Item = &'a Owner>) -> String {
+    let owners: Vec<&str> = owners.into_iter().map(Owner::as_str).collect();
+    let (named, more) = owners.split_at(owners.len().min(NAMED));
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    named.join(", ") + &more
 }
 
 impl Action {

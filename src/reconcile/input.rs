@@ -11,6 +11,14 @@ const DEFAULT_FILE: &str = "/etc/netrec/netrec.toml";
 /// The default folder, read after the default file.
 const DEFAULT_FOLDER: &str = "/etc/netrec/netrec.d";
 
+/// The name of what came by standard input.
+pub(super) const STDIN: &str = "<stdin>";
+
+/// Whether a path stands for standard input.
+pub(super) fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 /// A configuration could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
@@ -45,10 +53,10 @@ pub fn read_sources(paths: &[PathBuf]) -> Result<Sources, InputError> {
         }
     }
     for path in paths {
-        if path.as_os_str() == "-" {
+        if is_stdin(path) {
             let mut bytes = Vec::new();
-            io::stdin().read_to_end(&mut bytes).map_err(|error| InputError::Io { path: "<stdin>".into(), error })?;
-            sources.push(text("<stdin>", bytes)?);
+            io::stdin().read_to_end(&mut bytes).map_err(|error| InputError::Io { path: STDIN.into(), error })?;
+            sources.push(text(STDIN, bytes)?);
         } else if path.is_dir() {
             let files = folder(path).map_err(|error| InputError::Io { path: path.display().to_string(), error })?;
             if files.is_empty() {

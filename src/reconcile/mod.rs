@@ -8,19 +8,24 @@ mod lock;
 #[cfg(feature = "fault-injection")]
 mod mutate;
 pub mod rehearse;
+mod saved;
+mod stale;
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 pub use apply::{ApplyError, Progress, Undo, apply};
 pub use guard::{GuardError, Guarded, Journal, Place, Stage, applied};
 pub use input::{InputError, read_sources};
 pub use lock::{Lock, LockError};
+pub use saved::{Origin, Saved, SavedError};
+pub use stale::Stale;
 
-use crate::config::{Config, ContainerNetns, Invalid, Sources};
-use crate::desired::{Desired, DesiredError, bridge_name, desired};
+use crate::config::{Config, ContainerNetns, Invalid, Sources, clean, closest};
+use crate::desired::{Desired, DesiredError, Refusal, bridge_name, desired};
 use crate::kernel::{Backend, ReadError};
-use crate::plan::{Conflict, Diff, Plan, diff, meets_others, moved_addresses, published, surroundings};
-use crate::state::{Asked, Facts, Key, Places, Scope, State, Warning, facts};
+use crate::plan::{Conflict, Diff, LeftOut, Part, Plan, diff, meets_others, moved_addresses, published, surroundings};
+use crate::state::{Asked, Facts, Key, Owner, Places, Scope, State, Warning, facts};
 
 /// What is wanted, what there is, and the way from one to the other.
 #[derive(Debug, Default)]
@@ -62,24 +67,106 @@ impl From<DesiredError> for PrepareError {
 
 /// Reads the kernel and plans the way to what the file wants. `host` is the name that plans show, else the system's.
 pub fn prepare(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -> Result<Prepared, PrepareError> {
+    prepare_part(backend, config, host, &[])
+}
+
+/// The same for what belongs to some owners alone, and what that needs; without any for all.
+pub fn prepare_part(
+    backend: &mut dyn Backend,
+    config: &Config,
+    host: Option<&str>,
+    targets: &[Owner],
+) -> Result<Prepared, PrepareError> {
     let mut facts = backend.facts(&asked(config))?;
-    let Desired { state, warnings, chosen } = desired(config, &facts, host)?;
+    let Desired { state, warnings, chosen, refusals } = desired(config, &facts, host)?;
+    if targets.is_empty() {
+        fits(&refusals)?;
+    }
     #[cfg(feature = "fault-injection")]
     let state = mutate::mutated(state);
     let (live, scope) = read(backend, &state)?;
+    let (state, warnings, left_out) = if targets.is_empty() {
+        (state, warnings, LeftOut::default())
+    } else {
+        part(config, Desired { state, warnings, refusals, ..Desired::default() }, &live, targets)?
+    };
     let Diff { actions, conflicts } = diff(&state, &live);
     if !conflicts.is_empty() {
         return Err(PrepareError::Host(in_the_way(&conflicts, config)));
     }
-    let mut warnings: Vec<Warning> = warnings.into_iter().chain(moved_addresses(&actions, &chosen)).collect();
+    let mut warnings: Vec<Warning> =
+        once_each(warnings).into_iter().chain(moved_addresses(&actions, &chosen)).collect();
     if meets_others(&state) {
         facts.surroundings = backend.surroundings(&facts, &published(&state));
         warnings.extend(surroundings(&facts, &state));
     }
     // Only what is to be done has a place to be shown.
     let places = if actions.is_empty() { Places::default() } else { config.places().into_iter().collect() };
-    let plan = Plan { host: host_name(&facts, host), actions, warnings, places, file: config.sources.names() };
+    let plan = Plan {
+        host: host_name(&facts, host),
+        actions,
+        warnings,
+        places,
+        file: config.sources.names(),
+        targets: targets.to_vec(),
+        left_out,
+    };
     Ok(Prepared { desired: state, live, scope, plan, file: config.sources.clone() })
+}
+
+/// Whether nothing keeps the file from this host.
+fn fits(refusals: &[Refusal]) -> Result<(), PrepareError> {
+    let texts: Vec<&str> = refusals.iter().map(|refusal| refusal.text.as_str()).collect();
+    if texts.is_empty() { Ok(()) } else { Err(PrepareError::Host(texts.join("\n"))) }
+}
+
+/// Warnings, without those that say again for another network what concerns the whole host.
+fn once_each(mut warnings: Vec<Warning>) -> Vec<Warning> {
+    let mut seen = BTreeSet::new();
+    warnings.retain(|warning| {
+        let subject = warning.message.split(" for network ").next().unwrap_or_default();
+        let of_host = matches!(warning.code, "forwarding-enabled" | "accept-ra");
+        !of_host || seen.insert((warning.code, subject.to_owned()))
+    });
+    warnings
+}
+
+/// The part of a desired state that belongs to the targets, with its warnings, and what is left out, in the file's order.
+fn part(
+    config: &Config,
+    desired: Desired,
+    live: &State,
+    targets: &[Owner],
+) -> Result<(State, Vec<Warning>, LeftOut), PrepareError> {
+    let places: Places = config.places().into_iter().collect();
+    let Desired { state, mut warnings, mut refusals, .. } = desired;
+    known(&places, &state, live, targets)?;
+    let part = Part::of(&state, live, &config.needs(), targets);
+    refusals.retain(|refusal| refusal.owners.iter().any(|owner| part.covers(owner)));
+    fits(&refusals)?;
+    warnings.retain(|warning| warning.owner.as_ref().is_none_or(|owner| part.covers(owner)));
+    let Part { state, left_out: mut owners, left_out_changes: changes, .. } = part;
+    owners.sort_by_key(|owner| places.rank(owner).unwrap_or(usize::MAX));
+    Ok((state, warnings, LeftOut { changes, owners }))
+}
+
+/// Whether every target is somebody: in the file, or by a mark in the kernel.
+fn known(places: &Places, desired: &State, live: &State, targets: &[Owner]) -> Result<(), PrepareError> {
+    let marks = live.iter().filter(|(_, entry)| entry.standing.is_ours());
+    let marks = desired.iter().chain(marks).flat_map(|(_, entry)| &entry.owners);
+    let mut owners: BTreeSet<&str> = places.owners().chain(marks).map(Owner::as_str).collect();
+    let above: Vec<Owner> =
+        owners.iter().flat_map(|owner| Owner::new(*owner).ancestors().collect::<Vec<_>>()).collect();
+    owners.extend(above.iter().map(Owner::as_str));
+    let Some(unknown) = targets.iter().find(|target| !owners.contains(target.as_str())) else { return Ok(()) };
+    let hint = closest(unknown.as_str(), owners).map_or_else(
+        || "write it as plans do, such as `containers.web`".to_owned(),
+        |near| format!("did you mean `{near}`?"),
+    );
+    Err(PrepareError::Host(format!(
+        "`--target {}` is nobody that the file or this host has: {hint}",
+        clean(unknown.as_str())
+    )))
 }
 
 /// What a file's desired state depends on: the bridges that it adopts, the devices that it trusts or that tunnels run over,

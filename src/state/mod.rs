@@ -225,6 +225,11 @@ impl Places {
         self.0.get(owner).map(|(_, line)| line.as_str())
     }
 
+    /// All that stand in the file.
+    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
+        self.0.keys()
+    }
+
     /// The place of an owner in the order of the file.
     pub fn rank(&self, owner: &Owner) -> Option<usize> {
         self.0.get(owner).map(|(rank, _)| *rank)

@@ -297,6 +297,12 @@ impl Owner {
         self.0.split_once('[').map_or(&*self.0, |(stem, _)| stem)
     }
 
+    /// Whether it is another, or below it: `containers.web.ports[1]` is within `containers.web`.
+    pub fn is_within(&self, other: &Self) -> bool {
+        let below = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[']);
+        self.0.strip_prefix(&*other.0).is_some_and(below)
+    }
+
     /// The enclosing owners, nearest first: `containers.web` of `containers.web.ports[1]`, and so on up.
     pub fn ancestors(&self) -> impl Iterator<Item = Owner> + '_ {
         let mut rest: &str = &self.0;

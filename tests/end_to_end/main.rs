@@ -19,10 +19,12 @@ mod hosts;
 mod idempotence;
 mod overlay;
 mod peers;
+mod plans;
 mod ports;
 mod reload;
 mod removal;
 mod surroundings;
+mod targets;
 mod traffic;
 
 /// Two networks of both families, three containers with addresses of their own choice, and ports of most kinds.

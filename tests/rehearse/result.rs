@@ -64,7 +64,7 @@ fn as_a_document() {
     let row =
         |what: &str, verdict: &str, note: &str| json!({ "what": what, "verdict": verdict, "ms": null, "note": note });
     let wanted = json!({
-        "format_version": "1.0",
+        "format_version": "1.1",
         "ok": false,
         "rows": [
             row("make the world", "ok", ""),

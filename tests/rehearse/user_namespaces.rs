@@ -30,7 +30,7 @@ fn it_says_what_forbids_it_and_how_to_allow_it() {
     );
     assert_eq!(said, format!("error: {wanted}\n"));
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(document, serde_json::json!({ "format_version": "1.0", "error": wanted, "exit_status": 1 }));
+    assert_eq!(document, serde_json::json!({ "format_version": "1.1", "error": wanted, "exit_status": 1 }));
     assert_eq!(output.status.code(), Some(1));
 }
 
