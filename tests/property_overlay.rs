@@ -170,6 +170,7 @@ fn drift(host: &mut Fake, random: &mut Random) {
                     continue;
                 }
             }
+            (_, Object::Fdb(Fdb { port: Some(_), sticky, .. })) => *sticky = false,
             (_, Object::Route(route)) => route.src = None,
             _ => {}
         }

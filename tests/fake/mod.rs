@@ -224,6 +224,7 @@ impl Fake {
     fn check_entry(&self, key: &Key, link: InterfaceName, fdb: &Fdb) -> Refusal {
         let device = self.link(link).ok_or_else(|| format!("{key}: no such device"))?;
         refuse(!fdb.extra.is_empty(), || format!("{key}: netrec makes no {:?}", fdb.extra))?;
+        refuse(fdb.sticky && fdb.port.is_none(), || format!("{key}: a tunnel's entries have no port to stay on"))?;
         match (&device.kind, fdb.dst, fdb.port) {
             (LinkKind::Vxlan { local, .. }, Some(dst), None) => {
                 refuse(local.is_ipv4() != dst.is_ipv4(), || format!("{key}: a VTEP of the other family"))

@@ -418,9 +418,18 @@ fn drift_of_what_reaches_others_is_mended() {
                     "bridge fdb replace 02:00:00:00:00:52 dev vx-wide master permanent",
                     vec![format!("update {}", nr("52"))],
                 ),
+                // That it may move to another port.
+                (
+                    "bridge fdb replace 02:00:00:00:00:52 dev vx-wide master static",
+                    vec![format!("update {}", nr("52"))],
+                ),
                 // That it is behind another port.
                 (
                     "ip link set p0 master nr-wide && bridge fdb replace 02:00:00:00:00:52 dev p0 master static",
+                    vec![format!("update {}", nr("52"))],
+                ),
+                (
+                    "bridge fdb replace 02:00:00:00:00:52 dev p0 master static sticky",
                     vec![format!("update {}", nr("52"))],
                 ),
                 (
