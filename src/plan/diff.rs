@@ -7,6 +7,8 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+
 use super::{Action, Conflict, Op};
 use crate::state::{
     Entry, Fdb, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, Route, Standing, State, Warning,
@@ -42,7 +44,7 @@ pub fn diff(desired: &State, live_state: &State) -> Diff {
         };
         match order {
             Ordering::Less => walk.missing(wanted.next()),
-            Ordering::Greater => walk.extra(found.next()),
+            Ordering::Greater => walk.extra(found.next(), &fate),
             Ordering::Equal => {
                 if let (Some((key, after)), Some(before)) = (wanted.next(), found.next()) {
                     walk.both(key, before, after, &fate);
@@ -86,6 +88,9 @@ struct Fate {
     /// Links of the host that lose their neighbours: the kernel drops them all, permanent ones too, when the device's MAC
     /// address or its wish to be asked for one changes (`neigh_changeaddr`).
     flushed: BTreeSet<InterfaceName>,
+    /// Links of the host that lose their last IPv4 address: with it the kernel drops all that they reach by IPv4, permanent
+    /// neighbours too (`fib_disable_ip`). Of IPv6 it drops nothing.
+    bared: BTreeSet<InterfaceName>,
     /// VXLAN devices that are deleted first, as another one takes their id.
     displaced: BTreeSet<InterfaceName>,
     /// Ports that leave their bridge, which forgets all about them.
@@ -133,6 +138,7 @@ impl Fate {
                 _ => {}
             }
         }
+        fate.bared = bared(desired, live);
         fate
     }
 
@@ -191,6 +197,9 @@ impl Fate {
             (Key::Neighbour { netns, link, .. }, _) if netns.is_host() && self.flushed.contains(link) => {
                 Some(Falls::AtOnce("a new MAC address of its link, or another ARP flag, drops it"))
             }
+            _ if behind(key, object).is_some_and(|link| self.bared.contains(&link)) => {
+                Some(Falls::AtOnce("the last IPv4 address of its link takes it along"))
+            }
             (_, Object::Fdb(Fdb { port: Some(port), .. })) if self.lost.contains(&(key.netns().clone(), *port)) => {
                 let at_once = self.remade.contains(port) || self.displaced.contains(port);
                 Some(if at_once { Falls::AtOnce("its port is made anew") } else { Falls::InTheEnd })
@@ -239,6 +248,34 @@ impl Fate {
 /// The device that a parameter belongs to: `eth0` of `net/ipv6/conf/eth0/accept_ra`.
 fn device_of(path: &str) -> Option<InterfaceName> {
     path.split_once("/conf/")?.1.split('/').next()?.parse().ok()
+}
+
+/// The link of the host that something is reached by over IPv4.
+fn behind(key: &Key, object: &Object) -> Option<InterfaceName> {
+    match (key, object) {
+        (Key::Neighbour { netns: Netns::HOST, link, ip: IpAddr::V4(_) }, _) => Some(*link),
+        (Key::Route { netns: Netns::HOST, to: IpNetwork::V4(_), .. }, Object::Route(route)) => route.dev,
+        _ => None,
+    }
+}
+
+/// The links of the host that lose their last IPv4 address, and by which something is to be reached over IPv4 all the same.
+fn bared(desired: &State, live: &State) -> BTreeSet<InterfaceName> {
+    let of = |key: &Key| match key {
+        Key::Address { netns: Netns::HOST, link, ip: IpNetwork::V4(_) } => Some(*link),
+        _ => None,
+    };
+    let goes = |key: &Key, entry: &Entry| entry.standing.is_ours() && desired.get(key).is_none();
+    let mut links: BTreeSet<_> = live.into_iter().filter(|(k, e)| goes(k, e)).filter_map(|(k, _)| of(k)).collect();
+    if links.is_empty() {
+        return links;
+    }
+    let stay = live.into_iter().filter(|(k, e)| !goes(k, e)).chain(desired).filter_map(|(k, _)| of(k));
+    for link in stay {
+        links.remove(&link);
+    }
+    let reaching: BTreeSet<_> = desired.into_iter().filter_map(|(k, e)| behind(k, &e.object)).collect();
+    &links & &reaching
 }
 
 /// The place of a VXLAN device, of which there is one only.
@@ -339,6 +376,7 @@ impl Diff {
             replace: Vec::new(),
             reason: None,
             implied: false,
+            early: false,
         });
         // Just pushed, so there is a last one.
         let last = self.actions.len() - 1;
@@ -366,13 +404,15 @@ impl Diff {
         }
     }
 
-    fn extra(&mut self, found: Option<Found<'_>>) {
+    fn extra(&mut self, found: Option<Found<'_>>, fate: &Fate) {
         // A parameter has a value whether it is wanted or not.
         if let Some(Found { key, entry, falls }) = found
             && entry.standing.is_ours()
             && !matches!(key, Key::Sysctl { .. })
         {
-            self.push(Op::Delete, key, Some(entry.clone()), None).implied = falls.is_some();
+            let action = self.push(Op::Delete, key, Some(entry.clone()), None);
+            action.implied = falls.is_some();
+            action.early = matches!(key, Key::Address { netns: Netns::HOST, link, ip: IpNetwork::V4(_) } if fate.bared.contains(link));
         }
     }
 

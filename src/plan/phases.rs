@@ -36,7 +36,8 @@ pub enum Phase {
     Firewall,
     /// Bridges, VXLAN devices and hosts' ends come up.
     Raise,
-    /// IPv6 addresses that come back with another prefix length go: a device has each of them once (EEXIST).
+    /// IPv6 addresses that come back with another prefix length go: a device has each of them once (EEXIST). And those that
+    /// take along what is made next.
     Yield,
     /// Addresses are added.
     Addresses,
@@ -81,7 +82,7 @@ pub fn phases(actions: &[Action]) -> Vec<(Phase, Vec<Step>)> {
             let yields = address(&action.key).is_some_and(|a| again.contains(&a));
             // The kernel has one tunnel of an id, whatever its name.
             let phase = match phase {
-                Phase::Detach if yields => Phase::Yield,
+                Phase::Detach if yields || action.early => Phase::Yield,
                 Phase::Remove if displaced => Phase::Unlink,
                 phase => phase,
             };

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use ipnetwork::IpNetwork;
 use netrec::kernel::{Backend, ReadError, StepError};
 use netrec::state::firewall::{Concat, Datum, ElementData, Expr, SetData, Verdict};
 use netrec::state::{
@@ -325,16 +326,16 @@ impl Fake {
                 let netns = netns.clone();
                 self.drop_where(|k, _| *netns_of(k) == netns);
             }
-            // A device's last address takes its routes with it.
-            Key::Address { netns, link, ip } => {
-                let last = |k: &Key| {
-                    matches!(k, Key::Address { netns: n, link: l, ip: other }
-                        if n == netns && l == link && other != ip && other.is_ipv4() == ip.is_ipv4())
-                };
-                if !self.state.iter().any(|(k, _)| last(k)) {
-                    self.drop_where(|k, e| {
-                        matches!((k, &e.object), (Key::Route { netns: n, to, .. }, Object::Route(Route { dev: Some(d), .. }))
-                            if n == netns && d == link && to.is_ipv4() == ip.is_ipv4())
+            // A device's last IPv4 address takes its routes and neighbours with it; that of IPv6 does not.
+            Key::Address { netns, link, ip: IpNetwork::V4(_) } => {
+                let other = |k: &Key| matches!(k, Key::Address { netns: n, link: l, ip: IpNetwork::V4(_) } if n == netns && l == link && k != key);
+                if !self.state.iter().any(|(k, _)| other(k)) {
+                    self.drop_where(|k, e| match (k, &e.object) {
+                        (Key::Route { to: IpNetwork::V4(_), .. }, Object::Route(route)) => {
+                            k.netns() == netns && route.dev == Some(*link)
+                        }
+                        (Key::Neighbour { netns: n, link: l, ip: IpAddr::V4(_) }, _) => n == netns && l == link,
+                        _ => false,
                     });
                 }
             }
