@@ -245,18 +245,26 @@ fn bridges(networks: &[networks::Draft], problems: &mut Problems) {
     }
 }
 
-/// Devices that are trusted and are bridges of networks.
+/// Devices that are trusted, or that a tunnel is to run over, and are netrec's own: bridges and tunnels of networks.
 fn trusted(networks: &[networks::Draft], problems: &mut Problems) {
-    let name = |network: &networks::Draft| match &network.bridge {
+    let bridge = |network: &networks::Draft| match &network.bridge {
         Some(given) => given.value.to_string(),
         None => format!("nr-{}", network.name),
     };
-    let bridges: HashMap<String, &networks::Draft> = networks.iter().map(|network| (name(network), network)).collect();
+    let bridges = networks.iter().map(|network| (bridge(network), ("bridge", network)));
+    let tunnels = networks.iter().filter(|n| n.overlay.as_ref().is_some_and(OverlayDraft::has_tunnel));
+    let tunnels = tunnels.map(|network| (format!("vx-{}", network.name), ("tunnel", network)));
+    let devices: HashMap<String, (&str, &networks::Draft)> = bridges.chain(tunnels).collect();
     for Placed { value: trusted, place } in networks.iter().flat_map(|network| &network.trusted) {
-        let Some(other) = bridges.get(trusted.as_str()) else { continue };
-        let message = format!("`{trusted}` is the bridge of network `{}`", other.name);
+        let Some((what, other)) = devices.get(trusted.as_str()) else { continue };
+        let message = format!("`{trusted}` is the {what} of network `{}`", other.name);
         let problem = Problem::new(place.clone(), message).with_label("its containers would be let in");
         problems.push(problem.with_help("put the containers that are to reach each other on one network"));
+    }
+    for Placed { value: underlay, place } in networks.iter().filter_map(|n| n.overlay.as_ref()?.underlay.as_ref()) {
+        let Some((what, other)) = devices.get(underlay.as_str()) else { continue };
+        let message = format!("`{underlay}` is the {what} of network `{}`", other.name);
+        problems.push(Problem::new(place.clone(), message).with_label("it does not lead to other hosts"));
     }
 }
 

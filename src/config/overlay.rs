@@ -28,7 +28,7 @@ pub(super) struct OverlayDraft {
     pub(super) vni: Option<Placed<u32>>,
     pub(super) port: u16,
     pub(super) host_prefix: [u8; 2],
-    underlay: Option<InterfaceName>,
+    pub(super) underlay: Option<Placed<InterfaceName>>,
     mss_clamp: bool,
 }
 
@@ -59,7 +59,7 @@ impl OverlayDraft {
             vni: self.vni.map(|vni| vni.value),
             port: self.port,
             host_prefix: self.host_prefix,
-            underlay: self.underlay,
+            underlay: self.underlay.map(|underlay| underlay.value),
             mss_clamp: self.mss_clamp,
         }
     }
@@ -87,7 +87,7 @@ pub(super) fn read(draft: &Draft, table: Table, meant: &[&str], problems: &mut P
     }
     let underlay = table.get("underlay").and_then(|item| {
         let text = item.string("the name of a device", problems)?;
-        parsed(interface_name(text), &item, problems)
+        parsed(interface_name(text), &item, problems).map(|name| item.placed(name))
     });
     let mss_clamp = table.get("mss_clamp").and_then(|item| item.boolean(problems)).unwrap_or(true);
     OverlayDraft { topology, vni, port, host_prefix, underlay, mss_clamp }

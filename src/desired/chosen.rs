@@ -142,10 +142,51 @@ impl Chosen {
             }
             containers.push(attachments);
         }
-        if problems.is_empty() {
-            Ok(Self { networks, containers })
-        } else {
-            Err(Invalid::new(config.sources.clone(), problems))
+        let chosen = Self { networks, containers };
+        chosen.macs(config, &mut problems);
+        if problems.is_empty() { Ok(chosen) } else { Err(Invalid::new(config.sources.clone(), problems)) }
+    }
+}
+
+impl Chosen {
+    /// Two on one network with one Ethernet address, given or chosen.
+    fn macs(&self, config: &Config, problems: &mut Vec<Problem>) {
+        let bridges = config.networks.iter().zip(&self.networks).enumerate().filter(|(_, (n, _))| n.is_switched());
+        let bridges = bridges.flat_map(|(network, (_, chosen))| {
+            let hosts = config.hosts.iter().zip(&chosen.hosts);
+            hosts.map(move |(host, own)| (network, own.bridge_mac, OnNetwork::Host(&host.name), &host.place))
+        });
+        let containers = config.containers.iter().zip(&self.containers).flat_map(|(container, chosen)| {
+            let attachments = container.attachments.iter().zip(chosen);
+            let whose = OnNetwork::Container(&container.name);
+            attachments.map(move |(attachment, own)| (attachment.network, own.mac, whose, &attachment.place))
+        });
+        let mut taken: HashMap<(usize, Mac), (OnNetwork<'_>, &Place)> = HashMap::new();
+        for (network, mac, whose, place) in bridges.chain(containers) {
+            let Some((other, first)) = taken.insert((network, mac), (whose, place)) else { continue };
+            let name = &config.networks[network].name;
+            let message = format!("the MAC address `{mac}` is on network `{name}` twice: {other} and {whose}");
+            let problem = Problem::new(place.clone(), message).with_label("the second");
+            let problem = problem.with_other(first.clone(), "the first");
+            problems.push(problem.with_help("give one of them another `mac`"));
+        }
+    }
+}
+
+/// Who has an Ethernet address on a network.
+#[derive(Clone, Copy)]
+enum OnNetwork<'a> {
+    /// The bridge of a host.
+    Host(&'a ObjectName),
+    /// A container.
+    Container(&'a ObjectName),
+}
+
+impl fmt::Display for OnNetwork<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(name) => write!(f, "the bridge of host `{name}`"),
+            Self::Container(name) => write!(f, "container `{name}`"),
         }
     }
 }
@@ -283,8 +324,13 @@ fn choose_addresses(
     for ((network, mut users), chosen) in config.networks.iter().zip(users).zip(chosen) {
         users.sort_by(|x, y| config.containers[x.0].name.cmp(&config.containers[y.0].name));
         if network.overlay.as_ref().is_some_and(|overlay| overlay.topology.has_pieces()) {
-            for (index, host) in config.hosts.iter().enumerate() {
-                let own: Vec<_> = users.iter().copied().filter(|user| config.containers[user.0].is_on(index)).collect();
+            let mut of_hosts: Vec<Vec<(usize, usize)>> = vec![Vec::new(); config.hosts.len()];
+            for user in users {
+                for own in of_hosts.get_mut(config.containers[user.0].hosts(config)).into_iter().flatten() {
+                    own.push(user);
+                }
+            }
+            for (host, own) in config.hosts.iter().zip(of_hosts) {
                 in_one_pool(config, &network.on_host(host), &own, &mut result, problems);
             }
             continue;

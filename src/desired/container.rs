@@ -7,12 +7,15 @@ use ipnetwork::IpNetwork;
 use super::{Build, Chosen, ChosenAttachment, Whole};
 use crate::config::{Config, Container, ContainerNetns, Mode, Network, Port};
 use crate::state::{
-    Address, BridgePort, Device, InterfaceName, Key, Link, LinkKind, Netns, NetnsObject, Object, Owner, Peer, Route,
-    facts,
+    Address, BridgePort, Device, InterfaceName, Key, Link, LinkKind, Netns, NetnsObject, Object, Owner, Peer,
+    RT_TABLE_MAIN, Route, facts,
 };
 
 /// The switches that have the firewall look at bridged packets, for IPv4 and IPv6.
 const BRIDGE_NF: [(bool, &str); 2] = [(false, facts::BRIDGE_NF_IPV4), (true, facts::BRIDGE_NF_IPV6)];
+
+/// The metric of containers' routes to other hosts' pieces.
+const WAY_METRIC: u32 = 1024;
 
 /// A container with what was chosen for its attachments.
 #[derive(Clone, Copy)]
@@ -156,7 +159,9 @@ impl<'a> Build<'a> {
         for subnet in network.subnets.iter().filter(|subnet| subnet.whole != subnet.net) {
             let is_on = chosen.addresses.iter().any(|address| subnet.net.contains(address.ip.ip()));
             if let Some(gateway) = subnet.gateway.filter(|_| is_on) {
-                let key = Key::route(netns.clone(), subnet.whole);
+                // Of a metric that no route of the kernel's has: one to the whole subnet may still be there.
+                let (netns, to) = (netns.clone(), subnet.whole);
+                let key = Key::Route { netns, table: RT_TABLE_MAIN, to, metric: WAY_METRIC };
                 self.want(key, Object::Route(Route::new(interface, Some(gateway))), owner);
             }
         }

@@ -14,13 +14,15 @@ use ipnetwork::IpNetwork;
 
 use super::{Build, ChosenNetwork, Whole};
 use crate::config::{Host, Network, Overlay, Subnet, Topology};
-use crate::state::facts::Way;
 use crate::state::{
     Address, BridgePort, Device, Fdb, InterfaceName, Key, Link, LinkKind, Mac, Neighbour, Netns, Object, Owner, Route,
 };
 
 /// What VXLAN puts before a packet: Ethernet, VXLAN, UDP and the outer IP header (RFC 7348).
 const OVERHEAD: [u32; 2] = [50, 70];
+
+/// The least MTU of a device that IPv6 runs over (RFC 8200).
+const IPV6_MIN_MTU: u32 = 1280;
 
 /// One that is reached through a switched network's tunnel: a container on another host, or that host itself.
 struct Station<'a> {
@@ -91,6 +93,11 @@ impl<'a> Build<'a> {
             let Some(overlay) = &network.overlay else { continue };
             overlays.push((network, overlay));
             self.tunnel(network, overlay, names, whole);
+            // What is of the subnet and on no host would else leave by the default route.
+            for subnet in network.subnets.iter().filter(|subnet| subnet.whole != subnet.net) {
+                let key = Key::route(Netns::HOST, subnet.whole);
+                self.want(key, Object::Route(Route::unreachable()), &network.owner);
+            }
             match overlay.topology {
                 Topology::Switched => self.stations(names, stations),
                 Topology::Routed => self.routed(network, names, whole),
@@ -167,9 +174,12 @@ impl<'a> Build<'a> {
             let key = Key::Fdb { netns: Netns::HOST, link: vxlan, mac };
             self.want(key, Object::Fdb(Fdb::behind(vtep)), &host.owner);
             for subnet in network.on_host(host).subnets {
-                let Some(router) = subnet.gateway else { continue };
+                // IPv6's routers may have a link-local address, which is by this device for sure: of another one the kernel
+                // looks up by which it is, and refuses the route where that is not this one.
+                let router = if subnet.net.is_ipv6() { Some(mac.link_local().into()) } else { subnet.gateway };
+                let Some(router) = router else { continue };
                 self.neighbour(vxlan, router, mac, &host.owner);
-                let route = Route { onlink: true, ..Route::new(vxlan, Some(router)) };
+                let route = Route { onlink: router.is_ipv4(), ..Route::new(vxlan, Some(router)) };
                 self.route_to(&subnet, route, &host.owner);
             }
         }
@@ -240,6 +250,15 @@ impl<'a> Build<'a> {
                 self.config.sources.line(&network.place)
             ));
         }
+        let mtu = self.mtu(network);
+        if network.has_family(true) && mtu < IPV6_MIN_MTU {
+            self.refusals.push(format!(
+                "network `{}` ({}) would have an MTU of {mtu}, and IPv6 needs {IPV6_MIN_MTU}: the devices between the hosts are \
+                 too narrow for it",
+                network.name,
+                self.config.sources.line(&network.place)
+            ));
+        }
         if let (Some(given), Some(fits)) = (network.mtu, self.fits(overlay))
             && given > fits
         {
@@ -252,19 +271,21 @@ impl<'a> Build<'a> {
     fn fits(&self, overlay: &Overlay) -> Option<u32> {
         let underlay = match overlay.underlay {
             Some(device) => self.facts.devices.get(&device)?.mtu,
-            None => self.facts.ways.values().map(|way: &Way| way.mtu).min()?,
+            None => self.facts.ways.values().map(|way| way.mtu).min()?,
         };
-        if overlay.vni.is_none() {
-            return Some(underlay);
-        }
-        let vtep = self.whole.and_then(|whole| whole.own()).and_then(Host::vtep)?;
-        underlay.checked_sub(OVERHEAD[usize::from(vtep.is_ipv6())])
+        underlay.checked_sub(self.overhead(overlay))
     }
 
-    /// The MTU of an overlay network's devices where the file gives none: what fits, else what mostly does.
+    /// What the way to other hosts takes of a packet, in bytes.
+    fn overhead(&self, overlay: &Overlay) -> u32 {
+        let vtep = self.whole.and_then(|whole| whole.own()).and_then(Host::vtep).filter(|_| overlay.vni.is_some());
+        vtep.map_or(0, |vtep| OVERHEAD[usize::from(vtep.is_ipv6())])
+    }
+
+    /// The MTU of an overlay network's devices where the file gives none: what fits, else what would by a device of that
+    /// MTU.
     pub(super) fn overlay_mtu(&self, overlay: &Overlay, otherwise: u32) -> u32 {
-        self.fits(overlay)
-            .unwrap_or_else(|| if overlay.vni.is_some() { otherwise.saturating_sub(OVERHEAD[1]) } else { otherwise })
+        self.fits(overlay).unwrap_or_else(|| otherwise.saturating_sub(self.overhead(overlay)))
     }
 
     /// The devices by which the other hosts of a `direct` network are reached, and with which of its subnets behind them.

@@ -25,8 +25,8 @@ pub fn disown(device: InterfaceName) -> Result<(), ReadError> {
     requests.extend(addresses.iter().filter(|a| a.protocol == PROTOCOL).map(|a| address::disown(a.index, a.ip)));
     requests.extend(routes.into_iter().filter(|r| r.table == RT_TABLE_MAIN && r.index == Some(index)).map(|raw| {
         let scope = raw.unusual_scope();
-        let route::RawRoute { to, table, metric, via, index, onlink, src, .. } = raw;
-        route::add(&NewRoute { to, table, metric, protocol: STATIC, via, index, onlink, src, scope }, true)
+        let route::RawRoute { to, table, metric, via, index, onlink, src, kind, .. } = raw;
+        route::add(&NewRoute { to, table, metric, protocol: STATIC, via, index, onlink, src, scope, kind }, true)
     }));
     let done: Result<(), Refusal> = socket.batch(requests, &mut Writes::default()).into_iter().collect();
     done.map_err(|refusal| failed(&refusal))

@@ -102,7 +102,7 @@ fn uplink(routes: &[RawRoute], links: &Links) -> Option<Uplink> {
 
 /// The default routes of the main table.
 fn defaults(routes: &[RawRoute]) -> impl Iterator<Item = &RawRoute> {
-    routes.iter().filter(|r| r.to.prefix() == 0 && r.table == RT_TABLE_MAIN && !r.refuses)
+    routes.iter().filter(|r| r.to.prefix() == 0 && r.table == RT_TABLE_MAIN && r.kind.is_unicast())
 }
 
 fn way(link: &RawLink, via: Option<IpAddr>) -> Way {
@@ -136,7 +136,7 @@ fn host_routes(routes: &[RawRoute], links: &Links, inode: u64) -> Vec<HostRoute>
         .map(|r| (r, r.index.and_then(|index| links.get(&index))))
         .filter(|(r, link)| !r.is_ours(*link, inode) && !link.is_some_and(|l| l.standing(inode).is_ours()))
         // One of IPv6's that refuses is by `lo`, which says nothing.
-        .map(|(r, link)| HostRoute { to: r.to, dev: link.filter(|_| !r.refuses).map(|l| l.name) })
+        .map(|(r, link)| HostRoute { to: r.to, dev: link.filter(|_| r.kind.is_unicast()).map(|l| l.name) })
         .collect();
     found.sort_by_key(|r| (r.to, r.dev));
     found.dedup();

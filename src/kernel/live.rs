@@ -376,11 +376,13 @@ impl Reader<'_> {
             };
             let object = Object::Route(Route {
                 via: raw.via,
-                dev: dev.map(|l| l.name),
+                // IPv6 says `lo` of one that refuses.
+                dev: dev.filter(|_| raw.kind.is_unicast()).map(|l| l.name),
                 protocol: raw.protocol,
                 onlink: raw.onlink,
                 src: raw.src,
                 scope: raw.unusual_scope(),
+                kind: raw.kind,
             });
             let mark = dev.and_then(|l| l.mark.as_ref()).filter(|_| ours);
             self.add(key, object, mark, standing);

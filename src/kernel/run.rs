@@ -380,6 +380,7 @@ fn route_operation<'a>(netns: &'a Netns, step: &'a Step) -> Result<Operation<'a>
                 onlink: wanted.onlink,
                 src: wanted.src,
                 scope: wanted.scope,
+                kind: wanted.kind,
             };
             Ok((if delete { route::delete(&route) } else { route::add(&route, !create) }, None))
         }),

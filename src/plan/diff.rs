@@ -352,7 +352,9 @@ fn same(key: &Key, before: &Entry, after: &Entry) -> bool {
 fn serves(before: &Object, after: &Object) -> bool {
     match (before, after) {
         (Object::Address(b), Object::Address(a)) => b == a,
-        (Object::Route(b), Object::Route(a)) => (b.via, b.dev, b.src, b.scope) == (a.via, a.dev, a.src, a.scope),
+        (Object::Route(b), Object::Route(a)) => {
+            (b.via, b.dev, b.src, b.scope, b.kind) == (a.via, a.dev, a.src, a.scope, a.kind)
+        }
         _ => false,
     }
 }

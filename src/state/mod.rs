@@ -19,7 +19,7 @@ pub use flow::{End, Flow, Stale};
 pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner};
 pub use object::{
     Address, BridgePort, Device, Fdb, GROUP, GROUP_LEAVING, Key, Kind, Link, LinkKind, Neighbour, NetnsObject, Object,
-    PROTOCOL, Peer, RT_TABLE_MAIN, Route, Sysctl,
+    PROTOCOL, Peer, RT_TABLE_MAIN, Route, RouteType, Sysctl,
 };
 pub use surroundings::{
     At, Condition, ForeignChain, ForeignRule, ForeignTable, ForeignVerdict, Listener, OneOf, Process, Published,

@@ -1,6 +1,7 @@
 //! Names and addresses that can be wrong, as types that cannot: what is parsed once is never checked again.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -117,6 +118,13 @@ impl Mac {
             return Err(wrong());
         }
         Ok(Self(mac))
+    }
+
+    /// The IPv6 address that the kernel makes of it on a link (RFC 4291, appendix A).
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        let words = [[a ^ 2, b], [c, 0xff], [0xfe, d], [e, f]].map(u16::from_be_bytes);
+        Ipv6Addr::new(0xfe80, 0, 0, 0, words[0], words[1], words[2], words[3])
     }
 
     /// Whether it is no device's own: one for several receivers, or for nobody in particular.

@@ -462,12 +462,51 @@ pub struct Route {
     /// IPv6 has no scopes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<u8>,
+    /// What becomes of packets (`rtm_type`).
+    #[serde(rename = "type", default, skip_serializing_if = "RouteType::is_unicast")]
+    pub kind: RouteType,
+}
+
+/// What a route does with packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteType {
+    /// Sends them on (`RTN_UNICAST`).
+    #[default]
+    Unicast,
+    /// Loses them (`RTN_BLACKHOLE`).
+    Blackhole,
+    /// Tells the sender that there is no way (`RTN_UNREACHABLE`).
+    Unreachable,
+    /// Tells the sender that it is forbidden (`RTN_PROHIBIT`).
+    Prohibit,
+}
+
+impl RouteType {
+    /// Whether packets are sent on.
+    pub fn is_unicast(&self) -> bool {
+        *self == Self::Unicast
+    }
 }
 
 impl Route {
     /// A route of netrec's by a device, with a router or without.
     pub fn new(dev: InterfaceName, via: Option<IpAddr>) -> Self {
-        Self { via, dev: Some(dev), protocol: PROTOCOL, onlink: false, src: None, scope: None }
+        Self {
+            via,
+            dev: Some(dev),
+            protocol: PROTOCOL,
+            onlink: false,
+            src: None,
+            scope: None,
+            kind: RouteType::Unicast,
+        }
+    }
+
+    /// A route of netrec's that leads nowhere.
+    pub fn unreachable() -> Self {
+        let kind = RouteType::Unreachable;
+        Self { via: None, dev: None, protocol: PROTOCOL, onlink: false, src: None, scope: None, kind }
     }
 }
 

@@ -50,6 +50,8 @@ const NAT_TO: &str = "nat-to";
 const TUNNEL_PORT: &str = "tunnel-port";
 const INSIDE: &str = "inside";
 const TUNNEL: &str = "tunnel";
+/// The chain that asks what leaves by links that hosts share.
+const LINKS: &str = "links";
 /// The devices behind which a tunnel begins.
 const CLAMPED: &str = "clamped";
 /// The chain that looks published ports up.
@@ -314,20 +316,40 @@ impl Build<'_> {
         ]);
         input.extend(FAMILIES.iter().map(|names| Rule(vec![is_in(names.daddr, names.gateway), drop()])));
         self.base_chain("input", (ChainKind::Filter, Hook::Input, PRIORITY_FILTER), input);
-        self.base_chain(
-            "forward",
-            (ChainKind::Filter, Hook::Forward, PRIORITY_FILTER),
-            vec![
-                Rule(vec![established(), accept()]),
-                vmap(Field::Iifname, FORWARD_FROM),
-                vmap(Field::Oifname, FORWARD_TO),
-            ],
-        );
+        let mut forward = Vec::new();
+        if tunnels.any {
+            // Masqueraded it would be this host's, to which its peers listen.
+            let leaves = Expr::InSet { fields: vec![Field::Oifname], negate: true, set: INSIDE.into() };
+            let of_tunnel = is_in(Field::ThDport, TUNNEL_PORT);
+            forward.push(Rule(vec![of_protocol(UDP), of_tunnel, is_in(Field::Iifname, INSIDE), leaves, drop()]));
+        }
+        forward.push(Rule(vec![established(), accept()]));
+        let strangers = self.strangers_of_links();
+        if !strangers.is_empty() {
+            self.chain(LINKS, None, strangers, &Owner::netrec());
+            forward.push(Rule(vec![jump(LINKS)]));
+        }
+        forward.extend([vmap(Field::Iifname, FORWARD_FROM), vmap(Field::Oifname, FORWARD_TO)]);
+        self.base_chain("forward", (ChainKind::Filter, Hook::Forward, PRIORITY_FILTER), forward);
         self.base_chain(
             "postrouting",
             (ChainKind::Nat, Hook::Postrouting, PRIORITY_SRCNAT),
             vec![vmap(Field::Oifname, NAT_TO), vmap(Field::Iifname, NAT_FROM)],
         );
+    }
+
+    /// What goes to other hosts by a link that they share, with the source of a container that it is not from: they take what
+    /// comes by that link for their network's own.
+    fn strangers_of_links(&self) -> Vec<Rule> {
+        let networks = self.config.networks.iter().zip(&self.chosen.networks);
+        let links = networks.flat_map(|(network, names)| {
+            self.shared_links(network).into_iter().map(|(link, subnet)| (link, subnet, names.bridge))
+        });
+        let rule = |(link, subnet, bridge): (InterfaceName, IpNetwork, InterfaceName)| {
+            let (from, of) = (differs(Field::Iifname, Datum::Ifname(bridge)), names(subnet.is_ipv6()).saddr);
+            Rule(vec![by(Field::Oifname, link), from, equals(of, net(subnet)), drop()])
+        };
+        links.map(rule).collect()
     }
 
     /// Each network's chains, and the look-ups that lead to them.

@@ -15,7 +15,7 @@ use rtnetlink::packet_route::route::{
 use super::super::transport::{DumpError, Refusal, Request, Socket};
 use super::link::RawLink;
 use super::{Attributes, family_of, ip_of, u32_at};
-use crate::state::{PROTOCOL, RT_TABLE_MAIN};
+use crate::state::{self, PROTOCOL, RT_TABLE_MAIN};
 
 // linux/rtnetlink.h
 const RTA_DST: u16 = 1;
@@ -31,6 +31,8 @@ const RTN_LOCAL: u8 = 2;
 const RTN_BLACKHOLE: u8 = 6;
 const RTN_UNREACHABLE: u8 = 7;
 const RTN_PROHIBIT: u8 = 8;
+/// The types of routes that decide what becomes of packets.
+const DECIDING: [u8; 4] = [RTN_UNICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT];
 const RTM_F_CLONED: u32 = 0x200;
 const RTNH_F_ONLINK: u32 = 4;
 const RT_SCOPE_UNIVERSE: u8 = 0;
@@ -52,8 +54,8 @@ pub(crate) struct RawRoute {
     pub table: u32,
     pub metric: u32,
     pub protocol: u8,
-    /// Whether packets end here: a blackhole, or with an answer (`RTN_UNREACHABLE`, `RTN_PROHIBIT`).
-    pub refuses: bool,
+    /// What becomes of packets.
+    pub kind: state::RouteType,
     pub via: Option<IpAddr>,
     /// The index of its device, or of that of its first next hop.
     pub index: Option<u32>,
@@ -68,7 +70,7 @@ pub(crate) struct RawRoute {
 impl RawRoute {
     /// Its scope, where that is not the usual one.
     pub(crate) fn unusual_scope(&self) -> Option<u8> {
-        (self.to.is_ipv4() && self.scope != usual_scope(self.to, self.via)).then_some(self.scope)
+        (self.to.is_ipv4() && self.scope != usual_scope(self.to, self.via, self.kind)).then_some(self.scope)
     }
 
     /// Whether it is one that the kernel makes along with an address, to the address's subnet.
@@ -83,16 +85,18 @@ impl RawRoute {
     }
 }
 
-/// The unicast routes of all tables, or those of one protocol, which the kernel sorts out.
+/// The unicast routes of all tables, or all of one protocol, which the kernel sorts out.
 pub(crate) fn dump(socket: &mut Socket, protocol: Option<u8>) -> Result<Vec<RawRoute>, DumpError> {
-    dump_where(socket, protocol, None)
+    match protocol {
+        None => dump_where(socket, None, None),
+        protocol => socket.dump(&request(RouteType::Unspec, protocol, None), |body| parse(body, &DECIDING)),
+    }
 }
 
 /// The routes of all tables but the local one that decide what becomes of packets: unicast ones, and those that refuse. Of
 /// the others `throw` only leaves the table.
 pub(crate) fn dump_deciding(socket: &mut Socket) -> Result<Vec<RawRoute>, DumpError> {
-    let kinds = [RTN_UNICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT];
-    let deciding = |body: &[u8]| parse(body, &kinds).filter(|r| r.table != RT_TABLE_LOCAL);
+    let deciding = |body: &[u8]| parse(body, &DECIDING).filter(|r| r.table != RT_TABLE_LOCAL);
     socket.dump(&request(RouteType::Unspec, None, None), deciding)
 }
 
@@ -176,7 +180,12 @@ fn fields(body: &[u8]) -> Option<RawRoute> {
         table: table.into(),
         metric: 0,
         protocol,
-        refuses: kind != RTN_UNICAST && kind != RTN_LOCAL,
+        kind: match kind {
+            RTN_BLACKHOLE => state::RouteType::Blackhole,
+            RTN_UNREACHABLE => state::RouteType::Unreachable,
+            RTN_PROHIBIT => state::RouteType::Prohibit,
+            _ => state::RouteType::Unicast,
+        },
         via: None,
         index: None,
         onlink: flags & RTNH_F_ONLINK != 0,
@@ -215,18 +224,20 @@ pub(crate) struct NewRoute {
     pub src: Option<IpAddr>,
     /// None for the usual one.
     pub scope: Option<u8>,
+    pub kind: state::RouteType,
 }
 
 /// The scope of a route that nobody gave another: without a router what it leads to is on the link. IPv6 knows no scopes
 /// of routes.
-fn usual_scope(to: IpNetwork, via: Option<IpAddr>) -> u8 {
-    if via.is_none() && to.is_ipv4() { RT_SCOPE_LINK } else { RT_SCOPE_UNIVERSE }
+fn usual_scope(to: IpNetwork, via: Option<IpAddr>, kind: state::RouteType) -> u8 {
+    if via.is_none() && to.is_ipv4() && kind.is_unicast() { RT_SCOPE_LINK } else { RT_SCOPE_UNIVERSE }
 }
 
 /// Adds a route, or replaces the one to the same destination with the same metric.
 pub(crate) fn add(route: &NewRoute, replace: bool) -> Request {
     let mut message = described(route);
-    message.header.scope = RouteScope::from(route.scope.unwrap_or_else(|| usual_scope(route.to, route.via)));
+    message.header.scope =
+        RouteScope::from(route.scope.unwrap_or_else(|| usual_scope(route.to, route.via, route.kind)));
     if route.onlink {
         message.header.flags |= RouteFlags::Onlink;
     }
@@ -257,6 +268,7 @@ pub(crate) fn connected(index: u32, ip: IpNetwork) -> NewRoute {
         onlink: false,
         src: None,
         scope: None,
+        kind: state::RouteType::Unicast,
     }
 }
 
@@ -272,7 +284,12 @@ fn described(route: &NewRoute) -> RouteMessage {
     message.header.address_family = family_of(route.to.ip());
     message.header.destination_prefix_length = route.to.prefix();
     message.header.protocol = RouteProtocol::from(route.protocol);
-    message.header.kind = RouteType::Unicast;
+    message.header.kind = match route.kind {
+        state::RouteType::Unicast => RouteType::Unicast,
+        state::RouteType::Blackhole => RouteType::BlackHole,
+        state::RouteType::Unreachable => RouteType::Unreachable,
+        state::RouteType::Prohibit => RouteType::Prohibit,
+    };
     let attributes = &mut message.attributes;
     attributes.push(RouteAttribute::Table(route.table));
     if route.to.prefix() > 0 {

@@ -3,6 +3,9 @@
 use super::cluster::{Cluster, hosts};
 use super::{in_cluster, wide};
 
+/// The other host's IPv6 router.
+const ROUTER_OF_B: &str = "create neighbour fe80::72:5cff:fe3a:6779 dev vx-wide";
+
 /// What the bridge of host `a` knows of the other container, and of the other host.
 const FDB_OF_B1: &str = "create fdb 02:00:00:00:00:b1 dev nr-wide";
 const FDB_OF_B: &str = "create fdb 02:b3:20:80:17:e2 dev nr-wide";
@@ -118,16 +121,19 @@ fn drift_of_a_routed_network_is_mended() {
             &file,
             &[
                 ("ip route del 10.30.2.0/24", &["create route 10.30.2.0/24"]),
+                ("ip route del unreachable 10.30.0.0/16", &["create route 10.30.0.0/16"]),
+                ("ip route change blackhole 10.30.0.0/16 proto 78", &["update route 10.30.0.0/16"]),
+                ("ip -6 route del unreachable fd30::/48", &["create route fd30::/48"]),
+                (
+                    "ip -6 route replace fd30:0:0:2::/64 via 2001:db8::2 dev eth0 proto 78",
+                    &["update route fd30:0:0:2::/64"],
+                ),
                 ("ip -6 route del fd30:0:0:2::/64", &["create route fd30:0:0:2::/64"]),
                 ("ip neigh del 10.30.2.1 dev vx-wide", &["create neighbour 10.30.2.1 dev vx-wide"]),
                 ("ip link set vx-wide mtu 1400", &["update link vx-wide"]),
                 (
                     "ip link set vx-wide address 02:00:00:00:00:01",
-                    &[
-                        "update link vx-wide",
-                        "create neighbour 10.30.2.1 dev vx-wide",
-                        "create neighbour fd30:0:0:2::1 dev vx-wide",
-                    ],
+                    &["update link vx-wide", "create neighbour 10.30.2.1 dev vx-wide", ROUTER_OF_B],
                 ),
                 // The kernel forgets what was permanent.
                 (
@@ -137,7 +143,7 @@ fn drift_of_a_routed_network_is_mended() {
                         "create route 10.30.2.0/24",
                         "create route fd30:0:0:2::/64",
                         "create neighbour 10.30.2.1 dev vx-wide",
-                        "create neighbour fd30:0:0:2::1 dev vx-wide",
+                        ROUTER_OF_B,
                     ],
                 ),
                 (
@@ -149,14 +155,14 @@ fn drift_of_a_routed_network_is_mended() {
                         "create route 10.30.2.0/24",
                         "create route fd30:0:0:2::/64",
                         "create neighbour 10.30.2.1 dev vx-wide",
-                        "create neighbour fd30:0:0:2::1 dev vx-wide",
+                        ROUTER_OF_B,
                         "create fdb 02:72:5c:3a:67:79 dev vx-wide",
                         "create sysctl net/ipv4/conf/vx-wide/forwarding",
                         "create sysctl net/ipv6/conf/vx-wide/accept_ra",
                         "create sysctl net/ipv6/conf/vx-wide/forwarding",
                     ],
                 ),
-                ("ip -n a1 route del 10.30.0.0/16", &["create route 10.30.0.0/16 in a1"]),
+                ("ip -n a1 route del 10.30.0.0/16", &["create route 10.30.0.0/16 metric 1024 in a1"]),
             ],
         );
     });

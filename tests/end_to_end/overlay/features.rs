@@ -179,3 +179,33 @@ fn hosts_out_of_reach_are_told() {
         assert_eq!(told, "hosts.a is this host, but 192.0.2.77 is no address of it");
     });
 }
+
+#[test]
+fn addresses_that_two_would_have_are_refused() {
+    in_cluster(2, |cluster| {
+        let file = format!(
+            "{}{}[containers.b1]\nhost = \"a\"\nnetworks.wide = {{ mac = \"02:b3:20:80:17:e2\" }}\n",
+            hosts(2, false),
+            wide("switched")
+        );
+        let refused = cluster.hosts[0].try_netrec(&file, &["validate"]);
+        assert_eq!(refused.status, 3);
+        let first = "error: the MAC address `02:b3:20:80:17:e2` is on network `wide` twice: the bridge of host `b` and container `b1`\n";
+        assert!(refused.stderr.starts_with(first), "{}", refused.stderr);
+    });
+}
+
+#[test]
+fn devices_between_hosts_that_are_too_narrow_for_ipv6_are_told() {
+    in_cluster(2, |cluster| {
+        let host = &cluster.hosts[0];
+        host.sh("ip link set eth0 mtu 1300");
+        let refused = host.try_netrec(&format!("{}{}", hosts(2, false), wide("switched")), &["plan"]);
+        assert_eq!((refused.status, refused.stdout.as_str()), (1, ""));
+        assert_eq!(
+            refused.stderr,
+            "error: network `wide` (/run/lab/netrec.toml:7) would have an MTU of 1250, and IPv6 needs 1280: the devices between \
+             the hosts are too narrow for it\n"
+        );
+    });
+}
