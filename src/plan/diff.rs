@@ -5,9 +5,9 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::{Action, Conflict, Op};
 use crate::state::{
@@ -91,6 +91,8 @@ struct Fate {
     /// Links of the host that lose their last IPv4 address: with it the kernel drops all that they reach by IPv4, permanent
     /// neighbours too (`fib_disable_ip`). Of IPv6 it drops nothing.
     bared: BTreeSet<InterfaceName>,
+    /// Addresses that go before things are made: a link's last of IPv4, and those in the way of routes.
+    early: BTreeSet<Key>,
     /// VXLAN devices that are deleted first, as another one takes their id.
     displaced: BTreeSet<InterfaceName>,
     /// Ports that leave their bridge, which forgets all about them.
@@ -138,7 +140,7 @@ impl Fate {
                 _ => {}
             }
         }
-        fate.bared = bared(desired, live);
+        (fate.early, fate.bared) = early(desired, live);
         fate
     }
 
@@ -259,23 +261,55 @@ fn behind(key: &Key, object: &Object) -> Option<InterfaceName> {
     }
 }
 
-/// The links of the host that lose their last IPv4 address, and by which something is to be reached over IPv4 all the same.
-fn bared(desired: &State, live: &State) -> BTreeSet<InterfaceName> {
-    let of = |key: &Key| match key {
-        Key::Address { netns: Netns::HOST, link, ip: IpNetwork::V4(_) } => Some(*link),
+/// The router of one of the host's routes.
+fn router(key: &Key, object: &Object) -> Option<Ipv4Addr> {
+    match (key, object) {
+        (Key::Route { netns: Netns::HOST, .. }, Object::Route(Route { via: Some(IpAddr::V4(via)), .. })) => Some(*via),
         _ => None,
-    };
+    }
+}
+
+/// An IPv4 address of the host, with its link.
+fn of_host(key: &Key) -> Option<(InterfaceName, Ipv4Network)> {
+    match key {
+        Key::Address { netns: Netns::HOST, link, ip: IpNetwork::V4(ip) } => Some((*link, *ip)),
+        _ => None,
+    }
+}
+
+/// The IPv4 addresses of the host that go before things are made, and the links that are left without any by then.
+fn early(desired: &State, live: &State) -> (BTreeSet<Key>, BTreeSet<InterfaceName>) {
     let goes = |key: &Key, entry: &Entry| entry.standing.is_ours() && desired.get(key).is_none();
-    let mut links: BTreeSet<_> = live.into_iter().filter(|(k, e)| goes(k, e)).filter_map(|(k, _)| of(k)).collect();
-    if links.is_empty() {
-        return links;
+    let mut going: BTreeMap<InterfaceName, Vec<(&Key, bool)>> = BTreeMap::new();
+    let found = live.into_iter().filter(|(key, _)| of_host(key).is_some()).filter(|(key, entry)| goes(key, entry));
+    let found: Vec<(&Key, &Entry)> = found.collect();
+    if found.is_empty() {
+        return Default::default();
     }
-    let stay = live.into_iter().filter(|(k, e)| !goes(k, e)).chain(desired).filter_map(|(k, _)| of(k));
-    for link in stay {
-        links.remove(&link);
+    let routers: BTreeSet<_> = desired.into_iter().filter_map(|(key, entry)| router(key, &entry.object)).collect();
+    for (key, entry) in found {
+        let (Some((link, ip)), Object::Address(address)) = (of_host(key), &entry.object) else { continue };
+        let Ok(subnet) = Ipv4Network::new(ip.network(), ip.prefix()) else { continue };
+        let route = Key::route(Netns::HOST, subnet.into());
+        let comes = desired.get(&route).is_some() && live.get(&route).is_none();
+        // In the way of a route: as its router, which the host cannot be itself, or by the kernel's own to its subnet.
+        let blocks = (comes && !address.no_prefix_route) || routers.contains(&ip.ip());
+        going.entry(link).or_default().push((key, blocks));
     }
-    let reaching: BTreeSet<_> = desired.into_iter().filter_map(|(k, e)| behind(k, &e.object)).collect();
-    &links & &reaching
+    let links = |(key, _): (&Key, &Entry)| of_host(key).map(|(link, _)| link);
+    let stay: BTreeSet<_> = live.into_iter().filter(|(key, entry)| !goes(key, entry)).filter_map(links).collect();
+    let come: BTreeSet<_> = desired.into_iter().filter_map(links).collect();
+    let reaching: BTreeSet<_> = desired.into_iter().filter_map(|(key, entry)| behind(key, &entry.object)).collect();
+    let (mut keys, mut bared) = (BTreeSet::new(), BTreeSet::new());
+    for (link, addresses) in going {
+        let none_left = !stay.contains(&link) && (!come.contains(&link) || addresses.iter().all(|(_, blocks)| *blocks));
+        let last_goes = none_left && reaching.contains(&link);
+        if last_goes {
+            bared.insert(link);
+        }
+        keys.extend(addresses.into_iter().filter(|(_, blocks)| last_goes || *blocks).map(|(key, _)| key.clone()));
+    }
+    (keys, bared)
 }
 
 /// The place of a VXLAN device, of which there is one only.
@@ -414,7 +448,7 @@ impl Diff {
         {
             let action = self.push(Op::Delete, key, Some(entry.clone()), None);
             action.implied = falls.is_some();
-            action.early = matches!(key, Key::Address { netns: Netns::HOST, link, ip: IpNetwork::V4(_) } if fate.bared.contains(link));
+            action.early = fate.early.contains(key);
         }
     }
 

@@ -96,7 +96,7 @@ pub struct Action {
     pub reason: Option<String>,
     /// Whether it happens by itself when another object goes (an address with its link, an element with its set).
     pub implied: bool,
-    /// Whether it goes before things are made, and not last, since it takes some of them along.
+    /// Whether it goes before things are made, and not last, since it is in their way or takes them along.
     pub early: bool,
 }
 

@@ -36,8 +36,8 @@ pub enum Phase {
     Firewall,
     /// Bridges, VXLAN devices and hosts' ends come up.
     Raise,
-    /// IPv6 addresses that come back with another prefix length go: a device has each of them once (EEXIST). And those that
-    /// take along what is made next.
+    /// IPv6 addresses that come back with another prefix length go: a device has each of them once (EEXIST). And addresses
+    /// that are in the way of what is made next, or would take it along.
     Yield,
     /// Addresses are added.
     Addresses,
@@ -130,7 +130,7 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
         (Key::Address { .. }, Op::Replace) => emit(Phase::Addresses, None, after),
         (Key::Address { .. }, _) => emit(Phase::Addresses, before, after),
         (Key::Route { .. }, Op::Delete) => emit(Phase::Unroute, before, None),
-        // The route in its place goes by a device that goes, perhaps under another name.
+        // The route in its place, if it is there, goes by a device that goes, perhaps under another name.
         (Key::Route { .. }, Op::Replace) => emit(Phase::Routes, before.map(without_device), after),
         (Key::Route { .. }, _) => emit(Phase::Routes, before, after),
         (Key::Neighbour { .. } | Key::Fdb { .. }, Op::Delete) => emit(Phase::Unreach, before, None),

@@ -8,6 +8,7 @@ mod features;
 mod moves;
 mod reach;
 mod strangers;
+mod transitions;
 
 use self::cluster::{containers, hosts, in_cluster};
 
