@@ -9,7 +9,6 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ipnetwork::IpNetwork;
 use netrec::kernel::{Backend, ReadError, StepError};
 use netrec::state::firewall::{Concat, Datum, ElementData, Expr, SetData, Verdict};
 use netrec::state::{
@@ -326,15 +325,22 @@ impl Fake {
                 let netns = netns.clone();
                 self.drop_where(|k, _| *netns_of(k) == netns);
             }
-            // A device's last IPv4 address takes its routes and neighbours with it; that of IPv6 does not.
-            Key::Address { netns, link, ip: IpNetwork::V4(_) } => {
-                let other = |k: &Key| matches!(k, Key::Address { netns: n, link: l, ip: IpNetwork::V4(_) } if n == netns && l == link && k != key);
+            // A device's last IPv4 address takes its routes and neighbours with it. That of IPv6 does not; here those by a
+            // router go all the same, as nothing could put them back without the address.
+            Key::Address { netns, link, ip } => {
+                let other = |k: &Key| {
+                    matches!(k, Key::Address { netns: n, link: l, ip: other }
+                        if n == netns && l == link && k != key && other.is_ipv4() == ip.is_ipv4())
+                };
                 if !self.state.iter().any(|(k, _)| other(k)) {
                     self.drop_where(|k, e| match (k, &e.object) {
-                        (Key::Route { to: IpNetwork::V4(_), .. }, Object::Route(route)) => {
-                            k.netns() == netns && route.dev == Some(*link)
+                        (Key::Route { netns: n, to, .. }, Object::Route(route)) => {
+                            let goes = ip.is_ipv4() || (route.via.is_some() && !route.onlink);
+                            n == netns && route.dev == Some(*link) && to.is_ipv4() == ip.is_ipv4() && goes
                         }
-                        (Key::Neighbour { netns: n, link: l, ip: IpAddr::V4(_) }, _) => n == netns && l == link,
+                        (Key::Neighbour { netns: n, link: l, ip: IpAddr::V4(_) }, _) => {
+                            n == netns && l == link && ip.is_ipv4()
+                        }
                         _ => false,
                     });
                 }
