@@ -103,14 +103,20 @@ fn state(random: &mut Random) -> State {
         }
         for own in [format!("10.3{n}.0.{}/16", 1 + random.below(2)), format!("fd3{n}::{}/64", 1 + random.below(2))] {
             let own: ipnetwork::IpNetwork = own.parse().unwrap();
-            let address = Address::lasting();
-            all.push((Key::Address { netns: NETNS, link: home, ip: own }, Object::Address(address)));
+            let has_address = !random.one_in(4);
+            if has_address {
+                let address = Address::lasting();
+                all.push((Key::Address { netns: NETNS, link: home, ip: own }, Object::Address(address)));
+            }
             for host in (2..5).filter(|_| !random.one_in(3)).collect::<Vec<u8>>() {
                 let to = if own.is_ipv4() { format!("10.3{n}.{host}.0/24") } else { format!("fd3{n}:{host}::/64") };
                 let to: ipnetwork::IpNetwork = to.parse().unwrap();
                 let via = (!switched).then(|| to.ip());
-                let route =
-                    Route { onlink: !switched, src: random.one_in(2).then(|| own.ip()), ..Route::new(home, via) };
+                let route = Route {
+                    onlink: !switched,
+                    src: (has_address && random.one_in(2)).then(|| own.ip()),
+                    ..Route::new(home, via)
+                };
                 let metric = if to.is_ipv4() { 0 } else { 1024 };
                 all.push((Key::Route { netns: NETNS, table: RT_TABLE_MAIN, to, metric }, Object::Route(route)));
                 let mac = Mac([2, 0, 0, 1, n, host + 10 * random.below(2)]);
@@ -170,6 +176,7 @@ fn drift(host: &mut Fake, random: &mut Random) {
                     continue;
                 }
             }
+            (_, Object::Fdb(Fdb { port: Some(_), sticky, .. })) => *sticky = false,
             (_, Object::Route(route)) => route.src = None,
             _ => {}
         }

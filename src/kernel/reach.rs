@@ -90,7 +90,7 @@ fn object(raw: &RawFdb, links: &[RawLink]) -> Option<Fdb> {
     let extra = local.into_iter().chain(raw.extra.iter().cloned()).collect();
     // A device that came after the links were listed is not yet there.
     let device = link::by_index(links, raw.index)?;
-    Some(Fdb { dst: raw.dst, port: raw.bridge.map(|_| device.name), extra })
+    Some(Fdb { dst: raw.dst, port: raw.bridge.map(|_| device.name), sticky: raw.sticky, extra })
 }
 
 fn entry(link: &RawLink, object: Object) -> Entry {

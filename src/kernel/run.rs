@@ -436,7 +436,7 @@ fn fdb_operations<'a>(
         }
         let build = move |namespaces: &mut Namespaces| {
             let place = place_of(namespaces, netns, link, after)?;
-            Ok((neighbour::set_fdb(place, mac, after.dst), None))
+            Ok((neighbour::set_fdb(place, mac, after.dst, after.sticky), None))
         };
         list.push(operation(Stage::Rest, &[], Box::new(build)));
     }

@@ -5,7 +5,9 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::{Action, Conflict, Op};
 use crate::state::{
@@ -42,7 +44,7 @@ pub fn diff(desired: &State, live_state: &State) -> Diff {
         };
         match order {
             Ordering::Less => walk.missing(wanted.next()),
-            Ordering::Greater => walk.extra(found.next()),
+            Ordering::Greater => walk.extra(found.next(), &fate),
             Ordering::Equal => {
                 if let (Some((key, after)), Some(before)) = (wanted.next(), found.next()) {
                     walk.both(key, before, after, &fate);
@@ -86,6 +88,11 @@ struct Fate {
     /// Links of the host that lose their neighbours: the kernel drops them all, permanent ones too, when the device's MAC
     /// address or its wish to be asked for one changes (`neigh_changeaddr`).
     flushed: BTreeSet<InterfaceName>,
+    /// Links of the host that lose their last IPv4 address: with it the kernel drops all that they reach by IPv4, permanent
+    /// neighbours too (`fib_disable_ip`). Of IPv6 it drops nothing.
+    bared: BTreeSet<InterfaceName>,
+    /// Addresses that go before things are made: a link's last of IPv4, and those in the way of routes.
+    early: BTreeSet<Key>,
     /// VXLAN devices that are deleted first, as another one takes their id.
     displaced: BTreeSet<InterfaceName>,
     /// Ports that leave their bridge, which forgets all about them.
@@ -133,6 +140,7 @@ impl Fate {
                 _ => {}
             }
         }
+        (fate.early, fate.bared) = early(desired, live);
         fate
     }
 
@@ -191,6 +199,9 @@ impl Fate {
             (Key::Neighbour { netns, link, .. }, _) if netns.is_host() && self.flushed.contains(link) => {
                 Some(Falls::AtOnce("a new MAC address of its link, or another ARP flag, drops it"))
             }
+            _ if behind(key, object).is_some_and(|link| self.bared.contains(&link)) => {
+                Some(Falls::AtOnce("the last IPv4 address of its link takes it along"))
+            }
             (_, Object::Fdb(Fdb { port: Some(port), .. })) if self.lost.contains(&(key.netns().clone(), *port)) => {
                 let at_once = self.remade.contains(port) || self.displaced.contains(port);
                 Some(if at_once { Falls::AtOnce("its port is made anew") } else { Falls::InTheEnd })
@@ -239,6 +250,66 @@ impl Fate {
 /// The device that a parameter belongs to: `eth0` of `net/ipv6/conf/eth0/accept_ra`.
 pub(super) fn device_of(path: &str) -> Option<InterfaceName> {
     path.split_once("/conf/")?.1.split('/').next()?.parse().ok()
+}
+
+/// The link of the host that something is reached by over IPv4.
+fn behind(key: &Key, object: &Object) -> Option<InterfaceName> {
+    match (key, object) {
+        (Key::Neighbour { netns: Netns::HOST, link, ip: IpAddr::V4(_) }, _) => Some(*link),
+        (Key::Route { netns: Netns::HOST, to: IpNetwork::V4(_), .. }, Object::Route(route)) => route.dev,
+        _ => None,
+    }
+}
+
+/// The router of one of the host's routes.
+fn router(key: &Key, object: &Object) -> Option<Ipv4Addr> {
+    match (key, object) {
+        (Key::Route { netns: Netns::HOST, .. }, Object::Route(Route { via: Some(IpAddr::V4(via)), .. })) => Some(*via),
+        _ => None,
+    }
+}
+
+/// An IPv4 address of the host, with its link.
+fn of_host(key: &Key) -> Option<(InterfaceName, Ipv4Network)> {
+    match key {
+        Key::Address { netns: Netns::HOST, link, ip: IpNetwork::V4(ip) } => Some((*link, *ip)),
+        _ => None,
+    }
+}
+
+/// The IPv4 addresses of the host that go before things are made, and the links that are left without any by then.
+fn early(desired: &State, live: &State) -> (BTreeSet<Key>, BTreeSet<InterfaceName>) {
+    let goes = |key: &Key, entry: &Entry| entry.standing.is_ours() && desired.get(key).is_none();
+    let mut going: BTreeMap<InterfaceName, Vec<(&Key, bool)>> = BTreeMap::new();
+    let found = live.into_iter().filter(|(key, _)| of_host(key).is_some()).filter(|(key, entry)| goes(key, entry));
+    let found: Vec<(&Key, &Entry)> = found.collect();
+    if found.is_empty() {
+        return Default::default();
+    }
+    let routers: BTreeSet<_> = desired.into_iter().filter_map(|(key, entry)| router(key, &entry.object)).collect();
+    for (key, entry) in found {
+        let (Some((link, ip)), Object::Address(address)) = (of_host(key), &entry.object) else { continue };
+        let Ok(subnet) = Ipv4Network::new(ip.network(), ip.prefix()) else { continue };
+        let route = Key::route(Netns::HOST, subnet.into());
+        let comes = desired.get(&route).is_some() && live.get(&route).is_none();
+        // In the way of a route: as its router, which the host cannot be itself, or by the kernel's own to its subnet.
+        let blocks = (comes && !address.no_prefix_route) || routers.contains(&ip.ip());
+        going.entry(link).or_default().push((key, blocks));
+    }
+    let links = |(key, _): (&Key, &Entry)| of_host(key).map(|(link, _)| link);
+    let stay: BTreeSet<_> = live.into_iter().filter(|(key, entry)| !goes(key, entry)).filter_map(links).collect();
+    let come: BTreeSet<_> = desired.into_iter().filter_map(links).collect();
+    let reaching: BTreeSet<_> = desired.into_iter().filter_map(|(key, entry)| behind(key, &entry.object)).collect();
+    let (mut keys, mut bared) = (BTreeSet::new(), BTreeSet::new());
+    for (link, addresses) in going {
+        let none_left = !stay.contains(&link) && (!come.contains(&link) || addresses.iter().all(|(_, blocks)| *blocks));
+        let last_goes = none_left && reaching.contains(&link);
+        if last_goes {
+            bared.insert(link);
+        }
+        keys.extend(addresses.into_iter().filter(|(_, blocks)| last_goes || *blocks).map(|(key, _)| key.clone()));
+    }
+    (keys, bared)
 }
 
 /// The place of a VXLAN device, of which there is one only.
@@ -341,6 +412,7 @@ impl Diff {
             replace: Vec::new(),
             reason: None,
             implied: false,
+            early: false,
         });
         // Just pushed, so there is a last one.
         let last = self.actions.len() - 1;
@@ -368,13 +440,15 @@ impl Diff {
         }
     }
 
-    fn extra(&mut self, found: Option<Found<'_>>) {
+    fn extra(&mut self, found: Option<Found<'_>>, fate: &Fate) {
         // A parameter has a value whether it is wanted or not.
         if let Some(Found { key, entry, falls }) = found
             && entry.standing.is_ours()
             && !matches!(key, Key::Sysctl { .. })
         {
-            self.push(Op::Delete, key, Some(entry.clone()), None).implied = falls.is_some();
+            let action = self.push(Op::Delete, key, Some(entry.clone()), None);
+            action.implied = falls.is_some();
+            action.early = fate.early.contains(key);
         }
     }
 

@@ -111,6 +111,8 @@ pub struct Action {
     pub reason: Option<String>,
     /// Whether it happens by itself when another object goes (an address with its link, an element with its set).
     pub implied: bool,
+    /// Whether it goes before things are made, and not last, since it is in their way or takes them along.
+    pub early: bool,
 }
 
 impl Action {

@@ -36,7 +36,8 @@ pub enum Phase {
     Firewall,
     /// Bridges, VXLAN devices and hosts' ends come up.
     Raise,
-    /// IPv6 addresses that come back with another prefix length go: a device has each of them once (EEXIST).
+    /// IPv6 addresses that come back with another prefix length go: a device has each of them once (EEXIST). And addresses
+    /// that are in the way of what is made next, or would take it along.
     Yield,
     /// Addresses are added.
     Addresses,
@@ -81,7 +82,7 @@ pub fn phases(actions: &[Action]) -> Vec<(Phase, Vec<Step>)> {
             let yields = address(&action.key).is_some_and(|a| again.contains(&a));
             // The kernel has one tunnel of an id, whatever its name.
             let phase = match phase {
-                Phase::Detach if yields => Phase::Yield,
+                Phase::Detach if yields || action.early => Phase::Yield,
                 Phase::Remove if displaced => Phase::Unlink,
                 phase => phase,
             };
@@ -129,7 +130,7 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
         (Key::Address { .. }, Op::Replace) => emit(Phase::Addresses, None, after),
         (Key::Address { .. }, _) => emit(Phase::Addresses, before, after),
         (Key::Route { .. }, Op::Delete) => emit(Phase::Unroute, before, None),
-        // The route in its place goes by a device that goes, perhaps under another name.
+        // The route in its place, if it is there, goes by a device that goes, perhaps under another name.
         (Key::Route { .. }, Op::Replace) => emit(Phase::Routes, before.map(without_device), after),
         (Key::Route { .. }, _) => emit(Phase::Routes, before, after),
         (Key::Neighbour { .. } | Key::Fdb { .. }, Op::Delete) => emit(Phase::Unreach, before, None),

@@ -526,6 +526,10 @@ pub struct Fdb {
     /// The port of the bridge by which frames leave; the bridge itself for frames that end there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<InterfaceName>,
+    /// Whether it stays on its port (`NTF_STICKY`): a bridge moves any other, static ones too, to the port by which a frame
+    /// from its address comes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sticky: bool,
     /// What else there is to it, in the words of `bridge fdb`: `local`, `dst 192.0.2.3`, `vni 7`. An entry of netrec's has
     /// nothing else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -538,9 +542,9 @@ impl Fdb {
         Self { dst: Some(dst), ..Self::default() }
     }
 
-    /// The entry of a bridge: by which port an address is reached.
+    /// The entry of a bridge: by which port an address is reached, whoever else claims to be it.
     pub fn by(port: InterfaceName) -> Self {
-        Self { port: Some(port), ..Self::default() }
+        Self { port: Some(port), sticky: true, ..Self::default() }
     }
 }
 

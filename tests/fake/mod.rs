@@ -224,6 +224,7 @@ impl Fake {
     fn check_entry(&self, key: &Key, link: InterfaceName, fdb: &Fdb) -> Refusal {
         let device = self.link(link).ok_or_else(|| format!("{key}: no such device"))?;
         refuse(!fdb.extra.is_empty(), || format!("{key}: netrec makes no {:?}", fdb.extra))?;
+        refuse(fdb.sticky && fdb.port.is_none(), || format!("{key}: a tunnel's entries have no port to stay on"))?;
         match (&device.kind, fdb.dst, fdb.port) {
             (LinkKind::Vxlan { local, .. }, Some(dst), None) => {
                 refuse(local.is_ipv4() != dst.is_ipv4(), || format!("{key}: a VTEP of the other family"))
@@ -324,16 +325,23 @@ impl Fake {
                 let netns = netns.clone();
                 self.drop_where(|k, _| *netns_of(k) == netns);
             }
-            // A device's last address takes its routes with it.
+            // A device's last IPv4 address takes its routes and neighbours with it. That of IPv6 does not; here those by a
+            // router go all the same, as nothing could put them back without the address.
             Key::Address { netns, link, ip } => {
-                let last = |k: &Key| {
+                let other = |k: &Key| {
                     matches!(k, Key::Address { netns: n, link: l, ip: other }
-                        if n == netns && l == link && other != ip && other.is_ipv4() == ip.is_ipv4())
+                        if n == netns && l == link && k != key && other.is_ipv4() == ip.is_ipv4())
                 };
-                if !self.state.iter().any(|(k, _)| last(k)) {
-                    self.drop_where(|k, e| {
-                        matches!((k, &e.object), (Key::Route { netns: n, to, .. }, Object::Route(Route { dev: Some(d), .. }))
-                            if n == netns && d == link && to.is_ipv4() == ip.is_ipv4())
+                if !self.state.iter().any(|(k, _)| other(k)) {
+                    self.drop_where(|k, e| match (k, &e.object) {
+                        (Key::Route { netns: n, to, .. }, Object::Route(route)) => {
+                            let goes = ip.is_ipv4() || (route.via.is_some() && !route.onlink);
+                            n == netns && route.dev == Some(*link) && to.is_ipv4() == ip.is_ipv4() && goes
+                        }
+                        (Key::Neighbour { netns: n, link: l, ip: IpAddr::V4(_) }, _) => {
+                            n == netns && l == link && ip.is_ipv4()
+                        }
+                        _ => false,
                     });
                 }
             }

@@ -201,6 +201,11 @@ fn a_vxlan_device_changes_in_place_where_the_kernel_lets_it() {
             change(&|e| *tunnel(e).1 = Some(name("u1")));
             change(&|e| link_of(e).device.mac = mac(8));
             change(&|e| link_of(e).device.mtu = 1300);
+            // What is a tunnel's own, and the MTU, cannot go in one message either.
+            change(&|e| (*tunnel(e).0, link_of(e).device.mtu) = (vtep(v6, 8), 1350));
+            change(&|e| (*tunnel(e).1, link_of(e).device.mtu) = (Some(name("u0")), 1500));
+            change(&|e| (*tunnel(e).2, link_of(e).device.mtu, link_of(e).device.mac) = (true, 1300, mac(9)));
+            change(&|e| (*tunnel(e).2, link_of(e).device.mtu) = (false, 1310));
             change(&|e| link_of(e).device.up = false);
             change(&|e| link_of(e).device.up = true);
             change(&|e| link_of(e).master = Some(name("nr-other")));
@@ -418,9 +423,18 @@ fn drift_of_what_reaches_others_is_mended() {
                     "bridge fdb replace 02:00:00:00:00:52 dev vx-wide master permanent",
                     vec![format!("update {}", nr("52"))],
                 ),
+                // That it may move to another port.
+                (
+                    "bridge fdb replace 02:00:00:00:00:52 dev vx-wide master static",
+                    vec![format!("update {}", nr("52"))],
+                ),
                 // That it is behind another port.
                 (
                     "ip link set p0 master nr-wide && bridge fdb replace 02:00:00:00:00:52 dev p0 master static",
+                    vec![format!("update {}", nr("52"))],
+                ),
+                (
+                    "bridge fdb replace 02:00:00:00:00:52 dev p0 master static sticky",
                     vec![format!("update {}", nr("52"))],
                 ),
                 (
@@ -497,6 +511,48 @@ fn a_new_mac_address_of_the_bridge_takes_its_neighbours_along() {
         assert_eq!(reasons, ["a new MAC address of its link, or another ARP flag, drops it"; 4]);
         assert_eq!(reconcile(&mut linux, &desired).len(), 5);
         assert_eq!(neighbours("nr-wide").len(), 4);
+    });
+}
+
+#[test]
+fn the_last_ipv4_address_of_the_bridge_takes_its_neighbours_along() {
+    lab(|| {
+        underlay();
+        let mut linux = Linux::open().unwrap();
+        let full = switched(false);
+        reconcile(&mut linux, &full);
+        let key = |ip| wide_address("nr-wide", ip).0;
+        let mut bare = full.clone();
+        bare.remove(&key("10.30.0.1/16"));
+        bare.remove(&key("fd30::1/64"));
+        let plan = prepare(&mut linux, &bare).plan;
+        let reasons: Vec<&str> = plan.actions.iter().filter_map(|a| a.reason.as_deref()).collect();
+        assert_eq!(reasons, ["the last IPv4 address of its link takes it along"; 2]);
+        let early = |ip| plan.actions.iter().find(|a| a.key == key(ip)).unwrap().early;
+        assert_eq!([early("10.30.0.1/16"), early("fd30::1/64")], [true, false]);
+        let replaced = [2, 3].map(|host| format!("replace neighbour 10.30.0.{host} dev nr-wide"));
+        let told = reconcile(&mut linux, &bare);
+        assert_eq!(told[..2], ["delete address 10.30.0.1/16 dev nr-wide", "delete address fd30::1/64 dev nr-wide"]);
+        assert_eq!(told[2..], replaced);
+        assert_eq!(neighbours("nr-wide").len(), 4);
+        let told = reconcile(&mut linux, &full);
+        assert_eq!(told, ["create address 10.30.0.1/16 dev nr-wide", "create address fd30::1/64 dev nr-wide"]);
+        // One that comes, or that is somebody else's, keeps them.
+        let mut other = bare.clone();
+        let (new, entry) = wide_address("nr-wide", "10.30.0.4/16");
+        other.insert(new, entry);
+        assert_eq!(reconcile(&mut linux, &other).len(), 3);
+        // Neighbours that somebody removed meanwhile are made after it is gone, too.
+        reconcile(&mut linux, &full);
+        sh("ip neigh del 10.30.0.2 dev nr-wide && ip neigh del 10.30.0.3 dev nr-wide");
+        assert_eq!(reconcile(&mut linux, &bare).len(), 4);
+        assert_eq!(neighbours("nr-wide").len(), 4);
+        // Where nothing is to be reached any more, the address goes last as ever.
+        reconcile(&mut linux, &full);
+        let nobody = bare.into_iter().filter(|(key, _)| !matches!(key, Key::Neighbour { .. })).collect();
+        assert!(prepare(&mut linux, &nobody).plan.actions.iter().all(|action| !action.early));
+        reconcile(&mut linux, &nobody);
+        assert_eq!(neighbours("nr-wide").len(), 0);
     });
 }
 

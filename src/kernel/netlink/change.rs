@@ -109,6 +109,9 @@ pub(crate) enum Stage {
     Rename,
     /// All that one message can change.
     Set,
+    /// The MTU, where it cannot be set along: a VXLAN device takes none together with what is its own, and of a new device
+    /// below it keeps what fits.
+    Mtu,
     /// Port settings, where they cannot be set along: in one message with a new master they would be given to the old
     /// one.
     Port,
@@ -209,6 +212,10 @@ pub(crate) fn changes(before: &End, after: &End, can: Abilities) -> Vec<Change> 
         list.push(Change { renames: true, ..Change::new(Stage::Rename, before.name, rename) });
     }
     let mut set = settings(before, after);
+    if before.device.mtu != after.device.mtu {
+        let change = Change::with(Stage::Mtu, after.name, LinkAttribute::Mtu(after.device.mtu));
+        add(&mut list, &mut set, change, before.tunnel == after.tunnel);
+    }
     // A port of another bridge starts with the defaults.
     let port = if before.master == after.master { before.port } else { BridgePort::default() };
     let switches = if after.master.is_some() { switches(port, after.port) } else { Vec::new() };
@@ -290,9 +297,6 @@ fn settings(before: &End, after: &End) -> Option<Change> {
     }
     if before.device.mac != after.device.mac {
         attributes.push(LinkAttribute::Address(after.device.mac.0.to_vec()));
-    }
-    if before.device.mtu != after.device.mtu {
-        attributes.push(LinkAttribute::Mtu(after.device.mtu));
     }
     if before.device.promote_secondaries != after.device.promote_secondaries {
         attributes.push(promotion(after.device.promote_secondaries));

@@ -86,6 +86,8 @@ pub(crate) struct RawFdb {
     pub dst: Option<IpAddr>,
     /// Whether frames end in the host (`NUD_PERMANENT` in a bridge's database; `NUD_NOARP` is `static` there).
     pub local: bool,
+    /// Whether no frame moves it to another port.
+    pub sticky: bool,
     /// What else there is to it, in the words of `bridge fdb`.
     pub extra: Vec<String>,
 }
@@ -115,7 +117,8 @@ pub(super) fn parse_fdb(body: &[u8]) -> Option<RawFdb> {
     if state & (NUD_PERMANENT | NUD_NOARP) == 0 && flags & NTF_EXT_LEARNED == 0 {
         return None;
     }
-    let mut entry = RawFdb { index, mac: Mac([0; 6]), bridge: None, dst: None, local: false, extra: Vec::new() };
+    let mut entry =
+        RawFdb { index, mac: Mac([0; 6]), bridge: None, dst: None, local: false, sticky: false, extra: Vec::new() };
     for (kind, value) in Attributes::new(body.get(HEADER..)?) {
         match kind {
             NDA_LLADDR => entry.mac = Mac(value.try_into().ok()?),
@@ -136,10 +139,9 @@ pub(super) fn parse_fdb(body: &[u8]) -> Option<RawFdb> {
     if entry.bridge.is_none() && flags & NTF_SELF == 0 {
         return None;
     }
-    for (flag, word) in [(NTF_EXT_LEARNED, "extern_learn"), (NTF_STICKY, "sticky")] {
-        if flags & flag != 0 {
-            entry.extra.push(word.into());
-        }
+    entry.sticky = flags & NTF_STICKY != 0;
+    if flags & NTF_EXT_LEARNED != 0 {
+        entry.extra.push("extern_learn".into());
     }
     Some(entry)
 }
@@ -156,9 +158,12 @@ pub(crate) enum Place {
 }
 
 /// Makes an entry, in place of what there is for the address: what was learned, another port, another VTEP. `dst` is for
-/// a VXLAN device.
-pub(crate) fn set_fdb(place: Place, mac: Mac, dst: Option<IpAddr>) -> Request {
+/// a VXLAN device, `sticky` for a bridge (since Linux 4.20).
+pub(crate) fn set_fdb(place: Place, mac: Mac, dst: Option<IpAddr>, sticky: bool) -> Request {
     let mut message = of_place(place, mac);
+    if sticky {
+        message.header.flags |= NeighbourFlags::Sticky;
+    }
     // `permanent` in a bridge's database would mean that the address is the host's own.
     message.header.state = if let Place::Port(_) = place { NeighbourState::Noarp } else { NeighbourState::Permanent };
     message.attributes.extend(dst.map(|dst| NeighbourAttribute::Destination(address(dst))));

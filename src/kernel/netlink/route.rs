@@ -233,7 +233,8 @@ fn usual_scope(to: IpNetwork, via: Option<IpAddr>, kind: state::RouteType) -> u8
     if via.is_none() && to.is_ipv4() && kind.is_unicast() { RT_SCOPE_LINK } else { RT_SCOPE_UNIVERSE }
 }
 
-/// Adds a route, or replaces the one to the same destination with the same metric.
+/// Adds a route, or puts it in the place of the one to the same destination with the same metric, if that is there: it may
+/// have gone with its device.
 pub(crate) fn add(route: &NewRoute, replace: bool) -> Request {
     let mut message = described(route);
     message.header.scope =
@@ -242,7 +243,7 @@ pub(crate) fn add(route: &NewRoute, replace: bool) -> Request {
         message.header.flags |= RouteFlags::Onlink;
     }
     message.attributes.extend(route.src.map(|src| RouteAttribute::PrefSource(src.into())));
-    let flags = if replace { NLM_F_REPLACE } else { NLM_F_CREATE | NLM_F_EXCL };
+    let flags = if replace { NLM_F_CREATE | NLM_F_REPLACE } else { NLM_F_CREATE | NLM_F_EXCL };
     Request { message: RouteNetlinkMessage::NewRoute(message), flags }
 }
 

@@ -69,6 +69,10 @@ fn drift_of_a_switched_network_is_mended() {
                 ),
                 ("bridge fdb del 02:00:00:00:00:b1 dev vx-wide master", &["create fdb 02:00:00:00:00:b1 dev nr-wide"]),
                 (
+                    "bridge fdb replace 02:00:00:00:00:b1 dev vx-wide master static",
+                    &["update fdb 02:00:00:00:00:b1 dev nr-wide"],
+                ),
+                (
                     "bridge fdb add 02:00:00:00:00:99 dev vx-wide dst 192.0.2.2",
                     &["delete fdb 02:00:00:00:00:99 dev vx-wide"],
                 ),

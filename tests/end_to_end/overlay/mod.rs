@@ -9,6 +9,7 @@ mod moves;
 mod reach;
 mod strangers;
 mod targets;
+mod transitions;
 
 use self::cluster::{containers, hosts, in_cluster};
 

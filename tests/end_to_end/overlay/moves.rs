@@ -1,7 +1,13 @@
 //! What moves in the file is changed in place on the others.
 
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
 use super::cluster::{Cluster, containers, hosts};
 use super::{in_cluster, wide};
+use crate::lab::until;
 
 /// Three hosts, and a container with an address and a MAC of its own, which lives on one of them.
 fn with_rover(host: &str, more: &str) -> String {
@@ -45,7 +51,7 @@ fn a_container_that_moves_to_another_host_is_reached_there() {
         let known = |vtep: &str| {
             vec![
                 "02:00:00:00:00:aa dev vx-wide dst VTEP self permanent".replace("VTEP", vtep),
-                "02:00:00:00:00:aa dev vx-wide master nr-wide static".to_owned(),
+                "02:00:00:00:00:aa dev vx-wide sticky master nr-wide static".to_owned(),
                 "10.30.0.200 dev nr-wide lladdr 02:00:00:00:00:aa PERMANENT proto 78".to_owned(),
                 "fd30::200 dev nr-wide lladdr 02:00:00:00:00:aa PERMANENT proto 78".to_owned(),
             ]
@@ -57,6 +63,79 @@ fn a_container_that_moves_to_another_host_is_reached_there() {
         let own = entries(cluster, 1, &what);
         assert!(own.iter().all(|line| line.contains("dev ve-rover")), "{own:?}");
         assert_eq!(cluster.hosts[0].netns_names(), ["a1"]);
+    });
+}
+
+#[test]
+fn a_container_that_sends_while_it_moves_does_not_hinder_its_old_host() {
+    in_cluster(3, |cluster| {
+        let mac = "mac = \"02:00:00:00:00:aa\"";
+        let (before, after) = (with_rover("a", mac), with_rover("b", mac));
+        cluster.apply(&before);
+        let host = &cluster.hosts[0];
+        let (stop, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let sending = host.named("rover").enter(|| UdpSocket::bind("10.30.0.200:0").unwrap());
+        thread::scope(|s| {
+            s.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    // Its device goes meanwhile.
+                    if sending.send_to(b"here", "10.30.0.1:9").is_ok() {
+                        sent.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+            until("it sends", || sent.load(Ordering::Relaxed) > 0);
+            let moved = host.try_netrec(&after, &["apply", "-y"]);
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(moved.status, 0, "{}", moved.stderr);
+        });
+        cluster.apply(&after);
+        assert_eq!(cluster.plans(&after), [[""; 0]; 3]);
+        cluster.expect("a1 ping 10.30.0.200 -> answer\nc1 ping fd30::200 -> answer");
+    });
+}
+
+#[test]
+fn a_container_with_the_mac_of_one_elsewhere_does_not_take_its_place() {
+    in_cluster(2, |cluster| {
+        let one = |name: &str, number: u8| {
+            format!(
+                "[containers.{name}]\nhost = \"{}\"\nnetworks.wide = {{ address = [\"10.30.0.{number}\", \"fd30::{number}\"], \
+                 mac = \"02:00:00:00:00:{number}\" }}\n",
+                &name[..1]
+            )
+        };
+        let list = [one("a1", 11), one("a2", 12), one("b1", 21)].concat();
+        let file = format!("{}{}{list}", hosts(2, false), wide("switched"));
+        cluster.apply(&file);
+        let (forger, witness) = (cluster.space("a1"), cluster.space("a2"));
+        witness.sh("nft 'table inet seen { counter forged { }; chain in { type filter hook input priority 0; \
+             ether saddr 02:00:00:00:00:21 udp dport 80 counter name forged; }; }'");
+        forger.sh("ip link set dev eth0 address 02:00:00:00:00:21");
+        // Answers to the forger's questions go where the address is.
+        forger.sh("ip neigh replace 10.30.0.12 lladdr 02:00:00:00:00:12 dev eth0 nud permanent");
+        let listening = witness.enter(|| UdpSocket::bind("10.30.0.12:80").unwrap());
+        listening.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        forger.enter(|| UdpSocket::bind("10.30.0.11:0").unwrap()).send_to(b"forged", "10.30.0.12:80").unwrap();
+        let mut heard = [0; 8];
+        let length = listening.recv(&mut heard).unwrap();
+        assert_eq!(&heard[..length], b"forged");
+        let counted = witness.sh("nft list counter inet seen forged");
+        assert!(counted.contains("packets 1 "), "{counted}");
+        assert_eq!(
+            entries(cluster, 0, &["02:00:00:00:00:21"]),
+            [
+                "02:00:00:00:00:21 dev vx-wide dst 192.0.2.2 self permanent",
+                "02:00:00:00:00:21 dev vx-wide sticky master nr-wide static",
+                "10.30.0.21 dev nr-wide lladdr 02:00:00:00:00:21 PERMANENT proto 78",
+                "fd30::21 dev nr-wide lladdr 02:00:00:00:00:21 PERMANENT proto 78",
+            ]
+        );
+        cluster.expect(
+            "a2 ping 10.30.0.21 -> answer\na2 ping fd30::21 -> answer\na ping 10.30.0.21 -> answer\nb1 ping 10.30.0.12 -> answer",
+        );
+        forger.sh("ip link set dev eth0 address 02:00:00:00:00:11");
+        assert_eq!(cluster.plans(&file), [[""; 0]; 2]);
     });
 }
 
