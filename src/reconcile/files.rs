@@ -1,5 +1,6 @@
 //! Files that netrec keeps: for their owner alone, whole or not at all, and never by way of a link.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -12,13 +13,19 @@ pub(super) const RUN: &str = "/run/netrec";
 /// Where what outlives a boot lives.
 pub(super) const LIB: &str = "/var/lib/netrec";
 
-/// Writes a file under another name first, so that whoever reads it finds all of it, the old one or the new one.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file of netrec's own, in a folder that is made where it is not there.
+pub(super) fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
+    write(path, bytes)
+}
+
+/// Writes a file under another name first, so that whoever reads it finds all of it, the old one or the new one.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}", std::process::id()));
-    let new = folder.join(name);
+    let new = path.with_file_name(name);
     // One of a process of the same id, which died.
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

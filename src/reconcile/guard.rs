@@ -145,7 +145,7 @@ impl Place {
 
     fn write(&self, journal: &Journal) -> Result<(), GuardError> {
         let bytes = serde_json::to_vec(journal).map_err(|error| self.io(error.into()))?;
-        files::write(&self.journal, &bytes).map_err(|error| self.io(error))
+        files::keep(&self.journal, &bytes).map_err(|error| self.io(error))
     }
 
     fn remove(&self) -> Result<(), GuardError> {
@@ -360,7 +360,7 @@ fn by_systemd(program: &Path, inode: &str) -> Result<(), String> {
 }
 
 fn by_itself(log: &Path, program: &Path, inode: &str) -> io::Result<Child> {
-    files::write(log, b"")?;
+    files::keep(log, b"")?;
     let log = fs::OpenOptions::new().append(true).open(log)?;
     let mut command = Command::new(program);
     command.args(["guard", inode]).current_dir("/").process_group(0);
@@ -375,7 +375,7 @@ fn confirmed_file() -> PathBuf {
 /// Keeps a configuration as the last confirmed one.
 fn confirmed(file: &Sources) -> Result<(), GuardError> {
     let path = confirmed_file();
-    files::write(&path, merged(file).as_bytes())
+    files::keep(&path, merged(file).as_bytes())
         .map_err(|error| GuardError::Io { path: path.display().to_string(), error })
 }
 

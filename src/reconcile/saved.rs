@@ -2,8 +2,8 @@
 //! applies it plans anew, and does so only where that comes to the same.
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write as _};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf, absolute};
 
@@ -11,6 +11,7 @@ use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::files;
 use super::input::{InputError, STDIN, is_stdin, read_sources};
 use super::stale::{self, Stale};
 use crate::config::{Source, Sources, clean};
@@ -153,18 +154,10 @@ impl Saved {
     pub fn write(&self, path: &Path) -> Result<(), SavedError> {
         let text = serde_json::to_string(self).map_err(|error| failed("write", path)(error.into()))?;
         free(path)?;
-        let name = path.file_name().ok_or_else(|| taken(path, "no name of a file"))?;
-        let mut temporary = std::ffi::OsString::from(".");
-        temporary.push(name);
-        temporary.push(format!(".{}", std::process::id()));
-        let temporary = path.with_file_name(temporary);
-        // What a netrec left that died here and had the same number.
-        let _ = fs::remove_file(&temporary);
-        let written = write_new(&temporary, text.as_bytes()).and_then(|()| fs::rename(&temporary, path));
-        written.map_err(|error| {
-            let _ = fs::remove_file(&temporary);
-            failed("write", path)(error)
-        })
+        if path.file_name().is_none() {
+            return Err(taken(path, "no name of a file"));
+        }
+        files::write(path, format!("{text}\n").as_bytes()).map_err(failed("write", path))
     }
 
     /// Reads one, of this version and for this host, that nobody else may have written to.
@@ -271,14 +264,6 @@ fn free(path: &Path) -> Result<(), SavedError> {
     let length = BEGINNING.len() as u64;
     file.and_then(|file| file.take(length).read_to_end(&mut beginning)).map_err(failed("read", path))?;
     if beginning.is_empty() || beginning == BEGINNING.as_bytes() { Ok(()) } else { Err(taken(path, "no saved plan")) }
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let options = OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(O_NOFOLLOW).open(path);
-    let mut file: File = options?;
-    file.write_all(bytes)?;
-    file.write_all(b"\n")?;
-    file.sync_all()
 }
 
 /// A plan's actions, without the reasons, which name lines of the file as it was called.
