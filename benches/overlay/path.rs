@@ -81,7 +81,7 @@ make() { # host, number, container, number of the other
     ip -n $3 addr add 10.30.0.1$2/16 dev eth0
     for mac in 02:00:00:00:01:0$4 02:00:00:00:00:0$4; do
         bridge -n $1 fdb add $mac dev vx0 dst 198.18.0.$4 self permanent
-        bridge -n $1 fdb add $mac dev vx0 master static
+        bridge -n $1 fdb add $mac dev vx0 master static sticky
     done
     ip -n $1 neigh add 10.30.0.1$4 lladdr 02:00:00:00:01:0$4 dev br0 nud permanent
     ip -n $1 neigh add 10.30.1.$4 lladdr 02:00:00:00:00:0$4 dev br0 nud permanent

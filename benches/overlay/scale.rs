@@ -118,13 +118,12 @@ impl Entries {
                     message
                 }
                 (Key::Fdb { link, mac, .. }, Object::Fdb(fdb)) => {
+                    let kept = NeighbourFlags::Controller | NeighbourFlags::Sticky;
                     let (device, state, flags, words) = match (fdb.dst, fdb.port) {
                         (Some(dst), _) => {
                             (*link, NeighbourState::Permanent, NeighbourFlags::Own, format!("dst {dst} self permanent"))
                         }
-                        (None, Some(port)) => {
-                            (port, NeighbourState::Noarp, NeighbourFlags::Controller, "master static".to_owned())
-                        }
+                        (None, Some(port)) => (port, NeighbourState::Noarp, kept, "master static sticky".to_owned()),
                         _ => panic!("{key}"),
                     };
                     let _ = writeln!(databases, "fdb add {mac} dev {device} {words}");

@@ -434,11 +434,15 @@ fn fdb_operations<'a>(
         if !after.extra.is_empty() {
             return Err(Refusal::new(libc::EOPNOTSUPP, "netrec makes no such entries"));
         }
-        let build = move |namespaces: &mut Namespaces| {
-            let place = place_of(namespaces, netns, link, after)?;
-            Ok((neighbour::set_fdb(place, mac, after.dst, after.sticky), None))
-        };
-        list.push(operation(Stage::Rest, &[], Box::new(build)));
+        // The kernel moves an entry to its port first and makes it stay there after that: a frame in between takes it away
+        // again, to where it then stays. The second time it stays already.
+        for _ in 0..if after.sticky { 2 } else { 1 } {
+            let build = move |namespaces: &mut Namespaces| {
+                let place = place_of(namespaces, netns, link, after)?;
+                Ok((neighbour::set_fdb(place, mac, after.dst, after.sticky), None))
+            };
+            list.push(operation(Stage::Rest, &[], Box::new(build)));
+        }
     }
     Ok(list)
 }
