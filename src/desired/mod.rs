@@ -263,9 +263,7 @@ impl Build<'_> {
                     self.warn(
                         "forwarding-enabled",
                         format!(
-                            "{family} forwarding will be turned on for network `{}`: this host then routes between its \
-                             other interfaces too",
-                            network.name
+                            "{family} forwarding will be turned on: this host then routes between its other interfaces too"
                         ),
                         Some(&network.owner),
                     );

@@ -4,7 +4,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -90,6 +89,9 @@ pub enum GuardError {
     /// It has been taken back already.
     #[error("{0} was not confirmed in time, and was taken back: apply it again")]
     TooLate(String),
+    /// Its netrec died before all of it was made.
+    #[error("{0} was not applied to the end, since its netrec died: `netrec rollback` takes back what was done")]
+    Half(String),
     /// It could not all be taken back.
     #[error("{}", stuck(.0))]
     Stuck(Vec<String>),
@@ -167,11 +169,14 @@ impl Place {
         let Some(journal) = self.read()? else { return Ok(None) };
         let names = journal.file.names();
         Ok(Some(match &journal.stage {
-            Stage::Applying | Stage::Waiting if self.is_guarded() => {
+            Stage::Applying => {
+                format!("{names} is being applied, or its netrec died: `netrec rollback` takes back what was done")
+            }
+            Stage::Waiting if self.is_guarded() => {
                 let left = Duration::from_millis(journal.deadline.saturating_sub(now())).as_secs();
                 format!("{names} was applied and waits to be confirmed, {left} s more: {WAYS_OUT}")
             }
-            Stage::Applying | Stage::Waiting => format!(
+            Stage::Waiting => format!(
                 "{names} was applied and waits to be confirmed, but its guard was killed, so that nothing takes it back by \
                  itself: {WAYS_OUT}"
             ),
@@ -200,6 +205,10 @@ impl Place {
         let journal = self.read()?.ok_or(GuardError::Nothing)?;
         if journal.stage == Stage::RolledBack {
             return Err(GuardError::TooLate(journal.file.names()));
+        }
+        // Who has the lock is alone: the netrec that made it is gone.
+        if journal.stage == Stage::Applying {
+            return Err(GuardError::Half(journal.file.names()));
         }
         confirmed(&journal.file)?;
         self.remove()?;
@@ -248,6 +257,7 @@ impl Place {
 
     /// The guard's own work: waits until the change is confirmed, or its time is over. Yields what is to be said in the log.
     pub fn keep_watch(&self, open: &dyn Fn() -> Result<Box<dyn Backend>, String>) -> Result<String, GuardError> {
+        // A unit of systemd's has a session of its own already, which cannot be left for another.
         let _ = nix::unistd::setsid();
         let _held = self.hold()?;
         let mut known = None;
@@ -363,7 +373,7 @@ fn by_itself(log: &Path, program: &Path, inode: &str) -> io::Result<Child> {
     files::keep(log, b"")?;
     let log = fs::OpenOptions::new().append(true).open(log)?;
     let mut command = Command::new(program);
-    command.args(["guard", inode]).current_dir("/").process_group(0);
+    command.args(["guard", inode]).current_dir("/");
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
 }
 

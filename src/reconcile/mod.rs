@@ -120,14 +120,10 @@ fn fits(refusals: &[Refusal]) -> Result<(), PrepareError> {
     if texts.is_empty() { Ok(()) } else { Err(PrepareError::Host(texts.join("\n"))) }
 }
 
-/// Warnings, without those that say again for another network what concerns the whole host.
+/// Warnings, without those that say for another owner what has been said: what concerns the whole host is once enough.
 fn once_each(mut warnings: Vec<Warning>) -> Vec<Warning> {
     let mut seen = BTreeSet::new();
-    warnings.retain(|warning| {
-        let subject = warning.message.split(" for network ").next().unwrap_or_default();
-        let of_host = matches!(warning.code, "forwarding-enabled" | "accept-ra");
-        !of_host || seen.insert((warning.code, subject.to_owned()))
-    });
+    warnings.retain(|warning| seen.insert((warning.code, warning.message.clone())));
     warnings
 }
 

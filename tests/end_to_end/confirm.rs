@@ -138,10 +138,34 @@ fn a_guard_outlives_its_netrec() {
 }
 
 #[test]
+fn half_a_change_is_not_confirmed() {
+    lab::in_lab(|lab| {
+        lab.host.apply(SHOP);
+        let before = at_rest(lab);
+        let file = lab.host.write("after.toml", AFTER);
+        let fault = [("NETREC_FAULT", "die:20")];
+        let died = lab.host.netrec_with_env(&fault, &["-c", &file, "apply", "-y", "--confirm", "1h"]);
+        assert_eq!(died.status, 137, "{}", died.stderr);
+        let plan = lab.host.try_netrec(AFTER, &["plan"]);
+        let told =
+            "/run/lab/after.toml is being applied, or its netrec died: `netrec rollback` takes back what was done\n";
+        assert_eq!((plan.status, plan.stderr.as_str()), (0, told));
+        let refused = lab.host.netrec(&["confirm"]);
+        let told = "error: /run/lab/after.toml was not applied to the end, since its netrec died: `netrec rollback` takes \
+                    back what was done\n";
+        assert_eq!((refused.status, refused.stderr.as_str()), (1, told));
+        assert_eq!(lab.host.netrec(&["rollback"]).status, 0);
+        is_back(lab, &before);
+    });
+}
+
+#[test]
 fn where_the_guard_was_killed_the_next_command_says_so() {
     lab::in_lab(|lab| {
         let before = try_for(lab, "1h");
         let pid = guard(lab).expect("a guard");
+        // In a session of its own (the sixth field), which no terminal ends.
+        assert_eq!(lab.host.sh(&format!("cut -d' ' -f6 /proc/{pid}/stat")).trim(), pid.to_string());
         lab.host.run(["kill", "-KILL", &pid.to_string()]);
         no_guard(lab);
         let told = "/run/lab/after.toml was applied and waits to be confirmed, but its guard was killed, so that nothing takes \

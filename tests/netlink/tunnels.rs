@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netrec::kernel::Linux;
 use netrec::state::{BridgePort, Entry, Fdb, Key, LinkKind, Mac, Netns, Object, State};
@@ -170,6 +170,17 @@ fn seen() -> (u64, u64) {
     (counted("inet"), counted("bridge"))
 }
 
+/// The same once nothing more comes.
+fn settled() -> (u64, u64) {
+    let mut now = seen();
+    loop {
+        std::thread::sleep(Duration::from_millis(200));
+        if std::mem::replace(&mut now, seen()) == now {
+            return now;
+        }
+    }
+}
+
 fn datagram(from: &str, to: &str) {
     let to = SocketAddr::new(ip_of(to), 9);
     let send = || {
@@ -203,13 +214,15 @@ fn a_switched_tunnel_carries_what_is_known_and_floods_nothing() {
                 assert_eq!(talk(client, server, to), ip_of(from), "{client} to {to}");
             }
             // Who is where is answered without asking the other host.
-            std::thread::sleep(Duration::from_millis(200));
             for to in ["10.30.0.12", "fd30::12"] {
                 sh("ip -n c1 neigh flush all");
-                let (packets, frames) = seen();
+                let (packets, frames) = settled();
                 datagram("c1", to);
-                std::thread::sleep(Duration::from_millis(200));
-                assert_eq!(seen(), (packets + 1, frames + 1), "{to}");
+                let sent = Instant::now();
+                while seen() == (packets, frames) {
+                    assert!(sent.elapsed() < Duration::from_secs(30), "nothing is sent to {to}");
+                }
+                assert_eq!(settled(), (packets + 1, frames + 1), "{to}");
             }
             // What is not known goes nowhere: asked for, sent without asking, for many or for all.
             sh(
