@@ -92,6 +92,14 @@ pub enum GuardError {
     /// Its netrec died before all of it was made.
     #[error("{0} was not applied to the end, since its netrec died: `netrec rollback` takes back what was done")]
     Half(String),
+    /// It is confirmed, but no copy of it could be kept.
+    #[error("{name} is confirmed and stays, but could not be kept as the last confirmed configuration: {error}")]
+    NotKept {
+        /// Its name.
+        name: String,
+        /// The file, and the system's reason.
+        error: String,
+    },
     /// It could not all be taken back.
     #[error("{}", stuck(.0))]
     Stuck(Vec<String>),
@@ -210,9 +218,12 @@ impl Place {
         if journal.stage == Stage::Applying {
             return Err(GuardError::Half(journal.file.names()));
         }
-        confirmed(&journal.file)?;
+        // It is to stay, whatever the disk says of the copy.
         self.remove()?;
-        Ok(journal.file.names())
+        let name = journal.file.names();
+        confirmed(&journal.file)
+            .map_err(|error| GuardError::NotKept { name: name.clone(), error: error.to_string() })?;
+        Ok(name)
     }
 
     /// Brings back what there was before. Yields the name of what is taken back.

@@ -138,6 +138,21 @@ fn a_guard_outlives_its_netrec() {
 }
 
 #[test]
+fn what_is_confirmed_stays_also_where_no_copy_can_be_kept() {
+    lab::in_lab(|lab| {
+        try_for(lab, "1h");
+        let after = at_rest(lab);
+        lab.host.sh("echo > /var/lib/netrec");
+        let confirmed = lab.host.netrec(&["confirm"]);
+        let told = "error: /run/lab/after.toml is confirmed and stays, but could not be kept as the last confirmed \
+                    configuration: /var/lib/netrec/confirmed.toml: File exists (os error 17)\n";
+        assert_eq!((confirmed.status, confirmed.stderr.as_str()), (1, told));
+        no_guard(lab);
+        assert_eq!(after.diff(&at_rest(lab)), "");
+    });
+}
+
+#[test]
 fn half_a_change_is_not_confirmed() {
     lab::in_lab(|lab| {
         lab.host.apply(SHOP);
