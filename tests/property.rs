@@ -12,7 +12,7 @@ use fake::Fake;
 use netrec::config::{Config, Source, Sources, parse};
 use netrec::kernel::Backend;
 use netrec::plan::diff;
-use netrec::reconcile::{Undo, apply, prepare, prepare_destroy};
+use netrec::reconcile::{Undo, apply, prepare, prepare_destroy, unwatched};
 use netrec::state::firewall::{Expr, Rule, Verdict};
 use netrec::state::{End, Entry, Facts, Flow, Key, Link, LinkKind, Netns, Object, Scope, State, facts};
 
@@ -174,11 +174,11 @@ fn without_sysctls(state: &State) -> State {
 
 fn converge(host: &mut Fake, config: &Config, seed: u64) {
     let prepared = prepare(host, config, None).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-    apply(host, &prepared, &mut |_, _| {}).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", prepared.plan.to_text()));
+    apply(host, &prepared, &mut unwatched).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", prepared.plan.to_text()));
     let again = prepare(host, config, None).unwrap();
     assert_eq!(again.plan.actions, [], "seed {seed}: the second plan is not empty:\n{}", again.plan.to_text());
     let writes = host.writes();
-    apply(host, &again, &mut |_, _| {}).unwrap();
+    apply(host, &again, &mut unwatched).unwrap();
     assert_eq!(host.writes(), writes, "seed {seed}: the second apply writes");
 }
 
@@ -203,7 +203,7 @@ fn any_file_after_any_other_and_any_drift_converges_and_leaves_nothing() {
         converge(&mut host, &second, seed);
         drift(&mut host, &mut random);
         let prepared = prepare_destroy(&mut host, None).unwrap();
-        apply(&mut host, &prepared, &mut |_, _| {})
+        apply(&mut host, &prepared, &mut unwatched)
             .unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", prepared.plan.to_text()));
         assert_eq!(without_sysctls(&host.state).len(), 0, "seed {seed}: left: {:#?}", host.state);
     }
@@ -226,7 +226,7 @@ fn a_failure_at_any_step_puts_back_what_there_was() {
             // Every third time the way back fails once, too.
             host.fail = Some((n, if n % 3 == 0 { 2 } else { 1 }));
             let prepared = prepare(&mut host, &second, None).unwrap();
-            let result = apply(&mut host, &prepared, &mut |_, _| {});
+            let result = apply(&mut host, &prepared, &mut unwatched);
             let Err(error) = result else {
                 assert!(host.writes() < n, "seed {seed}: step {n} failed and nobody said so");
                 last = n - 1;
@@ -269,7 +269,7 @@ fn flows_end_exactly_when_the_port_maps_send_them_elsewhere() {
         let before = host.flows.clone().unwrap();
         if random.one_in(4) {
             let prepared = prepare_destroy(&mut host, None).unwrap();
-            apply(&mut host, &prepared, &mut |_, _| {}).unwrap();
+            apply(&mut host, &prepared, &mut unwatched).unwrap();
         } else {
             converge(&mut host, &second, seed);
         }

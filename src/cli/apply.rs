@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::interrupt::Interrupts;
 use super::{Done, Error, Output, kernel, locked};
 use crate::kernel::{Backend, Linux};
-use crate::reconcile::{ApplyError, Prepared, apply, prepare};
+use crate::reconcile::{ApplyError, Kept, Prepared, apply, prepare};
 use crate::state::Key;
 
 #[derive(Debug, clap::Args)]
@@ -65,6 +66,7 @@ impl Order {
         plan: &dyn Fn(&mut Linux) -> Result<Prepared, Error>,
         output: &Output,
     ) -> Result<Done, Error> {
+        let interrupts = Interrupts::listen(output, self.json)?;
         let mut agreed = None;
         if let Some(question) = self.question {
             let prepared = plan(&mut kernel()?)?;
@@ -89,15 +91,27 @@ impl Order {
             None if !self.json => output.plan(&prepared.plan.to_text()),
             _ => {}
         }
-        let done = self.work(&mut kernel, &prepared, output);
+        let done = self.work(&mut kernel, &prepared, &interrupts, output);
         // The process ends here. Giving back tens of thousands of objects one by one would take a thirtieth of its time.
         std::mem::forget(prepared);
         done
     }
 
-    fn work(&self, kernel: &mut Linux, prepared: &Prepared, output: &Output) -> Result<Done, Error> {
+    fn work(
+        &self,
+        kernel: &mut Linux,
+        prepared: &Prepared,
+        interrupts: &Interrupts,
+        output: &Output,
+    ) -> Result<Done, Error> {
         let start = Instant::now();
-        let result = apply(kernel, prepared, &mut |done, total| output.progress(done, total));
+        let mut progress = |done, total| {
+            output.progress(done, total);
+            interrupts.go_on()
+        };
+        interrupts.begin();
+        let result = apply(&mut Kept::new(kernel, interrupts.books()), prepared, &mut progress);
+        interrupts.end();
         let took = start.elapsed();
         output.detail(&format_args!("{} kernel writes in {} ms", kernel.writes(), took.as_millis()));
         if self.json {

@@ -2,6 +2,7 @@
 
 mod apply;
 mod destroy;
+mod interrupt;
 mod output;
 mod plan;
 mod rehearse;

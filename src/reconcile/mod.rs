@@ -1,6 +1,7 @@
 //! Bringing the kernel to what the file wants: read, plan, apply, verify, and on failure back to what there was.
 
 mod apply;
+mod books;
 mod input;
 mod lock;
 #[cfg(feature = "fault-injection")]
@@ -9,7 +10,8 @@ pub mod rehearse;
 
 use std::fmt::Write;
 
-pub use apply::{ApplyError, Progress, Undo, apply};
+pub use apply::{ApplyError, Progress, Undo, apply, unwatched};
+pub use books::{Books, Kept};
 pub use input::{InputError, read_sources};
 pub use lock::{Lock, LockError};
 

@@ -21,6 +21,8 @@ mod peers;
 mod ports;
 mod reload;
 mod removal;
+#[cfg(feature = "fault-injection")]
+mod signals;
 mod surroundings;
 mod traffic;
 

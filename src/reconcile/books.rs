@@ -1,0 +1,142 @@
+//! What of a plan has been done at a moment, for a process that has to end in the middle of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::kernel::{Backend, ReadError, StepError};
+use crate::state::{
+    Announcement, Asked, Entry, Facts, InterfaceName, Key, Link, LinkKind, Object, Published, Scope, Stale, State,
+    Step, Surroundings,
+};
+
+/// The objects that differ from what they were when the work began. What is taken back is struck out.
+#[derive(Debug, Default)]
+pub struct Books(Mutex<Pages>);
+
+#[derive(Debug, Default)]
+struct Pages {
+    touched: BTreeMap<Key, Touched>,
+    under_way: usize,
+}
+
+#[derive(Debug)]
+struct Touched {
+    before: Option<Entry>,
+    now: Option<Entry>,
+}
+
+impl Books {
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The objects that differ from before, and the number of steps under way, of which nothing is known yet.
+    pub fn standing(&self) -> (Vec<Key>, usize) {
+        let pages = self.pages();
+        (pages.touched.keys().cloned().collect(), pages.under_way)
+    }
+}
+
+impl Pages {
+    fn enter(&mut self, step: &Step) {
+        let touched =
+            self.touched.entry(step.key.clone()).or_insert_with(|| Touched { before: step.before.clone(), now: None });
+        touched.now.clone_from(&step.after);
+        if touched.now.as_ref().map(|e| &e.object) == touched.before.as_ref().map(|e| &e.object) {
+            self.touched.remove(&step.key);
+        }
+    }
+
+    /// Strikes out what came and went with its device or its namespace, without a step of its own.
+    fn fall(&mut self, steps: &[&Step]) {
+        let gone = steps.iter().filter(|step| step.after.is_none());
+        let mut namespaces = BTreeSet::new();
+        let mut devices = BTreeSet::new();
+        for step in gone {
+            match (&step.key, step.before.as_ref().map(|e| &e.object)) {
+                (Key::Netns { netns }, _) => {
+                    namespaces.insert(netns.clone());
+                }
+                (Key::Link { netns, name }, object) => {
+                    devices.insert((netns.clone(), *name));
+                    if let Some(Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) = object {
+                        devices.insert((peer.netns.clone(), peer.name));
+                    }
+                }
+                _ => {}
+            }
+        }
+        if namespaces.is_empty() && devices.is_empty() {
+            return;
+        }
+        let on = |key: &Key, link| devices.contains(&(key.netns().clone(), link));
+        self.touched.retain(|key, touched| {
+            (touched.before.is_some() && !matches!(key, Key::Sysctl { .. }))
+                || !(namespaces.contains(key.netns()) || device(key, touched.now.as_ref()).is_some_and(|d| on(key, d)))
+        });
+    }
+}
+
+/// The device that an object goes with.
+fn device(key: &Key, now: Option<&Entry>) -> Option<InterfaceName> {
+    match (key, now.map(|e| &e.object)) {
+        (Key::Address { link, .. } | Key::Neighbour { link, .. } | Key::Fdb { link, .. }, _) => Some(*link),
+        (Key::Route { .. }, Some(Object::Route(route))) => route.dev,
+        // net/ipv4/conf/DEVICE/NAME
+        (Key::Sysctl { path, .. }, _) => path.split('/').nth(3)?.parse().ok(),
+        _ => None,
+    }
+}
+
+/// A backend whose steps are written down.
+pub struct Kept<'a> {
+    inner: &'a mut dyn Backend,
+    books: &'a Books,
+}
+
+impl<'a> Kept<'a> {
+    /// This backend, with these books.
+    pub fn new(inner: &'a mut dyn Backend, books: &'a Books) -> Self {
+        Self { inner, books }
+    }
+}
+
+impl Backend for Kept<'_> {
+    fn facts(&mut self, asked: &Asked) -> Result<Facts, ReadError> {
+        self.inner.facts(asked)
+    }
+
+    fn surroundings(&mut self, facts: &Facts, published: &[Published]) -> Surroundings {
+        self.inner.surroundings(facts, published)
+    }
+
+    fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {
+        self.inner.live(scope)
+    }
+
+    fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
+        self.books.pages().under_way = steps.len();
+        let results = self.inner.run(steps);
+        let mut pages = self.books.pages();
+        let done: Vec<&Step> =
+            steps.iter().zip(&results).filter(|(_, result)| result.is_ok()).map(|(step, _)| step).collect();
+        for step in &done {
+            pages.enter(step);
+        }
+        pages.fall(&done);
+        pages.under_way = 0;
+        results
+    }
+
+    fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError> {
+        self.inner.forget(stale)
+    }
+
+    fn announce(&mut self, all: &[Announcement]) {
+        self.inner.announce(all);
+    }
+
+    fn writes(&self) -> u64 {
+        self.inner.writes()
+    }
+}
