@@ -7,12 +7,13 @@ mod fake;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::ops::ControlFlow;
 
 use fake::Fake;
 use netrec::config::{Config, Source, Sources, parse};
 use netrec::kernel::Backend;
 use netrec::plan::diff;
-use netrec::reconcile::{Undo, apply, prepare, prepare_destroy, unwatched};
+use netrec::reconcile::{Books, Kept, Undo, apply, prepare, prepare_destroy, unwatched};
 use netrec::state::firewall::{Expr, Rule, Verdict};
 use netrec::state::{End, Entry, Facts, Flow, Key, Link, LinkKind, Netns, Object, Scope, State, facts};
 
@@ -249,6 +250,42 @@ fn a_failure_at_any_step_puts_back_what_there_was() {
         assert!(last < 10_000);
     }
     assert!(runs > 1000, "only {runs} failures were tried");
+}
+
+#[test]
+fn an_interrupt_between_any_batches_puts_back_what_there_was() {
+    let mut runs = 0;
+    for seed in 0..80 {
+        let mut random = Random::new(seed);
+        let (first, second) = files(&mut random);
+        let mut host = host(&mut random);
+        converge(&mut host, &first, seed);
+        drift(&mut host, &mut random);
+        for n in 0.. {
+            let (mut host, before) = (host.clone(), host.clone());
+            let prepared = prepare(&mut host, &second, None).unwrap();
+            let (mut asked, books) = (0, Books::default());
+            let mut progress = |_, _| {
+                asked += 1;
+                if asked > n { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let Err(error) = apply(&mut Kept::new(&mut host, &prepared.live, &books), &prepared, &mut progress) else {
+                break;
+            };
+            assert!(error.errors[0].1.starts_with("interrupted after "), "seed {seed}, batch {n}: {error}");
+            assert!(matches!(error.undo, Undo::Done), "seed {seed}, batch {n}: {error}");
+            let scope = Scope::of(&prepared.desired);
+            let (was, is) =
+                (without_sysctls(&before.clone().live(&scope).unwrap()), without_sysctls(&host.live(&scope).unwrap()));
+            assert_eq!(diff(&was, &is).actions, [], "seed {seed}, batch {n}: not as before");
+            // Of a device in a container that changed its name there and back the books may say too much.
+            let moves = |key: &Key| matches!(key, Key::Address { .. } | Key::Route { .. }) && !key.netns().is_host();
+            let left = books.standing().0.into_iter().filter(|k| !matches!(k, Key::Sysctl { .. }) && !moves(k));
+            assert_eq!(left.collect::<Vec<_>>(), [], "seed {seed}, batch {n}: the books say that this differs");
+            runs += 1;
+        }
+    }
+    assert!(runs > 1000, "only {runs} interrupts were tried");
 }
 
 /// A flow that the host's own service answers, and keeps: TCP to the host.

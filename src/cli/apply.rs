@@ -22,10 +22,13 @@ pub(super) struct Args {
     /// Exit with 2 when something was changed
     #[arg(long)]
     detailed_exitcode: bool,
+    /// Go on when others than root and you can write the file
+    #[arg(long)]
+    insecure: bool,
 }
 
 pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result<Done, Error> {
-    let config = args.load()?;
+    let config = args.load_trusted(command.insecure, output)?;
     let order = Order {
         question: ask(command.yes, command.json, output, "apply")?.then_some("Apply this plan?"),
         json: command.json,
@@ -33,7 +36,8 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
         timeout: config.settings.lock_timeout,
     };
     // Read again, as another netrec may have been waited for.
-    let plan = |kernel: &mut Linux| Ok(prepare(kernel, &*args.reload(&config)?, args.host.as_deref())?);
+    let plan =
+        |kernel: &mut Linux| Ok(prepare(kernel, &*args.reload(&config, command.insecure)?, args.host.as_deref())?);
     order.carry_out(&plan, output)
 }
 
@@ -110,7 +114,7 @@ impl Order {
             interrupts.go_on()
         };
         interrupts.begin();
-        let result = apply(&mut Kept::new(kernel, interrupts.books()), prepared, &mut progress);
+        let result = apply(&mut Kept::new(kernel, &prepared.live, interrupts.books()), prepared, &mut progress);
         interrupts.end();
         let took = start.elapsed();
         output.detail(&format_args!("{} kernel writes in {} ms", kernel.writes(), took.as_millis()));

@@ -21,7 +21,7 @@ use crate::config::{self, Config, Invalid};
 use crate::kernel::Linux;
 use crate::plan::FORMAT_VERSION;
 use crate::reconcile::rehearse::RehearseError;
-use crate::reconcile::{ApplyError, InputError, Lock, LockError, PrepareError, Undo, read_sources};
+use crate::reconcile::{ApplyError, InputError, Lock, LockError, PrepareError, Undo, read_sources, read_trusted};
 
 /// Networks for containers, from a file: plans the difference between the file and the kernel, and applies it.
 #[derive(Debug, Parser)]
@@ -197,12 +197,21 @@ impl Args {
         Ok(config::parse(read_sources(&self.config)?)?)
     }
 
+    /// The same for a command that writes to the kernel: others must not be able to write the file, or it is `insecure`.
+    fn load_trusted(&self, insecure: bool, output: &Output) -> Result<Config, Error> {
+        let (sources, doubts) = read_trusted(&self.config, insecure)?;
+        for doubt in &doubts {
+            output.note(&format_args!("warning: {doubt}"));
+        }
+        Ok(config::parse(sources)?)
+    }
+
     /// The same at a later time: the files may have changed. Standard input can be read once only.
-    fn reload<'a>(&self, before: &'a Config) -> Result<Cow<'a, Config>, Error> {
+    fn reload<'a>(&self, before: &'a Config, insecure: bool) -> Result<Cow<'a, Config>, Error> {
         if self.config.iter().any(|path| path.as_os_str() == "-") {
             return Ok(Cow::Borrowed(before));
         }
-        let sources = read_sources(&self.config)?;
+        let (sources, _) = read_trusted(&self.config, insecure)?;
         Ok(if sources == before.sources { Cow::Borrowed(before) } else { Cow::Owned(config::parse(sources)?) })
     }
 }

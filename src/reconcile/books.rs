@@ -5,17 +5,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::kernel::{Backend, ReadError, StepError};
 use crate::state::{
-    Announcement, Asked, Entry, Facts, InterfaceName, Key, Link, LinkKind, Object, Published, Scope, Stale, State,
-    Step, Surroundings,
+    Announcement, Asked, Entry, Facts, InterfaceName, Key, Link, LinkKind, Netns, Object, Published, Scope, Stale,
+    State, Step, Surroundings,
 };
 
-/// The objects that differ from what they were when the work began. What is taken back is struck out.
+/// The objects that differ from what they were when the work began. What is taken back is struck out, but for addresses and
+/// routes of devices that got another name meanwhile, which may stay.
 #[derive(Debug, Default)]
 pub struct Books(Mutex<Pages>);
 
 #[derive(Debug, Default)]
 struct Pages {
     touched: BTreeMap<Key, Touched>,
+    /// The containers' ends of links, by all the names they have had.
+    ends: BTreeMap<Key, BTreeSet<(Netns, InterfaceName)>>,
     under_way: usize,
 }
 
@@ -38,41 +41,56 @@ impl Books {
 }
 
 impl Pages {
-    fn enter(&mut self, step: &Step) {
+    fn enter(&mut self, step: &Step, before: Option<&Entry>) {
         let touched =
-            self.touched.entry(step.key.clone()).or_insert_with(|| Touched { before: step.before.clone(), now: None });
+            self.touched.entry(step.key.clone()).or_insert_with(|| Touched { before: before.cloned(), now: None });
         touched.now.clone_from(&step.after);
+        for entry in [&step.before, &step.after].into_iter().flatten() {
+            if let Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) = &entry.object {
+                self.ends.entry(step.key.clone()).or_default().insert((peer.netns.clone(), peer.name));
+            }
+        }
         if touched.now.as_ref().map(|e| &e.object) == touched.before.as_ref().map(|e| &e.object) {
             self.touched.remove(&step.key);
         }
     }
 
-    /// Strikes out what came and went with its device or its namespace, without a step of its own.
+    /// Strikes out what came and went with its device or its namespace, or its set, without a step of its own.
     fn fall(&mut self, steps: &[&Step]) {
         let gone = steps.iter().filter(|step| step.after.is_none());
         let mut namespaces = BTreeSet::new();
         let mut devices = BTreeSet::new();
+        let (mut table, mut sets) = (false, BTreeSet::new());
         for step in gone {
-            match (&step.key, step.before.as_ref().map(|e| &e.object)) {
-                (Key::Netns { netns }, _) => {
+            match &step.key {
+                Key::Netns { netns } => {
                     namespaces.insert(netns.clone());
                 }
-                (Key::Link { netns, name }, object) => {
+                Key::Link { netns, name } => {
                     devices.insert((netns.clone(), *name));
-                    if let Some(Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) = object {
-                        devices.insert((peer.netns.clone(), peer.name));
-                    }
+                    devices.extend(self.ends.get(&step.key).into_iter().flatten().cloned());
                 }
+                Key::Set { name } => {
+                    sets.insert(name.clone());
+                }
+                Key::Table => table = true,
                 _ => {}
             }
         }
-        if namespaces.is_empty() && devices.is_empty() {
+        if namespaces.is_empty() && devices.is_empty() && sets.is_empty() && !table {
             return;
         }
         let on = |key: &Key, link| devices.contains(&(key.netns().clone(), link));
         self.touched.retain(|key, touched| {
-            (touched.before.is_some() && !matches!(key, Key::Sysctl { .. }))
-                || !(namespaces.contains(key.netns()) || device(key, touched.now.as_ref()).is_some_and(|d| on(key, d)))
+            let falls = match key {
+                Key::Element { set, .. } => table || sets.contains(set),
+                key if key.kind().is_firewall() => table,
+                key => {
+                    namespaces.contains(key.netns())
+                        || device(key, touched.now.as_ref()).is_some_and(|device| on(key, device))
+                }
+            };
+            !falls || (touched.before.is_some() && !matches!(key, Key::Sysctl { .. }))
         });
     }
 }
@@ -91,13 +109,14 @@ fn device(key: &Key, now: Option<&Entry>) -> Option<InterfaceName> {
 /// A backend whose steps are written down.
 pub struct Kept<'a> {
     inner: &'a mut dyn Backend,
+    before: &'a State,
     books: &'a Books,
 }
 
 impl<'a> Kept<'a> {
-    /// This backend, with these books.
-    pub fn new(inner: &'a mut dyn Backend, books: &'a Books) -> Self {
-        Self { inner, books }
+    /// This backend, with what there is before the first step, and the books.
+    pub fn new(inner: &'a mut dyn Backend, before: &'a State, books: &'a Books) -> Self {
+        Self { inner, before, books }
     }
 }
 
@@ -121,7 +140,7 @@ impl Backend for Kept<'_> {
         let done: Vec<&Step> =
             steps.iter().zip(&results).filter(|(_, result)| result.is_ok()).map(|(step, _)| step).collect();
         for step in &done {
-            pages.enter(step);
+            pages.enter(step, self.before.get(&step.key));
         }
         pages.fall(&done);
         pages.under_way = 0;

@@ -3,12 +3,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
 
 /// Where run-time files live.
 const FOLDER: &str = "/run/netrec";
@@ -50,9 +52,10 @@ fn pretty(time: Duration) -> String {
 impl Lock {
     /// Takes the lock of the host namespace with this inode number, waiting for another netrec at most so long.
     pub fn take(host_inode: u64, timeout: Duration) -> Result<Self, LockError> {
-        let path = PathBuf::from(FOLDER).join(format!("lock-{host_inode}"));
+        let name = format!("lock-{host_inode}");
+        let path = PathBuf::from(FOLDER).join(&name);
         let failed = |error: io::Error| LockError::Io { path: path.display().to_string(), error };
-        let mut file = open(&path).map_err(failed)?;
+        let mut file = open(&name).map_err(failed)?;
         let start = Instant::now();
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -80,16 +83,36 @@ impl Lock {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(FOLDER)?;
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
-        .open(path)
+fn open(name: &str) -> io::Result<File> {
+    match fs::DirBuilder::new().mode(0o755).create(FOLDER) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let folder = folder()?;
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    Ok(openat(&folder, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into())
+}
+
+/// The folder of run-time files, if it is one's own: in a folder of somebody else's a file could be anything.
+fn folder() -> io::Result<File> {
+    let not_own = |what: &str| {
+        let text = format!("{FOLDER} {what}: remove it, netrec makes its own");
+        io::Error::new(io::ErrorKind::PermissionDenied, text)
+    };
+    let found = fs::symlink_metadata(FOLDER)?;
+    if !found.is_dir() {
+        return Err(not_own(if found.is_symlink() { "is a symbolic link" } else { "is no folder" }));
+    }
+    let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
+    let folder = OpenOptions::new().read(true).custom_flags(flags).open(FOLDER)?;
+    let found = folder.metadata()?;
+    if found.uid() != geteuid().as_raw() {
+        return Err(not_own(&format!("belongs to user {}", found.uid())));
+    }
+    if found.mode() & 0o022 != 0 {
+        return Err(not_own(&format!("can be written by others (mode {:o})", found.mode() & 0o7777)));
+    }
+    Ok(folder)
 }
 
 fn holder() -> String {

@@ -7,13 +7,15 @@ mod lock;
 #[cfg(feature = "fault-injection")]
 mod mutate;
 pub mod rehearse;
+mod trust;
 
 use std::fmt::Write;
 
 pub use apply::{ApplyError, Progress, Undo, apply, unwatched};
 pub use books::{Books, Kept};
-pub use input::{InputError, read_sources};
+pub use input::{InputError, read_sources, read_trusted};
 pub use lock::{Lock, LockError};
+pub use trust::Doubt;
 
 use crate::config::{Config, ContainerNetns, Invalid};
 use crate::desired::{Desired, DesiredError, bridge_name, desired};

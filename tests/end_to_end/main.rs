@@ -16,11 +16,13 @@ mod drift;
 mod flows;
 mod hosts;
 mod idempotence;
+mod obstacles;
 mod overlay;
 mod peers;
 mod ports;
 mod reload;
 mod removal;
+mod safety;
 #[cfg(feature = "fault-injection")]
 mod signals;
 mod surroundings;

@@ -101,6 +101,14 @@ pub struct Paused {
     heard: String,
 }
 
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // A machine does not end before its last process has been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Machine {
     /// Starts netrec, and returns when it stands before the first of these writes, which it must have.
     pub fn netrec_paused(&self, at: &[usize], args: &[&str]) -> Paused {
@@ -168,6 +176,6 @@ impl Paused {
         self.said.read_to_string(&mut self.heard).expect("standard error");
         let status = self.child.wait().expect("its end");
         let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-        Output { status, stdout, stderr: self.heard }
+        Output { status, stdout, stderr: std::mem::take(&mut self.heard) }
     }
 }
