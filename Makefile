@@ -33,15 +33,16 @@ bench:
 	$(CARGO) bench --bench ports
 	$(CARGO) bench --bench overlay
 
-# The whole sweeps of which `make test` tries a sample, by hand and as root: who may talk to whom in every cell, and a
-# failure or a death at every single kernel write, and 500 deaths at random instants.
+# The whole sweeps of which `make test` tries a sample, by hand and as root: who may talk to whom in every cell; and a death
+# at every single kernel write, every failure there, a second one on the way back, and 500 deaths at random instants
+# (docs/faults.md).
 matrix:
 	NETREC_MATRIX=all NETREC_MATRIX_REPORT=$(CURDIR)/target/matrix.txt $(CARGO) $(RUNNER) --all-features -E 'binary(matrix)'
 	cat target/matrix.txt
 
 faults:
-	NETREC_EVERY=1 NETREC_KILLS=500 NETREC_LAB_MINUTES=120 $(CARGO) $(RUNNER) --all-features --no-fail-fast --success-output final \
-		-E 'binary(faults)'
+	NETREC_EVERY=1 NETREC_CODES=5 NETREC_KILLS=500 NETREC_LAB_MINUTES=600 $(CARGO) $(RUNNER) --all-features \
+		--no-fail-fast --success-output final -E 'binary(faults)'
 
 # Ten million texts and ten million messages, of which `make test` tries twenty thousand each.
 fuzz:

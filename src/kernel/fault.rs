@@ -4,8 +4,8 @@
 //! The environment of such a build: `NETREC_FAULT=die:N` kills the process (SIGKILL) instead of the N-th write (from 1);
 //! `NETREC_FAULT=pause:N:FIFO` opens a named pipe for writing before the N-th write, which takes until somebody reads there,
 //! and then for reading, which takes until somebody writes there;
-//! `NETREC_FAULT=fail:N:ERRNO` (`EPERM`, `EBUSY`, `ENOBUFS`, `EEXIST`, `ENOENT` or a number) fails it without sending it;
-//! Several are joined by commas.
+//! `NETREC_FAULT=fail:N:ERRNO` (`EPERM`, `EBUSY`, `ENOBUFS`, `EEXIST`, `ENOENT` or a number) fails it without sending it, and
+//! `NETREC_FAULT=fail:N+:ERRNO` that and all that follow. Several are joined by commas.
 //! `NETREC_SINGLE=1` sends every message alone instead of in batches. A write is one netlink message that changes
 //! something, one sysctl written, or one namespace's mount, unmount or file.
 
@@ -23,7 +23,7 @@ pub struct Writes {
 enum Fault {
     Die(u64),
     Pause(u64, std::path::PathBuf),
-    Fail(u64, i32),
+    Fail { first: u64, last: u64, errno: i32 },
 }
 
 impl Writes {
@@ -55,7 +55,7 @@ impl Writes {
                     let _ = std::fs::OpenOptions::new().write(true).open(pipe);
                     let _ = std::fs::File::open(pipe);
                 }
-                Fault::Fail(n, errno) if *n == self.count => return Err(*errno),
+                Fault::Fail { first, last, errno } if (*first..=*last).contains(&self.count) => return Err(*errno),
                 _ => {}
             }
         }
@@ -78,7 +78,9 @@ fn parse(text: &str) -> Option<Fault> {
     use nix::libc;
     let mut parts = text.split(':');
     let what = parts.next()?;
-    let n = parts.next()?.parse().ok()?;
+    let at = parts.next()?;
+    let (at, on) = at.strip_suffix('+').map_or((at, false), |at| (at, true));
+    let n = at.parse().ok()?;
     match what {
         "die" => Some(Fault::Die(n)),
         "pause" => Some(Fault::Pause(n, parts.next()?.into())),
@@ -91,7 +93,7 @@ fn parse(text: &str) -> Option<Fault> {
                 "ENOENT" => libc::ENOENT,
                 number => number.parse().ok()?,
             };
-            Some(Fault::Fail(n, errno))
+            Some(Fault::Fail { first: n, last: if on { u64::MAX } else { n }, errno })
         }
         _ => None,
     }

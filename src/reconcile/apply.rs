@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::ControlFlow;
 
-use crate::kernel::{Backend, StepError};
+use crate::kernel::{Backend, ReadError, StepError};
 use crate::plan::flows::Change;
 use crate::plan::{Action, Diff, Op, Phase, announcements, diff, phases};
 use crate::state::{Entry, Key, Object, Scope, State, Step};
@@ -179,15 +179,15 @@ impl Run<'_> {
 pub(super) fn restore(backend: &mut dyn Backend, before: &State, scope: &Scope) -> Undo {
     let before: State = before.iter().filter_map(|(k, e)| Some((k.clone(), restored(e)?))).collect();
     let scope = Scope::of(&before).and(scope.clone());
-    let mut left = Vec::new();
+    let mut refused = Vec::new();
     // A state whose flows are still to end.
     let mut left_behind: Option<State> = None;
     for _ in 0..UNDO_TRIES {
-        left.clear();
+        refused.clear();
         let live = match backend.live(&scope) {
             Ok(live) => live,
             Err(error) => {
-                left.push(format!("the state could not be read: {error}"));
+                refused.push(unread(&error));
                 continue;
             }
         };
@@ -198,25 +198,33 @@ pub(super) fn restore(backend: &mut dyn Backend, before: &State, scope: &Scope) 
         if actions.is_empty() && conflicts.is_empty() && left_behind.is_none() {
             return Undo::Done;
         }
-        left.extend(actions.iter().map(Action::shortfall));
-        left.extend(conflicts.iter().map(|c| format!("{} is not netrec's ({})", c.key, c.why)));
         for (phase, steps) in phases(&actions) {
             for chunk in chunks(phase, &steps) {
                 let failed = backend.run(chunk).into_iter().filter_map(Result::err);
-                left.extend(failed.map(|e| e.message));
+                refused.extend(failed.map(|e| e.message));
             }
         }
         if let Some(changed) = &left_behind {
             match forget(backend, changed, &before) {
                 Ok(()) => left_behind = None,
-                Err(error) => left.push(error.message),
+                Err(error) => refused.push(error.message),
             }
         }
     }
-    match backend.live(&scope) {
-        Ok(live) if diff(&before, &live).actions.is_empty() && left_behind.is_none() => Undo::Done,
-        _ => Undo::Left(left),
-    }
+    // What is left is what there is to be seen, whatever the last try came to.
+    let left = match backend.live(&scope) {
+        Ok(live) => {
+            let Diff { actions, conflicts } = diff(&before, &live);
+            let conflicts = conflicts.iter().map(|c| format!("{} is not netrec's ({})", c.key, c.why));
+            actions.iter().map(Action::shortfall).chain(conflicts).collect()
+        }
+        Err(error) => vec![unread(&error)],
+    };
+    if left.is_empty() && left_behind.is_none() { Undo::Done } else { Undo::Left([left, refused].concat()) }
+}
+
+fn unread(error: &ReadError) -> String {
+    format!("the state could not be read: {error}")
 }
 
 /// An object as undoing brings it back, if it does: what is netrec's, without what somebody else made of it that netrec
