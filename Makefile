@@ -44,6 +44,6 @@ faults:
 	NETREC_EVERY=1 NETREC_CODES=5 NETREC_KILLS=500 NETREC_LAB_MINUTES=600 $(CARGO) $(RUNNER) --all-features \
 		--no-fail-fast --success-output final -E 'binary(faults)'
 
-# Ten million texts and ten million messages, of which `make test` tries twenty thousand each.
+# Ten million of each sort of text and message, of which `make test` tries twenty thousand each.
 fuzz:
 	NETREC_INPUTS=10000000 $(CARGO) test --release --all-features --test fuzz -- --nocapture

@@ -1,16 +1,25 @@
-//! Nothing that comes from outside makes netrec panic, hang or eat memory: files, expectations and ports, with bytes changed,
-//! removed, doubled and mixed; messages of the kernel's with attributes of any kind in any order. Always the same ones.
+//! Nothing that comes from outside makes netrec panic, hang or eat memory: files, saved plans, expectations and ports, with
+//! bytes changed, removed, doubled and mixed; messages of the kernel's with attributes of any kind in any order. Always the
+//! same ones.
 //!
 //! `NETREC_INPUTS` says how many of each; `make fuzz` tries ten million.
 
 #![cfg(feature = "fuzzing")]
-#![allow(clippy::cast_possible_truncation, clippy::unwrap_used, clippy::format_push_string, clippy::print_stderr)] // a test may
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    clippy::format_push_string,
+    clippy::print_stderr,
+    clippy::panic
+)] // a test may
 
 use std::fs;
 use std::path::Path;
 
-use netrec::config::{self, Source, Sources};
+use netrec::config::fuzzing::{expect, port};
+use netrec::config::{self, Config, Invalid, Source, Sources};
 use netrec::kernel::fuzzing::{netfilter, rtnetlink};
+use netrec::reconcile::fuzzing::Example;
 
 /// How many inputs are tried.
 fn inputs() -> usize {
@@ -121,7 +130,7 @@ const PIECES: [&str; 27] = [
     "/",
 ];
 
-fn mutate(random: &mut Random, texts: &[Vec<u8>]) -> String {
+fn mutate(random: &mut Random, texts: &[Vec<u8>], pieces: &[&str]) -> String {
     let mut text = texts[random.below(texts.len())].clone();
     for _ in 0..=random.below(4) {
         let at = random.below(text.len() + 1);
@@ -129,7 +138,7 @@ fn mutate(random: &mut Random, texts: &[Vec<u8>]) -> String {
         match random.below(5) {
             0 => drop(text.drain(at..end)),
             1 => {
-                let piece = PIECES[random.below(PIECES.len())];
+                let piece = pieces[random.below(pieces.len())];
                 text.splice(at..at, piece.bytes());
             }
             2 => {
@@ -163,7 +172,7 @@ fn no_text_makes_the_parser_panic() {
     let (mut good, mut bad) = (0, 0);
     for _ in 0..inputs() {
         let sources: Vec<_> = (0..=random.below(5) / 4)
-            .map(|i| Source { name: format!("{i}.toml"), text: mutate(&mut random, &texts) })
+            .map(|i| Source { name: format!("{i}.toml"), text: mutate(&mut random, &texts, &PIECES) })
             .collect();
         match config::parse(Sources(sources)) {
             Ok(config) => {
@@ -179,6 +188,168 @@ fn no_text_makes_the_parser_panic() {
     }
     assert!(good > 100 && bad > 1000, "{good} good and {bad} bad files are too few to prove anything");
     eprintln!("{good} good and {bad} bad files; {} KiB at most", most_memory());
+    assert!(most_memory() < 256 << 10);
+}
+
+/// Texts of one value, changed, are read or refused with the whole message, whatever they hold.
+fn one_value(seed: u64, texts: &[&str], pieces: &[&str], read: fn(&str) -> Result<Config, Invalid>) {
+    let texts: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+    for text in &texts {
+        read(std::str::from_utf8(text).unwrap()).unwrap_or_else(|invalid| panic!("{invalid}"));
+    }
+    let mut random = Random(seed);
+    let (mut good, mut bad) = (0, 0);
+    for _ in 0..inputs() {
+        let text = mutate(&mut random, &texts, pieces);
+        match read(&text) {
+            Ok(config) => {
+                config.places();
+                good += 1;
+            }
+            Err(invalid) => {
+                let message = invalid.to_string();
+                assert!(!invalid.problems.is_empty() && message.starts_with("error: "), "{text:?}: {message}");
+                bad += 1;
+            }
+        }
+    }
+    assert!(
+        good > inputs() / 100 && bad > inputs() / 4,
+        "{good} good and {bad} bad texts are too few to prove anything"
+    );
+    eprintln!("{good} good and {bad} bad texts; {} KiB at most", most_memory());
+    assert!(most_memory() < 256 << 10);
+}
+
+#[test]
+fn no_port_makes_the_parser_panic() {
+    let texts = [
+        "8080:80",
+        "127.0.0.1:8080:80/udp",
+        "[fd00::1]:8000-8009:80-89/tcp",
+        "192.0.2.1:1-3:65533-65535/sctp",
+        "[::]:443:443",
+        "0.0.0.0:53:53/udp",
+    ];
+    let pieces = [
+        ":",
+        "-",
+        "/",
+        "[",
+        "]",
+        "::",
+        "0",
+        "65535",
+        "65536",
+        "99999999999999999999",
+        "/udp",
+        "/UDP",
+        ".",
+        "127.0.0.1",
+        "%eth0",
+        " ",
+        "é",
+        "\u{202e}",
+        "\0",
+        "+1",
+        "::ffff:1.2.3.4",
+        "\"",
+        "\\",
+        "\n",
+    ];
+    one_value(0x706f_7274, &texts, &pieces, port);
+}
+
+#[test]
+fn no_expectation_makes_the_parser_panic() {
+    let texts = [
+        "world -> host:8080",
+        "web -> [fd20::1]:80/udp",
+        "web -/> 10.9.0.1",
+        "host->web",
+        "host -> 10.20.0.1:53/udp",
+        "world -/> host:1/sctp",
+    ];
+    let pieces = [
+        "->",
+        "-/>",
+        " ",
+        "-",
+        ">",
+        ":",
+        "/",
+        "[",
+        "]",
+        "host",
+        "host.",
+        "world",
+        "web",
+        "::1",
+        "127.0.0.1",
+        "224.0.0.1",
+        "65536",
+        "/tcp",
+        "é",
+        "\u{202e}",
+        "\0",
+        "\t",
+        "\"",
+        "\\",
+        "\n",
+        "::ffff:1.2.3.4",
+    ];
+    one_value(0x6578_7065_6374, &texts, &pieces, expect);
+}
+
+#[test]
+fn no_saved_plan_makes_apply_panic() {
+    let example = Example::new(GOOD).unwrap();
+    let small = Example::new("[networks.n]\nsubnet = \"10.1.0.0/24\"\n").unwrap();
+    let texts = [example.saved().unwrap(), small.saved().unwrap()];
+    assert_eq!(example.compared(&texts[0]).as_deref(), Ok(""));
+    let pieces = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"",
+        "\\",
+        "\\u0000",
+        "\\ud800",
+        "null",
+        "true",
+        "-1",
+        "1e999",
+        "\"op\":[]",
+        "\"op\":7",
+        "\"kind\":null",
+        "\"netns\":{}",
+        "\u{1b}[2J",
+        "\u{202e}",
+        "é",
+        "\n",
+        "99999999999999999999",
+        "\"actions\":[",
+    ];
+    let mut random = Random(0x0070_6c61_6e73);
+    let (mut stale, mut refused) = (0, 0);
+    for _ in 0..inputs() {
+        let text = mutate(&mut random, &texts, &pieces);
+        match example.compared(text.as_bytes()) {
+            Ok(news) => {
+                assert!(!news.contains('\u{1b}') && news.len() < 1 << 16, "{news:?}");
+                stale += usize::from(!news.is_empty());
+            }
+            Err(why) => {
+                assert!(!why.contains('\u{1b}') && why.len() < 1 << 12, "{why:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(stale > inputs() / 100 && refused > inputs() / 4, "{stale} stale and {refused} refused plans are too few");
+    eprintln!("{stale} stale and {refused} refused plans; {} KiB at most", most_memory());
     assert!(most_memory() < 256 << 10);
 }
 

@@ -8,6 +8,8 @@ mod checks;
 mod containers;
 mod expect;
 mod file;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod hosts;
 mod line;
 mod networks;

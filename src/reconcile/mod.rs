@@ -3,6 +3,8 @@
 mod apply;
 mod books;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod guard;
 mod input;
 mod lock;

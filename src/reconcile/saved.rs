@@ -175,8 +175,17 @@ impl Saved {
             return Err(SavedError::NotOne(shown()));
         }
         let doubts = safe(doubts, insecure)?;
+        Ok((Self::parse(&bytes, &shown())?, doubts))
+    }
+
+    /// Reads the text of a saved plan, of this version and for this host. Errors name it by a path.
+    pub(super) fn parse(bytes: &[u8], path: &str) -> Result<Self, SavedError> {
+        let shown = || path.to_owned();
+        if !bytes.starts_with(BEGINNING.as_bytes()) {
+            return Err(SavedError::NotOne(shown()));
+        }
         let damaged = |why: String| SavedError::Damaged { path: shown(), why: clean(&why) };
-        let value: Value = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        let value: Value = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
         let format = &value["netrec_saved_plan"];
         if *format != FORMAT {
             return Err(SavedError::Version { path: shown(), found: clean(&format.to_string()) });
@@ -186,7 +195,7 @@ impl Saved {
         if saved.system != here {
             return Err(SavedError::OtherHost { path: shown(), of: clean(&saved.system), here });
         }
-        Ok((saved, doubts))
+        Ok(saved)
     }
 
     /// The configuration's texts as they are now, with what there is against them where `insecure` is set; what came by
