@@ -3,7 +3,7 @@
 
 mod lab;
 
-use crate::lab::{Lab, Space, difference};
+use crate::lab::{Lab, Snapshot, Space, difference};
 
 const FILE: &str = r#"
 [networks.front]
@@ -97,7 +97,8 @@ fn netrec_and_docker_share_a_host() {
         let shop = docker.run("inspect -f '{{.NetworkSettings.IPAddress}}' shop").trim().to_owned();
         lab::until("the container serves", || lab.host.http_get(&format!("{shop}:80"), "/").is_ok());
         shop_works(lab);
-        let before = rules(host);
+        drop(host.settle());
+        let (before, others) = (rules(host), Snapshot::of_others(host));
         assert!(before.contains(":FORWARD DROP") && before.contains("-A DOCKER-USER -j RETURN"), "{before}");
 
         let done = host.apply(FILE);
@@ -109,6 +110,7 @@ fn netrec_and_docker_share_a_host() {
         assert_eq!(difference(&before, &rules(host)), "", "after apply");
         assert_eq!(host.apply(FILE).json["writes"], 0);
         drop(host.settle());
+        assert_eq!(others.diff(&Snapshot::of_others(host)), "", "after apply");
         let web = lab.container("web");
         let _listeners = [web.listen_tcp("web", "0.0.0.0:80"), lab.world.listen_tcp("world", "0.0.0.0:443")];
         shop_works(lab);
@@ -124,7 +126,6 @@ fn netrec_and_docker_share_a_host() {
 
         let (_, exceptions) = DROPS.split_once("; to let it through: ").expect("a command");
         host.sh(exceptions);
-        let mut connection = lab.world.connect("192.0.2.1:8080").expect("a connection");
         lab.expect(
             "
             world tcp 192.0.2.1:8080        -> web sees 192.0.2.9
@@ -149,7 +150,23 @@ fn netrec_and_docker_share_a_host() {
         assert_eq!(page(&lab.container("api"), &unpublished), "blocked");
         assert_eq!(page(&lab.container("api"), "192.0.2.1:8081"), "200 shop\n");
         lab.expect("api tcp 192.0.2.9:443 -> world sees 192.0.2.1\napi tcp 10.20.0.10:80 -> web sees 10.20.0.11");
-        let excepted = rules(host);
+        let (excepted, others) = (rules(host), Snapshot::of_others(host));
+
+        // A change that nobody confirms, and one that is taken back, leave Docker's alone.
+        let other = FILE.replace("10.20.0.", "10.24.0.").replace("front", "other").replace("8080:80", "8095:80");
+        for (time, rollback) in [("1s", false), ("1h", true)] {
+            let applied = host.try_netrec(&other, &["apply", "-y", "--confirm", time]);
+            assert_eq!(applied.status, 0, "{}", applied.stderr);
+            if rollback {
+                assert_eq!(host.netrec(&["rollback"]).status, 0);
+            }
+            lab::until("it is taken back", || host.try_netrec(FILE, &["plan", "--detailed-exitcode"]).status == 0);
+            drop(host.settle());
+            assert_eq!(difference(&excepted, &rules(host)), "", "after --confirm {time}");
+            assert_eq!(others.diff(&Snapshot::of_others(host)), "", "after --confirm {time}");
+            shop_works(lab);
+        }
+        let mut connection = lab.world.connect("192.0.2.1:8080").expect("a connection");
 
         // A change of netrec's and its end leave Docker's alone.
         host.apply(&FILE.replace("8080:80", "8080:80\", \"8090:80"));
@@ -157,6 +174,8 @@ fn netrec_and_docker_share_a_host() {
         lab.expect("world tcp 192.0.2.1:8090 -> web sees 192.0.2.9");
         host.destroy(FILE);
         assert_eq!(difference(&excepted, &rules(host)), "", "after destroy");
+        drop(host.settle());
+        assert_eq!(others.diff(&Snapshot::of_others(host)), "", "after destroy");
         shop_works(lab);
         assert_eq!(docker.run("exec shop busybox cat /www/index.html"), "shop\n");
         assert_eq!(docker.run("inspect -f '{{.State.Running}}' shop"), "true\n");

@@ -18,6 +18,7 @@ mod flows;
 mod hosts;
 mod idempotence;
 mod obstacles;
+mod others;
 mod overlay;
 mod peers;
 mod plans;

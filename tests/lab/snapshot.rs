@@ -1,5 +1,6 @@
 //! All there is to see of a namespace's network, as text that can be compared.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -58,6 +59,32 @@ impl Snapshot {
             }
         }
         snapshot
+    }
+
+    /// Of what is not netrec's in a machine's own namespace: all but devices in netrec's groups and what is on them, its routes
+    /// and its table.
+    pub fn of_others(machine: &Machine) -> Self {
+        let links: Value = serde_json::from_str(&machine.run(["ip", "-j", "link"])).expect("links");
+        let ours = |link: &&Value| ["20050", "20051"].iter().any(|group| link["group"] == **group);
+        let names = links.as_array().into_iter().flatten().filter(ours).filter_map(|link| link["ifname"].as_str());
+        let names: BTreeSet<&str> = names.collect();
+        let others = |line: &&str| {
+            let (section, rest) = line.split_once(' ').expect("a section");
+            let Ok(value) = serde_json::from_str::<Value>(rest) else {
+                // sysctl net/ipv4/conf/nr-front/forwarding = 1
+                return !rest.split('/').any(|part| names.contains(part));
+            };
+            let is_ours = |name: &str| value[name].as_str().is_some_and(|name| names.contains(name));
+            let table = value.as_object().into_iter().flatten().next();
+            match section {
+                "nft" => !table.is_some_and(|(kind, object)| {
+                    object["family"] == "inet" && object[if kind == "table" { "name" } else { "table" }] == "netrec"
+                }),
+                _ => !is_ours("ifname") && !is_ours("dev") && value["protocol"] != "78",
+            }
+        };
+        let all = Self::of(machine);
+        Self { text: all.text.lines().filter(others).flat_map(|line| [line, "\n"]).collect() }
     }
 
     /// What differs in the other, in lines with `-` and `+`; empty when they are equal.
