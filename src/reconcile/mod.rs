@@ -10,6 +10,7 @@ mod mutate;
 pub mod rehearse;
 mod saved;
 mod stale;
+mod status;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -20,6 +21,7 @@ pub use input::{InputError, read_sources};
 pub use lock::{Lock, LockError};
 pub use saved::{Origin, Saved, SavedError};
 pub use stale::Stale;
+pub use status::{AttachmentStatus, ContainerStatus, NetworkStatus, PortStatus, Standing, Status, status};
 
 use crate::config::{Config, ContainerNetns, Invalid, Sources, clean, closest};
 use crate::desired::{Desired, DesiredError, Refusal, bridge_name, desired};

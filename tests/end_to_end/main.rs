@@ -23,6 +23,7 @@ mod plans;
 mod ports;
 mod reload;
 mod removal;
+mod status;
 mod surroundings;
 mod targets;
 mod traffic;
