@@ -34,13 +34,14 @@ bench:
 	$(CARGO) bench --bench overlay
 
 # The whole sweeps of which `make test` tries a sample, by hand and as root: who may talk to whom in every cell, and a
-# failure or a death at every single kernel write.
+# failure or a death at every single kernel write, and 500 deaths at random instants.
 matrix:
 	NETREC_MATRIX=all NETREC_MATRIX_REPORT=$(CURDIR)/target/matrix.txt $(CARGO) $(RUNNER) --all-features -E 'binary(matrix)'
 	cat target/matrix.txt
 
 faults:
-	NETREC_EVERY=1 $(CARGO) $(RUNNER) --all-features -E 'binary(faults)'
+	NETREC_EVERY=1 NETREC_KILLS=500 NETREC_LAB_MINUTES=120 $(CARGO) $(RUNNER) --all-features --no-fail-fast --success-output final \
+		-E 'binary(faults)'
 
 # Ten million texts and ten million messages, of which `make test` tries twenty thousand each.
 fuzz:

@@ -1,14 +1,18 @@
 //! Death and failure at kernel writes: a killed apply costs nothing, a failed one leaves the host as it was. The file
 //! makes one object of every kind there is, and the change touches each of them.
 //!
-//! `cargo test --features fault-injection`; `NETREC_EVERY=1` tries every write instead of a fixed sample.
+//! `cargo test --features fault-injection`; `NETREC_EVERY=1` tries every write instead of a fixed sample, `NETREC_KILLS=500`
+//! as many deaths at random instants, `NETREC_SEED=1` others than usual.
 
 #![cfg(feature = "fault-injection")]
-#![allow(clippy::expect_used)]
+#![allow(clippy::expect_used, clippy::print_stdout)]
 
 mod lab;
 
-use lab::{Lab, Snapshot};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use lab::{Lab, NETREC, Snapshot};
 
 const FIRST: &str = r#"
 [hosts.host]
@@ -187,6 +191,72 @@ fn death_and_then_destroy_leaves_nothing() {
             assert_eq!(bare.diff(&at_rest(lab)), "", "write {at} of {n}");
         }
     });
+}
+
+/// A number of the environment's.
+fn number(name: &str, usual: u64) -> u64 {
+    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
+}
+
+/// netrec is killed at random instants of a change, from its start to a little after its usual end; the next apply makes
+/// what an undisturbed one would have made, or a destroy leaves nothing.
+fn is_killed(lab: &Lab, part: u64, before: &str, after: &str) {
+    prepare(lab);
+    let bare = at_rest(lab);
+    let file = lab.host.write("after.toml", after);
+    let start = || {
+        let mut command = Command::new(NETREC);
+        command.args(["-c", &file, "apply", "-y"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        lab.host.spawn(&mut command).expect("netrec")
+    };
+    lab.host.apply(before);
+    let begin = Instant::now();
+    assert!(start().wait().expect("its end").success());
+    let usual = begin.elapsed();
+    let wanted = at_rest(lab);
+    let seed = number("NETREC_SEED", 0);
+    // xorshift64*, so that a failure can be had again by its seed.
+    let mut random = (seed + part).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let kills = number("NETREC_KILLS", 12).div_ceil(2);
+    let (mut died, mut converged) = (0, 0);
+    for n in 0..kills {
+        random ^= random >> 12;
+        random ^= random << 25;
+        random ^= random >> 27;
+        let share = random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        let instant = usual.mul_f64(f64::from(u32::try_from(share).expect("32 bits")) / f64::from(u32::MAX));
+        lab.host.destroy(after);
+        lab.host.apply(before);
+        let mut netrec = start();
+        std::thread::sleep(instant);
+        let _ = netrec.kill();
+        died += u64::from(netrec.wait().expect("its end").code().is_none());
+        let what = format!("seed {seed}, kill {n} of {kills} after {instant:?} of {usual:?}");
+        if n % 4 == 3 {
+            lab.host.destroy(after);
+            assert_eq!(bare.diff(&at_rest(lab)), "", "{what}: destroy leaves something");
+        } else {
+            lab.host.apply(after);
+            assert_eq!(lab.host.plan(after).actions(), [""; 0], "{what}: the plan is not empty");
+            assert_eq!(wanted.diff(&at_rest(lab)), "", "{what}: another state than without a crash");
+        }
+        converged += 1;
+    }
+    lab.host.destroy(after);
+    assert_eq!(bare.diff(&at_rest(lab)), "", "destroy leaves something");
+    println!("\ntried: {converged} of {kills} converged, {died} of them killed before their end, seed {seed}");
+    assert!(died > 0 || kills == 0, "all had ended before they were killed: {usual:?} is too long");
+}
+
+#[test]
+fn death_at_a_random_instant_costs_nothing_when_all_comes() {
+    lab::in_lab(|lab| is_killed(lab, 1, "", FIRST));
+}
+
+#[test]
+fn death_at_a_random_instant_costs_nothing_when_all_changes() {
+    lab::in_lab(|lab| is_killed(lab, 2, FIRST, SECOND));
 }
 
 /// A write fails, of each that is tried; what had been done is taken back.

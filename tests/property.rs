@@ -7,12 +7,13 @@ mod fake;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::ops::ControlFlow;
 
 use fake::Fake;
 use netrec::config::{Config, Source, Sources, parse};
 use netrec::kernel::Backend;
 use netrec::plan::diff;
-use netrec::reconcile::{Undo, apply, prepare, prepare_destroy, prepare_part};
+use netrec::reconcile::{Books, Kept, Undo, apply, prepare, prepare_destroy, prepare_part, unwatched};
 use netrec::state::firewall::{Expr, Rule, Verdict};
 use netrec::state::{End, Entry, Facts, Flow, Key, Link, LinkKind, Netns, Object, Owner, Scope, State, facts};
 
@@ -174,11 +175,11 @@ fn without_sysctls(state: &State) -> State {
 
 fn converge(host: &mut Fake, config: &Config, seed: u64) {
     let prepared = prepare(host, config, None).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-    apply(host, &prepared, &mut |_, _| {}).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", prepared.plan.to_text()));
+    apply(host, &prepared, &mut unwatched).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", prepared.plan.to_text()));
     let again = prepare(host, config, None).unwrap();
     assert_eq!(again.plan.actions, [], "seed {seed}: the second plan is not empty:\n{}", again.plan.to_text());
     let writes = host.writes();
-    apply(host, &again, &mut |_, _| {}).unwrap();
+    apply(host, &again, &mut unwatched).unwrap();
     assert_eq!(host.writes(), writes, "seed {seed}: the second apply writes");
 }
 
@@ -203,7 +204,7 @@ fn any_file_after_any_other_and_any_drift_converges_and_leaves_nothing() {
         converge(&mut host, &second, seed);
         drift(&mut host, &mut random);
         let prepared = prepare_destroy(&mut host, None).unwrap();
-        apply(&mut host, &prepared, &mut |_, _| {})
+        apply(&mut host, &prepared, &mut unwatched)
             .unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", prepared.plan.to_text()));
         assert_eq!(without_sysctls(&host.state).len(), 0, "seed {seed}: left: {:#?}", host.state);
     }
@@ -235,7 +236,7 @@ fn any_part_of_any_file_converges_and_leaves_the_rest_as_it_is() {
         let before = prepare(&mut host, &second, None).unwrap();
         let prepared = prepare_part(&mut host, &second, None, &targets).unwrap();
         let said = || format!("seed {seed}, {targets:?}:\n{}", prepared.plan.to_text());
-        apply(&mut host, &prepared, &mut |_, _| {}).unwrap_or_else(|e| panic!("{e}\n{}", said()));
+        apply(&mut host, &prepared, &mut unwatched).unwrap_or_else(|e| panic!("{e}\n{}", said()));
         let planned: BTreeSet<Owner> = prepared.plan.actions.iter().flat_map(|a| a.owners().to_vec()).collect();
         let after = prepare(&mut host, &second, None).unwrap();
         // A device under another name brings along what hangs on it.
@@ -282,7 +283,7 @@ fn a_failure_at_any_step_puts_back_what_there_was() {
             // Every third time the way back fails once, too.
             host.fail = Some((n, if n % 3 == 0 { 2 } else { 1 }));
             let prepared = prepare_part(&mut host, &second, None, &targets).unwrap();
-            let result = apply(&mut host, &prepared, &mut |_, _| {});
+            let result = apply(&mut host, &prepared, &mut unwatched);
             let Err(error) = result else {
                 assert!(host.writes() < n, "seed {seed}: step {n} failed and nobody said so");
                 last = n - 1;
@@ -307,6 +308,42 @@ fn a_failure_at_any_step_puts_back_what_there_was() {
     assert!(runs > 1000, "only {runs} failures were tried");
 }
 
+#[test]
+fn an_interrupt_between_any_batches_puts_back_what_there_was() {
+    let mut runs = 0;
+    for seed in 0..80 {
+        let mut random = Random::new(seed);
+        let (first, second) = files(&mut random);
+        let mut host = host(&mut random);
+        converge(&mut host, &first, seed);
+        drift(&mut host, &mut random);
+        for n in 0.. {
+            let (mut host, before) = (host.clone(), host.clone());
+            let prepared = prepare(&mut host, &second, None).unwrap();
+            let (mut asked, books) = (0, Books::default());
+            let mut progress = |_, _| {
+                asked += 1;
+                if asked > n { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let Err(error) = apply(&mut Kept::new(&mut host, &prepared.live, &books), &prepared, &mut progress) else {
+                break;
+            };
+            assert!(error.errors[0].1.starts_with("interrupted after "), "seed {seed}, batch {n}: {error}");
+            assert!(matches!(error.undo, Undo::Done), "seed {seed}, batch {n}: {error}");
+            let scope = Scope::of(&prepared.desired);
+            let (was, is) =
+                (without_sysctls(&before.clone().live(&scope).unwrap()), without_sysctls(&host.live(&scope).unwrap()));
+            assert_eq!(diff(&was, &is).actions, [], "seed {seed}, batch {n}: not as before");
+            // Of a device in a container that changed its name there and back the books may say too much.
+            let moves = |key: &Key| matches!(key, Key::Address { .. } | Key::Route { .. }) && !key.netns().is_host();
+            let left = books.standing().0.into_iter().filter(|k| !matches!(k, Key::Sysctl { .. }) && !moves(k));
+            assert_eq!(left.collect::<Vec<_>>(), [], "seed {seed}, batch {n}: the books say that this differs");
+            runs += 1;
+        }
+    }
+    assert!(runs > 1000, "only {runs} interrupts were tried");
+}
+
 /// A flow that the host's own service answers, and keeps: TCP to the host.
 fn has_peer(flow: &Flow) -> bool {
     flow.answered && flow.answers == flow.to
@@ -325,7 +362,7 @@ fn flows_end_exactly_when_the_port_maps_send_them_elsewhere() {
         let before = host.flows.clone().unwrap();
         if random.one_in(4) {
             let prepared = prepare_destroy(&mut host, None).unwrap();
-            apply(&mut host, &prepared, &mut |_, _| {}).unwrap();
+            apply(&mut host, &prepared, &mut unwatched).unwrap();
         } else {
             converge(&mut host, &second, seed);
         }

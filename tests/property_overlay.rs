@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use fake::Fake;
 use netrec::kernel::Backend;
 use netrec::plan::{Diff, Plan, diff};
-use netrec::reconcile::{Prepared, Undo, apply};
+use netrec::reconcile::{Prepared, Undo, apply, unwatched};
 use netrec::state::{
     Address, BridgePort, Device, Entry, Fdb, InterfaceName, Key, Link, LinkKind, Mac, Neighbour, Netns, Object, Owner,
     RT_TABLE_MAIN, Route, Scope, State,
@@ -208,7 +208,7 @@ fn prepare(host: &mut Fake, desired: &State) -> Prepared {
 
 fn converge(host: &mut Fake, desired: &State, seed: u64) {
     let prepared = prepare(host, desired);
-    apply(host, &prepared, &mut |_, _| {}).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", prepared.plan.to_text()));
+    apply(host, &prepared, &mut unwatched).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{}", prepared.plan.to_text()));
     let again = prepare(host, desired);
     assert_eq!(again.plan.actions, [], "seed {seed}: the second plan is not empty:\n{}", again.plan.to_text());
 }
@@ -251,7 +251,7 @@ fn a_failure_at_any_step_puts_back_what_there_was() {
             // Every third time the way back fails once, too.
             host.fail = Some((n, if n % 3 == 0 { 2 } else { 1 }));
             let prepared = prepare(&mut host, &second);
-            let Err(error) = apply(&mut host, &prepared, &mut |_, _| {}) else {
+            let Err(error) = apply(&mut host, &prepared, &mut unwatched) else {
                 assert!(host.writes() < n, "seed {seed}: step {n} failed and nobody said so");
                 break;
             };

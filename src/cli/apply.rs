@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::destroy::LOCK_TIMEOUT;
-use super::{Done, Error, Output, kernel, locked, owners};
+use super::interrupt::Interrupts;
+use super::{Done, Error, Output, kernel, locked, owners, say};
 use crate::config::{self, Config};
 use crate::kernel::{Backend, Linux};
 use crate::reconcile::{
-    ApplyError, Place, PrepareError, Prepared, Saved, applied, apply, prepare_destroy, prepare_part,
+    ApplyError, Doubt, Kept, Place, PrepareError, Prepared, Saved, applied, apply, prepare_destroy, prepare_part,
 };
 use crate::state::Key;
 
@@ -35,13 +36,16 @@ pub(super) struct Args {
     /// Only what belongs to this owner, such as `containers.web`, and what that needs; may be given several times
     #[arg(long = "target", value_name = "OWNER")]
     targets: Vec<String>,
+    /// Go on when others than root and you can write the file
+    #[arg(long)]
+    insecure: bool,
 }
 
 pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result<Done, Error> {
     if let Some(file) = &command.plan {
         return saved(args, command, output, file);
     }
-    let config = args.load()?;
+    let config = args.load_trusted(command.insecure, output)?;
     let targets = owners(&command.targets);
     let order = Order {
         question: ask(command.yes, command.json, output, "apply")?.then_some("Apply this plan?"),
@@ -51,7 +55,10 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
         confirm: command.confirm,
     };
     // Read again, as another netrec may have been waited for.
-    let plan = |kernel: &mut Linux| Ok(prepare_part(kernel, &*args.reload(&config)?, args.host.as_deref(), &targets)?);
+    let plan = |kernel: &mut Linux| {
+        let config = args.reload(&config, command.insecure)?;
+        Ok(prepare_part(kernel, &config, args.host.as_deref(), &targets)?)
+    };
     order.carry_out(&plan, output)
 }
 
@@ -61,17 +68,23 @@ fn saved(args: &super::Args, command: &Args, output: &Output, file: &Path) -> Re
         let text = "a saved plan has its own configuration and options: leave out -c, --host and --target";
         return Err(Error::Usage(text.into()));
     }
-    let saved = Saved::read(file)?;
-    let load = || -> Result<Option<Config>, Error> { Ok(saved.sources()?.map(config::parse).transpose()?) };
+    let (saved, doubts) = Saved::read(file, command.insecure)?;
+    say(&doubts, output);
+    let load = || -> Result<(Option<Config>, Vec<Doubt>), Error> {
+        let (sources, doubts) = saved.sources(command.insecure)?;
+        Ok((sources.map(config::parse).transpose()?, doubts))
+    };
+    let (config, doubts) = load()?;
+    say(&doubts, output);
     let order = Order {
         question: None,
         json: command.json,
         detailed: command.detailed_exitcode,
-        timeout: load()?.map_or(LOCK_TIMEOUT, |config| config.settings.lock_timeout),
+        timeout: config.map_or(LOCK_TIMEOUT, |config| config.settings.lock_timeout),
         confirm: command.confirm,
     };
     let plan = |kernel: &mut Linux| {
-        let config = load()?;
+        let (config, _) = load()?;
         let prepared = match &config {
             Some(config) => prepare_part(kernel, config, saved.host.as_deref(), &saved.targets),
             None => prepare_destroy(kernel, saved.host.as_deref()),
@@ -124,6 +137,7 @@ impl Order {
         plan: &dyn Fn(&mut Linux) -> Result<Prepared, Error>,
         output: &Output,
     ) -> Result<Done, Error> {
+        let interrupts = Interrupts::listen(output, self.json)?;
         let mut agreed = None;
         if let Some(question) = self.question {
             let prepared = plan(&mut kernel()?)?;
@@ -150,13 +164,23 @@ impl Order {
             None if !self.json => output.plan(&prepared.plan.to_text()),
             _ => {}
         }
-        let done = self.work(&mut kernel, &prepared, &place, output);
+        // A guard, and the word of how long it waits, are part of the work.
+        interrupts.begin();
+        let done = self.work(&mut kernel, &prepared, &place, &interrupts, output);
+        interrupts.end();
         // The process ends here. Giving back tens of thousands of objects one by one would take a thirtieth of its time.
         std::mem::forget(prepared);
         done
     }
 
-    fn work(&self, kernel: &mut Linux, prepared: &Prepared, place: &Place, output: &Output) -> Result<Done, Error> {
+    fn work(
+        &self,
+        kernel: &mut Linux,
+        prepared: &Prepared,
+        place: &Place,
+        interrupts: &Interrupts,
+        output: &Output,
+    ) -> Result<Done, Error> {
         let changed = !prepared.plan.is_empty();
         let time = self.confirm.filter(|_| changed);
         let guarded = time
@@ -165,7 +189,11 @@ impl Order {
             })
             .transpose()?;
         let start = Instant::now();
-        let result = apply(kernel, prepared, &mut |done, total| output.progress(done, total));
+        let mut progress = |done, total| {
+            output.progress(done, total);
+            interrupts.go_on()
+        };
+        let result = apply(&mut Kept::new(kernel, &prepared.live, interrupts.books()), prepared, &mut progress);
         let took = start.elapsed();
         output.detail(&format_args!("{} kernel writes in {} ms", kernel.writes(), took.as_millis()));
         if self.json {

@@ -3,6 +3,7 @@
 mod apply;
 mod confirm;
 mod destroy;
+mod interrupt;
 mod output;
 mod plan;
 mod rehearse;
@@ -23,7 +24,8 @@ use crate::kernel::Linux;
 use crate::plan::FORMAT_VERSION;
 use crate::reconcile::rehearse::RehearseError;
 use crate::reconcile::{
-    ApplyError, GuardError, InputError, Lock, LockError, PrepareError, SavedError, Stale, Undo, read_sources,
+    ApplyError, Doubt, GuardError, InputError, Lock, LockError, PrepareError, SavedError, Stale, Undo, read_sources,
+    read_trusted,
 };
 use crate::state::Owner;
 
@@ -139,7 +141,10 @@ impl From<Invalid> for Error {
 /// The exit status of an error; the one place that decides it.
 fn exit_status(error: &Error) -> u8 {
     match error {
-        Error::Invalid(_) | Error::Input(_) | Error::Prepare(PrepareError::Invalid(_)) => 3,
+        Error::Invalid(_)
+        | Error::Input(_)
+        | Error::Saved(SavedError::Input(_))
+        | Error::Prepare(PrepareError::Invalid(_)) => 3,
         Error::Apply(error) if matches!(error.undo, Undo::Done) => 4,
         Error::Reported(error) if matches!(error.undo, Undo::Done) => 4,
         Error::Lock(LockError::Held { .. }) | Error::Guard(GuardError::Lock(LockError::Held { .. })) => 5,
@@ -226,13 +231,27 @@ impl Args {
         Ok(config::parse(read_sources(&self.config)?)?)
     }
 
+    /// The same for a command that writes to the kernel: others must not be able to write the file, or it is `insecure`.
+    fn load_trusted(&self, insecure: bool, output: &Output) -> Result<Config, Error> {
+        let (sources, doubts) = read_trusted(&self.config, insecure)?;
+        say(&doubts, output);
+        Ok(config::parse(sources)?)
+    }
+
     /// The same at a later time: the files may have changed. Standard input can be read once only.
-    fn reload<'a>(&self, before: &'a Config) -> Result<Cow<'a, Config>, Error> {
+    fn reload<'a>(&self, before: &'a Config, insecure: bool) -> Result<Cow<'a, Config>, Error> {
         if self.config.iter().any(|path| path.as_os_str() == "-") {
             return Ok(Cow::Borrowed(before));
         }
-        let sources = read_sources(&self.config)?;
+        let (sources, _) = read_trusted(&self.config, insecure)?;
         Ok(if sources == before.sources { Cow::Borrowed(before) } else { Cow::Owned(config::parse(sources)?) })
+    }
+}
+
+/// Says what there is against a file that is used all the same.
+fn say(doubts: &[Doubt], output: &Output) {
+    for doubt in doubts {
+        output.note(&format_args!("warning: {doubt}"));
     }
 }
 

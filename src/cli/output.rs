@@ -15,6 +15,7 @@ use super::{Color, Error};
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) struct Output {
+    when: Color,
     color: bool,
     error_color: bool,
     quiet: bool,
@@ -32,6 +33,7 @@ impl Output {
             Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
         };
         Self {
+            when: color,
             color: wanted(io::stdout().is_terminal()),
             error_color: wanted(io::stderr().is_terminal()),
             quiet,
@@ -40,6 +42,11 @@ impl Output {
             bar: Cell::new(false),
             lost: Cell::new(None),
         }
+    }
+
+    /// The same for another thread.
+    pub(super) fn another(&self) -> Self {
+        Self::new(self.when, self.quiet, self.verbose)
     }
 
     /// The result, as it is. Where it cannot be written, that is remembered; the work goes on.
@@ -105,8 +112,12 @@ impl Output {
     /// An error. What the configuration's checks say comes with its own heads.
     pub(super) fn error(&self, error: &Error) {
         self.clear();
-        let text = error.to_string();
-        let text = if text.starts_with("error: ") { text } else { format!("error: {text}") };
+        self.error_text(&error.to_string());
+    }
+
+    /// The same of one that has its words already.
+    pub(super) fn error_text(&self, text: &str) {
+        let text = if text.starts_with("error: ") { text.to_owned() } else { format!("error: {text}") };
         let text = if self.error_color { text.replace("error: ", "\x1b[1;31merror\x1b[0m: ") } else { text };
         let _ = writeln!(io::stderr(), "{}", text.trim_end());
     }

@@ -196,7 +196,7 @@ impl Build<'_> {
                 Some(Ok(None)) if is_path => {
                     format!("{}, where there is no network namespace: start what makes it first", whose())
                 }
-                Some(Err(error)) if is_path => format!("{}, which cannot be opened: {error}", whose()),
+                Some(Err(error)) if is_path => format!("{}, which {error}", whose()),
                 _ => continue,
             };
             self.refuse([&container.owner], refusal);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::utsname::uname;
 
@@ -22,9 +23,14 @@ use crate::state::facts::{
 use crate::state::{Facts, InterfaceName, Netns, PROTOCOL, RT_TABLE_MAIN, Surroundings};
 
 /// The device and inode number of a container's namespace.
-fn identity(netns: &Netns) -> Result<Option<(u64, u64)>, String> {
-    let opened = Handle::open(&netns::path(netns)).map_err(|error| error.to_string())?;
-    Ok(opened.map(|handle| handle.id))
+fn identity(namespaces: &Namespaces, netns: &Netns) -> Result<Option<(u64, u64)>, String> {
+    let opened = Handle::open(&netns::path(netns)).map_err(|error| format!("cannot be opened: {error}"))?;
+    let Some(handle) = opened else { return Ok(None) };
+    // For want of rights it cannot be found out, nor can anything be done.
+    match namespaces.visit(&handle, || ()) {
+        Err(Errno::EINVAL) => Err(format!("cannot be used: {}", netns::OTHER_KIND)),
+        _ => Ok(Some(handle.id)),
+    }
 }
 
 /// Reads the facts.
@@ -49,7 +55,7 @@ pub(super) fn read(namespaces: &mut Namespaces, asked: &Asked) -> Result<Facts, 
         host_namespace: namespaces.host_id(),
         devices: devices(namespaces, &asked.devices)?,
         ways: ways.into_iter().filter_map(|(ip, (index, via))| Some((ip, way(links.get(&index)?, via)))).collect(),
-        namespaces: asked.namespaces.iter().map(|netns| (netns.clone(), identity(netns))).collect(),
+        namespaces: asked.namespaces.iter().map(|netns| (netns.clone(), identity(namespaces, netns))).collect(),
         surroundings: Surroundings::default(),
     })
 }

@@ -1,8 +1,11 @@
 //! Counts the writes to the kernel and, in builds with the feature `fault-injection`, makes one of them fail or the
-//! process die just before it.
+//! process die or wait just before it.
 //!
 //! The environment of such a build: `NETREC_FAULT=die:N` kills the process (SIGKILL) instead of the N-th write (from 1);
+//! `NETREC_FAULT=pause:N:FIFO` opens a named pipe for writing before the N-th write, which takes until somebody reads there,
+//! and then for reading, which takes until somebody writes there;
 //! `NETREC_FAULT=fail:N:ERRNO` (`EPERM`, `EBUSY`, `ENOBUFS`, `EEXIST`, `ENOENT` or a number) fails it without sending it;
+//! Several are joined by commas.
 //! `NETREC_SINGLE=1` sends every message alone instead of in batches. A write is one netlink message that changes
 //! something, one sysctl written, or one namespace's mount, unmount or file.
 
@@ -11,14 +14,15 @@
 pub struct Writes {
     count: u64,
     #[cfg(feature = "fault-injection")]
-    fault: Option<Fault>,
+    faults: Vec<Fault>,
     single: bool,
 }
 
 #[cfg(feature = "fault-injection")]
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum Fault {
     Die(u64),
+    Pause(u64, std::path::PathBuf),
     Fail(u64, i32),
 }
 
@@ -27,8 +31,12 @@ impl Writes {
     pub fn new() -> Self {
         #[cfg(feature = "fault-injection")]
         {
-            let fault = std::env::var("NETREC_FAULT").ok().and_then(|v| parse(&v));
-            Self { count: 0, fault, single: std::env::var_os("NETREC_SINGLE").is_some() }
+            let asked = std::env::var("NETREC_FAULT").unwrap_or_default();
+            Self {
+                count: 0,
+                faults: asked.split(',').filter_map(parse).collect(),
+                single: std::env::var_os("NETREC_SINGLE").is_some(),
+            }
         }
         #[cfg(not(feature = "fault-injection"))]
         Self::default()
@@ -38,12 +46,18 @@ impl Writes {
     pub fn admit(&mut self) -> Result<(), i32> {
         self.count += 1;
         #[cfg(feature = "fault-injection")]
-        match self.fault {
-            Some(Fault::Die(n)) if n == self.count => {
-                let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+        for fault in &self.faults {
+            match fault {
+                Fault::Die(n) if *n == self.count => {
+                    let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+                }
+                Fault::Pause(n, pipe) if *n == self.count => {
+                    let _ = std::fs::OpenOptions::new().write(true).open(pipe);
+                    let _ = std::fs::File::open(pipe);
+                }
+                Fault::Fail(n, errno) if *n == self.count => return Err(*errno),
+                _ => {}
             }
-            Some(Fault::Fail(n, errno)) if n == self.count => return Err(errno),
-            _ => {}
         }
         Ok(())
     }
@@ -67,6 +81,7 @@ fn parse(text: &str) -> Option<Fault> {
     let n = parts.next()?.parse().ok()?;
     match what {
         "die" => Some(Fault::Die(n)),
+        "pause" => Some(Fault::Pause(n, parts.next()?.into())),
         "fail" => {
             let errno = match parts.next()? {
                 "EPERM" => libc::EPERM,

@@ -133,7 +133,7 @@ impl Reader<'_> {
             None if netns.is_host() => Socket::open().map_err(|e| failed(e.into()))?,
             None => {
                 let opened = self.namespaces.visit(&handle, Socket::open);
-                opened.map_err(|e| failed(e.into()))?.map_err(|e| failed(e.into()))?
+                opened.map_err(|e| failed(netns::not_entered(e)))?.map_err(|e| failed(e.into()))?
             }
         };
         Space::read(&mut socket, netns, handle.id, self.inode, wanted).map(Some)

@@ -82,6 +82,18 @@ impl Handle {
     }
 }
 
+/// What is said of a namespace that is not entered. A mount namespace or the like lies on the same file system, and differs
+/// in that it is not a network's to enter (EINVAL).
+pub(super) fn not_entered(errno: Errno) -> Refusal {
+    match errno {
+        Errno::EINVAL => Refusal::new(libc::EINVAL, OTHER_KIND),
+        errno => errno.into(),
+    }
+}
+
+/// The words for it.
+pub(super) const OTHER_KIND: &str = "it is a namespace of another kind, not of a network";
+
 fn handle(netns: &Netns) -> Result<Handle, Refusal> {
     let opened = Handle::open(&path(netns))?;
     opened.ok_or_else(|| Refusal::new(libc::ENOENT, format!("there is no namespace {netns}")))

@@ -8,7 +8,7 @@ use similar::{ChangeTag, TextDiff};
 use super::view::flat;
 use super::{Action, LeftOut, Op, Plan};
 use crate::state::firewall::Chain;
-use crate::state::{Entry, Object, Owner};
+use crate::state::{Entry, InterfaceName, Link, LinkKind, Object, Owner};
 
 /// How many owners a line names.
 const NAMED: usize = 40;
@@ -149,6 +149,15 @@ impl Action {
             (_, None) => format!("{key} is still there"),
             (Some(Entry { object: Object::Chain(_), .. }), _) => format!("{key} has other rules than it should"),
             (before, after) => {
+                let end = |entry: &Option<Entry>| match entry.as_ref().map(|e| &e.object) {
+                    Some(Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => {
+                        Some((peer.netns.clone(), peer.name))
+                    }
+                    _ => None,
+                };
+                if let (Some((_, InterfaceName::UNKNOWN)), Some((netns, _))) = (end(before), end(after)) {
+                    return format!("{key}: its end in {netns} is nowhere to be found");
+                }
                 let old: BTreeMap<String, String> = flat(before.as_ref()).into_iter().collect();
                 let differs = flat(after.as_ref()).into_iter().filter(|(path, value)| old.get(path) != Some(value));
                 let words: Vec<String> = differs

@@ -1,6 +1,7 @@
 //! Carrying out a plan: phase by phase, reading back what came of it, and on any failure back to the state before.
 
 use std::fmt;
+use std::ops::ControlFlow;
 
 use crate::kernel::{Backend, StepError};
 use crate::plan::flows::Change;
@@ -21,8 +22,13 @@ const UNDO_TRIES: usize = 3;
 /// How many steps go to the kernel between two words on progress.
 const CHUNK: usize = 512;
 
-/// Steps done and steps in all.
-pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
+/// Told the steps done and the steps in all, between batches; says whether to go on. When not, what was done is taken back.
+pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
+
+/// The progress of work that nobody looks at.
+pub fn unwatched(_done: usize, _total: usize) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
 
 /// A plan was not carried out.
 #[derive(Debug)]
@@ -96,6 +102,11 @@ impl Run<'_> {
         let total = phases.iter().map(|(_, steps)| steps.len()).sum();
         let mut done = 0;
         let mut verified = true;
+        let mut go_on = |done| match progress(done, total) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(vec![(Key::Table, format!("interrupted after {done} of {total} steps"))]),
+        };
+        go_on(done)?;
         for (phase, steps) in &phases {
             if phase.removes() && !verified {
                 self.verify(true)?;
@@ -104,11 +115,13 @@ impl Run<'_> {
             for chunk in chunks(*phase, steps) {
                 self.steps(*phase, chunk)?;
                 done += chunk.len();
-                progress(done, total);
+                go_on(done)?;
             }
             verified &= phase.removes();
         }
-        self.verify(false)
+        self.verify(false)?;
+        // What follows cannot be taken back.
+        go_on(done)
     }
 
     fn steps(&mut self, phase: Phase, steps: &[Step]) -> Result<(), Errors> {

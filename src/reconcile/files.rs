@@ -3,10 +3,13 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{OFlag, openat};
 use nix::libc;
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
 
 /// Where run-time files live. It is empty after every boot.
 pub(super) const RUN: &str = "/run/netrec";
@@ -58,10 +61,38 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A file to hold a lock on, made where it is not there.
+/// A run-time file to hold a lock on, made where it is not there.
 pub(super) fn lock_file(path: &Path) -> io::Result<File> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(RUN)?;
-    private().read(true).write(true).create(true).truncate(false).open(path)
+    match fs::DirBuilder::new().mode(0o755).create(RUN) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let folder = run_folder()?;
+    let name = path.file_name().unwrap_or_default();
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    Ok(openat(&folder, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into())
+}
+
+/// The folder of run-time files, if it is one's own: in a folder of somebody else's a file could be anything.
+fn run_folder() -> io::Result<File> {
+    let not_own = |what: &str| {
+        let text = format!("{RUN} {what}: remove it, netrec makes its own");
+        io::Error::new(io::ErrorKind::PermissionDenied, text)
+    };
+    let found = fs::symlink_metadata(RUN)?;
+    if !found.is_dir() {
+        return Err(not_own(if found.is_symlink() { "is a symbolic link" } else { "is no folder" }));
+    }
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let folder = OpenOptions::new().read(true).custom_flags(flags).open(RUN)?;
+    let found = folder.metadata()?;
+    if found.uid() != geteuid().as_raw() {
+        return Err(not_own(&format!("belongs to user {}", found.uid())));
+    }
+    if found.mode() & 0o022 != 0 {
+        return Err(not_own(&format!("can be written by others (mode {:o})", found.mode() & 0o7777)));
+    }
+    Ok(folder)
 }
 
 /// The run-time file of a host namespace.

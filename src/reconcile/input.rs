@@ -1,9 +1,11 @@
 //! The texts of the configuration: a file, a folder's `*.toml` by name, standard input, or the default places.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::trust::{self, Doubt};
 use crate::config::{Source, Sources};
 
 /// The default file.
@@ -38,18 +40,49 @@ pub enum InputError {
         /// The offset of the first wrong byte.
         at: usize,
     },
+    /// Others may write what is to decide over the network.
+    #[error("others than root and the one who runs netrec could write this host's networks:\n{}\n`--insecure` goes on all the same", lines(.0))]
+    Untrusted(Vec<Doubt>),
     /// A folder holds no `*.toml`.
     #[error("{0} holds no *.toml file")]
     Empty(String),
 }
 
+fn lines(doubts: &[Doubt]) -> String {
+    doubts.iter().map(|doubt| format!("  {doubt}")).collect::<Vec<_>>().join("\n")
+}
+
 /// Reads the texts that the paths name; without any, those of the default places.
 pub fn read_sources(paths: &[PathBuf]) -> Result<Sources, InputError> {
+    read(paths, &mut |_, _| Ok(()))
+}
+
+/// The same for a command that writes to the kernel: nobody else may be able to write the files. What there is against it
+/// where `insecure` is set comes with the texts; else it is an error. Standard input is whose it is.
+pub fn read_trusted(paths: &[PathBuf], insecure: bool) -> Result<(Sources, Vec<Doubt>), InputError> {
+    let mut doubts = BTreeSet::new();
+    let sources = read(paths, &mut |file, path| {
+        doubts.extend(trust::doubts(file, path)?);
+        Ok(())
+    })?;
+    Ok((sources, safe(doubts, insecure)?))
+}
+
+/// What there is against a file, if it may be used all the same.
+pub(super) fn safe(doubts: BTreeSet<Doubt>, insecure: bool) -> Result<Vec<Doubt>, InputError> {
+    let doubts: Vec<Doubt> = doubts.into_iter().collect();
+    if doubts.is_empty() || insecure { Ok(doubts) } else { Err(InputError::Untrusted(doubts)) }
+}
+
+/// Looks at an open file before it is read.
+type Check<'a> = &'a mut dyn FnMut(&File, &Path) -> io::Result<()>;
+
+fn read(paths: &[PathBuf], check: Check<'_>) -> Result<Sources, InputError> {
     let mut sources = Vec::new();
     if paths.is_empty() {
-        sources.push(read_file(Path::new(DEFAULT_FILE))?);
+        sources.push(read_file(Path::new(DEFAULT_FILE), check)?);
         for file in folder(Path::new(DEFAULT_FOLDER)).unwrap_or_default() {
-            sources.push(read_file(&file)?);
+            sources.push(read_file(&file, check)?);
         }
     }
     for path in paths {
@@ -63,10 +96,10 @@ pub fn read_sources(paths: &[PathBuf]) -> Result<Sources, InputError> {
                 return Err(InputError::Empty(path.display().to_string()));
             }
             for file in files {
-                sources.push(read_file(&file)?);
+                sources.push(read_file(&file, check)?);
             }
         } else {
-            sources.push(read_file(path)?);
+            sources.push(read_file(path, check)?);
         }
     }
     Ok(Sources(sources))
@@ -85,9 +118,15 @@ fn folder(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn read_file(path: &Path) -> Result<Source, InputError> {
+fn read_file(path: &Path, check: Check<'_>) -> Result<Source, InputError> {
     let name = path.display().to_string();
-    let bytes = fs::read(path).map_err(|error| InputError::Io { path: name.clone(), error })?;
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|mut file| {
+            check(&file, path)?;
+            file.read_to_end(&mut bytes)
+        })
+        .map_err(|error| InputError::Io { path: name.clone(), error })?;
     text(&name, bytes)
 }
 

@@ -1,6 +1,7 @@
 //! Bringing the kernel to what the file wants: read, plan, apply, verify, and on failure back to what there was.
 
 mod apply;
+mod books;
 mod files;
 mod guard;
 mod input;
@@ -11,17 +12,20 @@ pub mod rehearse;
 mod saved;
 mod stale;
 mod status;
+mod trust;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-pub use apply::{ApplyError, Progress, Undo, apply};
+pub use apply::{ApplyError, Progress, Undo, apply, unwatched};
+pub use books::{Books, Kept};
 pub use guard::{GuardError, Guarded, Journal, Place, Stage, applied};
-pub use input::{InputError, read_sources};
+pub use input::{InputError, read_sources, read_trusted};
 pub use lock::{Lock, LockError};
 pub use saved::{Origin, Saved, SavedError};
 pub use stale::Stale;
 pub use status::{AttachmentStatus, ContainerStatus, NetworkStatus, PortStatus, Standing, Status, status};
+pub use trust::Doubt;
 
 use crate::config::{Config, ContainerNetns, Invalid, Sources, clean, closest};
 use crate::desired::{Desired, DesiredError, Refusal, bridge_name, desired};

@@ -1,10 +1,11 @@
 //! Plans in files. A saved plan holds the texts it was made from and what it would do, and neither is ever carried out: who
 //! applies it plans anew, and does so only where that comes to the same.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf, absolute};
 
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
@@ -12,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::files;
-use super::input::{InputError, STDIN, is_stdin, read_sources};
+use super::input::{InputError, STDIN, is_stdin, read_trusted, safe};
 use super::stale::{self, Stale};
+use super::trust::{self, Doubt};
 use crate::config::{Source, Sources, clean};
 use crate::plan::Plan;
 use crate::state::Owner;
@@ -86,13 +88,8 @@ pub enum SavedError {
     #[error("{0} is no saved plan of netrec's: to apply a configuration use `-c {0}`")]
     NotOne(String),
     /// It could be somebody else's by now.
-    #[error("{path} {why}, so it is not used: make the plan anew with `netrec plan -o FILE`")]
-    Open {
-        /// The file.
-        path: String,
-        /// Who may write to it.
-        why: String,
-    },
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// Another version made it.
     #[error(
         "{path} has format {found} of saved plans, and this netrec reads format {FORMAT}: make the plan anew with `netrec plan -o {path}`"
@@ -129,11 +126,13 @@ impl Saved {
         let whole = |path: &PathBuf| if is_stdin(path) { Ok(path.clone()) } else { absolute(path) };
         let paths = origin.config.iter().map(|path| whole(path).map_err(failed("find", path)));
         let texts = origin.sources.map_or(&[][..], |sources| &sources.0);
-        let source = |source: &Source| match source.name.as_str() {
-            STDIN => Ok(source.clone()),
-            name => {
-                let path = absolute(name).map_err(failed("find", Path::new(name)))?;
-                Ok(Source { name: path.display().to_string(), text: source.text.clone() })
+        let source = |source: &Source| -> Result<Source, SavedError> {
+            match source.name.as_str() {
+                STDIN => Ok(source.clone()),
+                name => {
+                    let path = absolute(name).map_err(failed("find", Path::new(name)))?;
+                    Ok(Source { name: path.display().to_string(), text: source.text.clone() })
+                }
             }
         };
         Ok(Self {
@@ -160,12 +159,14 @@ impl Saved {
         files::write(path, format!("{text}\n").as_bytes()).map_err(failed("write", path))
     }
 
-    /// Reads one, of this version and for this host, that nobody else may have written to.
-    pub fn read(path: &Path) -> Result<Self, SavedError> {
+    /// Reads one, of this version and for this host, that nobody else may have written to. What there is against it where
+    /// `insecure` is set comes with it.
+    pub fn read(path: &Path, insecure: bool) -> Result<(Self, Vec<Doubt>), SavedError> {
         let shown = || clean(&path.display().to_string());
         let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_CLOEXEC).open(path);
         let file = file.map_err(failed("read", path))?;
         let about = file.metadata().map_err(failed("read", path))?;
+        let doubts = trust::doubts(&file, path).map_err(failed("read", path))?;
         let mut bytes = Vec::new();
         if about.is_file() {
             file.take(LARGEST).read_to_end(&mut bytes).map_err(failed("read", path))?;
@@ -173,14 +174,7 @@ impl Saved {
         if !bytes.starts_with(BEGINNING.as_bytes()) {
             return Err(SavedError::NotOne(shown()));
         }
-        let me = nix::unistd::geteuid().as_raw();
-        if about.uid() != me && about.uid() != 0 {
-            return Err(SavedError::Open { path: shown(), why: format!("belongs to user {}", about.uid()) });
-        }
-        if about.mode() & 0o022 != 0 {
-            let why = format!("may be written by others (mode {:04o})", about.mode() & 0o7777);
-            return Err(SavedError::Open { path: shown(), why });
-        }
+        let doubts = safe(doubts, insecure)?;
         let damaged = |why: String| SavedError::Damaged { path: shown(), why: clean(&why) };
         let value: Value = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         let format = &value["netrec_saved_plan"];
@@ -192,27 +186,32 @@ impl Saved {
         if saved.system != here {
             return Err(SavedError::OtherHost { path: shown(), of: clean(&saved.system), here });
         }
-        Ok(saved)
+        Ok((saved, doubts))
     }
 
-    /// The configuration's texts as they are now; what came by standard input is as it was. None of a plan that removes all.
-    pub fn sources(&self) -> Result<Option<Sources>, InputError> {
+    /// The configuration's texts as they are now, with what there is against them where `insecure` is set; what came by
+    /// standard input is as it was. None of a plan that removes all.
+    pub fn sources(&self, insecure: bool) -> Result<(Option<Sources>, Vec<Doubt>), InputError> {
         if self.destroy {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         }
         if self.config.is_empty() {
-            return read_sources(&[]).map(Some);
+            let (sources, doubts) = read_trusted(&[], insecure)?;
+            return Ok((Some(sources), doubts));
         }
+        let mut doubts = BTreeSet::new();
         let mut piped = self.sources.iter().filter(|source| source.name == STDIN);
         let mut sources = Vec::new();
         for path in &self.config {
             if is_stdin(path) {
                 sources.extend(piped.next().cloned());
             } else {
-                sources.extend(read_sources(std::slice::from_ref(path))?.0);
+                let (read, against) = read_trusted(std::slice::from_ref(path), insecure)?;
+                sources.extend(read.0);
+                doubts.extend(against);
             }
         }
-        Ok(Some(Sources(sources)))
+        Ok((Some(Sources(sources)), doubts.into_iter().collect()))
     }
 
     /// Whether what would be planned now is what was saved. In place of a plan there may be the reason why there is none.

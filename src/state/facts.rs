@@ -38,7 +38,7 @@ pub struct Facts {
     /// The device and inode number of the host's network namespace.
     pub host_namespace: (u64, u64),
     /// The same of the namespaces that containers are to live in, as far as they were asked for: none where there is no
-    /// namespace, an error where it cannot be told.
+    /// namespace, what is wrong with it where it cannot be one.
     #[serde(skip)]
     pub namespaces: BTreeMap<Netns, Result<Option<(u64, u64)>, String>>,
     /// What else is there that the desired state meets; read when that is known.

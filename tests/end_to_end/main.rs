@@ -17,12 +17,16 @@ mod drift;
 mod flows;
 mod hosts;
 mod idempotence;
+mod obstacles;
 mod overlay;
 mod peers;
 mod plans;
 mod ports;
 mod reload;
 mod removal;
+mod safety;
+#[cfg(feature = "fault-injection")]
+mod signals;
 mod status;
 mod surroundings;
 mod targets;

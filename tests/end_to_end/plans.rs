@@ -204,12 +204,26 @@ fn only_a_whole_plan_of_this_host_is_used() {
             "error: /run/lab/plan is a plan for host `elsewhere`, and this is `host`: make one here\n"
         );
         lab.host.sh(&format!("chmod 660 {PLAN}"));
-        assert_eq!(
-            told(&good),
-            "error: /run/lab/plan may be written by others (mode 0660), so it is not used: make the plan anew with `netrec \
-             plan -o FILE`\n"
+        let doubt = "/run/lab/plan can be written by its group (mode 660): `chmod go-w /run/lab/plan`";
+        fs::write(lab.host.path(PLAN), &good).expect("a file");
+        let refused = lab.host.netrec(&["apply", PLAN]);
+        let text = format!(
+            "error: others than root and the one who runs netrec could write this host's networks:\n  {doubt}\n`--insecure` \
+             goes on all the same\n"
         );
+        assert_eq!((refused.status, refused.stderr), (3, text));
+        let gone_on = lab.host.netrec(&["apply", PLAN, "--insecure"]);
+        let warned = gone_on.stderr.starts_with(&format!("warning: {doubt}\nDone in "));
+        assert_eq!((gone_on.status, warned), (0, true), "{}", gone_on.stderr);
+        lab.host.destroy(SMALL);
         lab.host.sh(&format!("chmod 600 {PLAN}"));
+        // So is the configuration that it was made from.
+        let file = "/run/lab/netrec.toml";
+        lab.host.sh(&format!("chmod 646 {file}"));
+        let refused = lab.host.netrec(&["apply", PLAN]);
+        let line = format!("  {file} can be written by others (mode 646): `chmod go-w {file}`\n");
+        assert_eq!((refused.status, refused.stderr.contains(&line)), (3, true), "{}", refused.stderr);
+        lab.host.sh(&format!("chmod 644 {file}"));
         // What it says that it does is compared, and never done.
         fs::write(lab.host.path(PLAN), good.replace("nr-front", "uplink")).expect("a file");
         let said = news(lab);

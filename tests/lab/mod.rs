@@ -51,7 +51,7 @@ use std::time::{Duration, Instant};
 
 pub use events::{Events, ruleset_generation};
 pub use expect::expect;
-pub use netrec::{Done, NETREC, Plan};
+pub use netrec::{Done, NETREC, Paused, Plan};
 pub use probe::{Answer, Conn, Listener, NoAnswer, Reply, UdpFlow};
 pub use sandbox::{run_test, sandbox};
 pub use snapshot::Snapshot;

@@ -1,7 +1,16 @@
 //! The binary under test.
 
-use std::process::Command;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Command, Stdio};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::space::{Machine, Output};
@@ -80,5 +89,93 @@ impl Machine {
         assert_eq!(output.status, 0, "netrec {}:\n{said}", args.join(" "));
         let json = serde_json::from_str(&output.stdout);
         Plan { json: json.unwrap_or_else(|e| panic!("netrec {}: {e}:\n{}", args.join(" "), output.stdout)) }
+    }
+}
+
+/// A netrec that stands still before one of its writes.
+#[derive(Debug)]
+pub struct Paused {
+    child: Child,
+    pipe: PathBuf,
+    said: BufReader<ChildStderr>,
+    heard: String,
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // A machine does not end before its last process has been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Machine {
+    /// Starts netrec, and returns when it stands before the first of these writes, which it must have.
+    pub fn netrec_paused(&self, at: &[usize], args: &[&str]) -> Paused {
+        let mut command = Command::new(NETREC);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.paused(at, &mut command)
+    }
+
+    /// The same of a command that becomes netrec, and has its streams.
+    pub fn paused(&self, at: &[usize], command: &mut Command) -> Paused {
+        let pipe = self.path("/run/lab/pause");
+        let _ = std::fs::remove_file(&pipe);
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a named pipe");
+        let faults: Vec<String> = at.iter().map(|at| format!("pause:{at}:/run/lab/pause")).collect();
+        command.env("NETREC_FAULT", faults.join(","));
+        let mut child = self.spawn(command).expect("netrec");
+        let said = BufReader::new(child.stderr.take().expect("standard error"));
+        let mut paused = Paused { child, pipe, said, heard: String::new() };
+        paused.stands();
+        paused
+    }
+}
+
+impl Paused {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, signal).expect("netrec is there");
+    }
+
+    /// Waits until it says something on standard error.
+    pub fn says(&mut self, words: &str) {
+        while !self.heard.contains(words) {
+            let read = self.said.read_line(&mut self.heard).expect("standard error");
+            assert!(read > 0, "it does not say `{words}`: {}", self.heard);
+        }
+    }
+
+    /// Waits until it stands before the next of its writes.
+    pub fn stands(&mut self) {
+        let reader = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&self.pipe);
+        let reader = reader.expect("the pipe");
+        let mut came = [PollFd::new(reader.as_fd(), PollFlags::empty())];
+        // The pipe hangs up when a writer has come and gone.
+        while poll(&mut came, PollTimeout::from(100u8)).expect("poll") == 0 {
+            if let Some(status) = self.child.try_wait().expect("its state") {
+                let mut rest = String::new();
+                let _ = self.said.read_to_string(&mut rest);
+                panic!("it has ended without that write, {status}: {}{rest}", self.heard);
+            }
+        }
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        OpenOptions::new().write(true).open(&self.pipe).expect("netrec waits");
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Output {
+        let mut stdout = String::new();
+        if let Some(mut pipe) = self.child.stdout.take() {
+            pipe.read_to_string(&mut stdout).expect("standard output");
+        }
+        self.said.read_to_string(&mut self.heard).expect("standard error");
+        let status = self.child.wait().expect("its end");
+        let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        Output { status, stdout, stderr: std::mem::take(&mut self.heard) }
     }
 }

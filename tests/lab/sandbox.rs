@@ -12,8 +12,10 @@ use nix::libc;
 const MARK: &str = "NETREC_LAB_SANDBOX";
 /// How a sandbox says that the test's body ran to its end; "0 tests ran" must not look like success.
 const DONE: i32 = 42;
-/// After this a sandbox that hangs is torn down.
-const LIMIT: Duration = Duration::from_mins(5);
+/// After this a sandbox that hangs is torn down; `NETREC_LAB_MINUTES` gives sweeps more.
+fn limit() -> Duration {
+    Duration::from_mins(std::env::var("NETREC_LAB_MINUTES").ok().and_then(|n| n.parse().ok()).unwrap_or(5))
+}
 
 /// Runs a test's body in a sandbox. To be called from the test function itself.
 pub fn sandbox<F: FnOnce()>(body: F) {
@@ -24,8 +26,9 @@ pub fn sandbox<F: FnOnce()>(body: F) {
 pub fn run_test(closure: &str, body: impl FnOnce()) {
     if std::env::var_os(MARK).is_some() {
         thread::spawn(|| {
-            thread::sleep(LIMIT);
-            eprintln!("the sandbox is torn down: it did not end within {LIMIT:?}");
+            let limit = limit();
+            thread::sleep(limit);
+            eprintln!("the sandbox is torn down: it did not end within {limit:?}");
             std::process::exit(124);
         });
         body();
@@ -53,9 +56,10 @@ pub fn run_test(closure: &str, body: impl FnOnce()) {
     }
     let output = command.output().expect("unshare (util-linux) is needed for the lab");
     if output.status.code() == Some(DONE) {
-        // What could not be tried is worth a word even where all is well.
+        // What could not be tried, or how much of it was, is worth a word even where all is well.
         let said = String::from_utf8_lossy(&output.stdout);
-        said.lines().filter(|line| line.starts_with("not tried: ")).for_each(|line| println!("{line}"));
+        let tried = |line: &&str| line.starts_with("not tried: ") || line.starts_with("tried: ");
+        said.lines().filter(tried).for_each(|line| println!("{line}"));
     } else {
         // By `print!`, so that the test harness shows it with this test.
         print!("{}", String::from_utf8_lossy(&output.stdout));

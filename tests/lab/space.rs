@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -96,6 +97,8 @@ impl Machine {
     pub fn write(&self, file: &str, text: &str) -> String {
         let path = format!("/run/lab/{file}");
         fs::write(self.path(&path), text).expect("a file on the machine");
+        // Whatever the umask is.
+        fs::set_permissions(self.path(&path), fs::Permissions::from_mode(0o644)).expect("its mode");
         path
     }
 

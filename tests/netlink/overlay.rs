@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netrec::kernel::{Backend, Linux, StepError};
 use netrec::plan::{Diff, Op, Plan, diff};
-use netrec::reconcile::{Prepared, apply};
+use netrec::reconcile::{Prepared, apply, unwatched};
 use netrec::state::{
     BridgePort, Device, Entry, Fdb, Key, Link, LinkKind, Mac, Neighbour, Netns, Object, Route, Scope, State, Step,
 };
@@ -101,14 +101,14 @@ pub(crate) fn reconcile(linux: &mut Linux, desired: &State) -> Vec<String> {
         format!("{verb} {}", action.key)
     });
     let told = told.collect();
-    if let Err(error) = apply(linux, &prepared, &mut |_, _| {}) {
+    if let Err(error) = apply(linux, &prepared, &mut unwatched) {
         panic!("{error}\n{}", prepared.plan.to_text());
     }
     let writes = linux.writes();
     let again = prepare(linux, desired);
     assert_eq!(again.plan.actions, [], "{}", again.plan.to_text());
     assert_eq!(again.live, *desired);
-    apply(linux, &again, &mut |_, _| {}).unwrap();
+    apply(linux, &again, &mut unwatched).unwrap();
     assert_eq!(linux.writes(), writes);
     told
 }

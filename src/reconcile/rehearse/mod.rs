@@ -342,14 +342,14 @@ fn bring_about(kernel: &mut Linux, wanted: &State) -> Result<(), String> {
     let live = kernel.live(&scope).map_err(|e| e.to_string())?;
     let plan = Plan { actions: diff(wanted, &live).actions, ..Plan::default() };
     let prepared = Prepared { desired: wanted.clone(), live, scope, plan, ..Prepared::default() };
-    apply(kernel, &prepared, &mut |_, _| {}).map_err(|e| e.to_string())
+    apply(kernel, &prepared, &mut super::unwatched).map_err(|e| e.to_string())
 }
 
 /// Applies a plan, and says how many changes it took.
 fn carry_out(kernel: &mut Linux, prepared: Result<Prepared, PrepareError>) -> (Plan, Result<String, String>) {
     match prepared {
         Ok(prepared) => {
-            let result = apply(kernel, &prepared, &mut |_, _| {});
+            let result = apply(kernel, &prepared, &mut super::unwatched);
             let count = prepared.plan.actions.len();
             (prepared.plan, result.map(|()| format!("{count} changes")).map_err(|e| e.to_string()))
         }
