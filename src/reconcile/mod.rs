@@ -177,7 +177,7 @@ fn known(places: &Places, desired: &State, live: &State, targets: &[Owner]) -> R
 pub fn asked(config: &Config) -> Asked {
     let any_path = config.containers.iter().any(|c| matches!(c.netns, ContainerNetns::Path(_)));
     let containers = config.containers.iter().filter(|_| any_path);
-    let any_overlay = config.networks.iter().any(|n| n.overlay.is_some());
+    let any_overlay = config.networks.iter().any(|n| n.overlay().is_some());
     let hosts = config.hosts.iter().filter(|_| any_overlay);
     Asked {
         namespaces: containers.map(|c| c.netns.netns().clone()).collect(),
@@ -185,7 +185,7 @@ pub fn asked(config: &Config) -> Asked {
             .networks
             .iter()
             .flat_map(|n| {
-                let underlay = n.overlay.as_ref().and_then(|overlay| overlay.underlay);
+                let underlay = n.overlay().and_then(|overlay| overlay.underlay);
                 n.adopt.then(|| bridge_name(n)).into_iter().chain(n.trusted.iter().copied()).chain(underlay)
             })
             .collect(),
