@@ -356,7 +356,7 @@ impl<'a> View<'a> {
         let attached = |container: &&Container| container.attachments.iter().any(|a| a.network == index);
         NetworkStatus {
             name: network.name.to_string(),
-            driver: if network.overlay.is_some() { "overlay" } else { "bridge" },
+            driver: if network.overlay().is_some() { "overlay" } else { "bridge" },
             device: bridge_name(network),
             subnets: network.subnets.iter().map(|subnet| subnet.net).collect(),
             containers: self.config.containers.iter().filter(attached).count(),
