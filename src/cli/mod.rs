@@ -10,6 +10,7 @@ mod rehearse;
 mod show;
 mod status;
 mod validate;
+mod watch;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -81,6 +82,8 @@ enum Command {
     Guard(confirm::GuardArgs),
     /// Remove all that netrec made
     Destroy(destroy::Args),
+    /// Keep the kernel what the file wants: on every change of either, until it is told to end
+    Watch(watch::Args),
     /// Try the file in a throwaway world: apply it, try its `expect` lines with real packets, remove it; needs no root
     Rehearse(rehearse::Args),
     /// Show what there is of the file: networks, containers, and ports with their connections; changes nothing
@@ -179,6 +182,7 @@ pub fn main() -> ExitCode {
         Command::Rollback(_) => confirm::rollback(&output),
         Command::Guard(command) => confirm::guard(command, &output),
         Command::Destroy(command) => destroy::run(&args, command, &output),
+        Command::Watch(command) => watch::run(&args, command),
         Command::Rehearse(command) => rehearse::run(&args, command, &output),
         Command::Status(command) => status::run(&args, command, &output),
         Command::Show(command) => show::run(&args, command, &output),
@@ -214,7 +218,7 @@ impl Command {
     /// Whether standard output is to be one JSON document.
     fn json(&self) -> bool {
         match self {
-            Self::Validate(_) | Self::Confirm(_) | Self::Rollback(_) | Self::Guard(_) => false,
+            Self::Validate(_) | Self::Confirm(_) | Self::Rollback(_) | Self::Guard(_) | Self::Watch(_) => false,
             Self::Plan(args) => args.json,
             Self::Apply(args) => args.json,
             Self::Destroy(args) => args.json,

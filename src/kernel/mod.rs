@@ -4,6 +4,7 @@
 mod announce;
 mod conntrack;
 mod disown;
+mod events;
 mod facts;
 pub mod fault;
 mod foreign;
@@ -25,6 +26,7 @@ mod sysctl;
 mod transport;
 
 pub use disown::disown;
+pub use events::{Events, Heard};
 pub use linux::Linux;
 pub use space::Ahead;
 

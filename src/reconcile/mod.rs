@@ -13,6 +13,7 @@ mod saved;
 mod stale;
 mod status;
 mod trust;
+pub mod watch;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -31,6 +31,7 @@ mod status;
 mod surroundings;
 mod targets;
 mod traffic;
+mod watch;
 
 /// Two networks of both families, three containers with addresses of their own choice, and ports of most kinds.
 const SHOP: &str = r#"
