@@ -57,3 +57,103 @@ netrec -c /run/shop/netrec.toml plan 2>&1 | head -n 1
         ]
     );
 }
+
+#[test]
+fn the_watch_is_a_service_that_comes_back_and_leaves_the_network_as_it_is() {
+    if let Some(why) = lab::kernel::obstacle(&["systemd-nspawn", "systemd-run"]) {
+        lab::kernel::not_tried("under systemd", &why);
+        return;
+    }
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/netrec-watch.service");
+    let said = booted(&format!(
+        r#"
+mkdir -p /run/shop
+printf '[networks.front]\nsubnet = "10.20.0.0/24"\n[containers.web]\nnetworks = ["front"]\n' >/run/shop/netrec.toml
+sed -e 's|/usr/bin/netrec watch|{NETREC} -c /run/shop/netrec.toml watch|' -e '/^ConditionPathExists=/d' \
+    -e 's/^WatchdogSec=.*/WatchdogSec=2/' -e 's/^RestartSec=.*/RestartSec=100ms/' {unit} >/run/systemd/system/watch.service
+# It is ordered after what has to have converged.
+cat >/run/systemd/system/after.service <<'E'
+[Unit]
+Requires=watch.service
+After=watch.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'ip -br link show nr-front | cut -d" " -f1 >/run/shop/after; ip netns list | cut -d" " -f1 >>/run/shop/after'
+E
+systemctl daemon-reload
+systemctl start after.service
+echo "after: $(tr '\n' ' ' </run/shop/after)"
+pid() {{ systemctl show --value -p MainPID watch.service; }}
+index() {{ cat /sys/class/net/nr-front/ifindex; }}
+said() {{ journalctl --quiet --no-pager --output=cat -u watch.service; }}
+first=$(index)
+# A hand-made change of the kernel.
+ip -n web route del default
+until said | grep -q '^repaired route default in web'; do sleep 0.05; done
+echo "fields: $(journalctl --quiet --no-pager --output=json -u watch.service | grep 'repaired route' | grep -c NETREC_CHANGES)"
+systemctl show --value -p StatusText watch.service | sed "s/^$(uname -n)/HOST/"
+# A reload is over when the service says so.
+sed -i 's/10.20.0.0/10.21.0.0/' /run/shop/netrec.toml
+systemctl reload watch.service
+until [ "$(systemctl is-active watch.service)" = active ] && ip -4 -br addr show nr-front | grep -q 10.21.0.1; do sleep 0.05; done
+echo "reloaded: $(systemctl is-active watch.service) $(ip -4 -br addr show nr-front | awk '{{ print $3 }}')"
+before=$(pid)
+systemctl restart watch.service
+echo "restarted: $(systemctl is-active watch.service) $([ "$(pid)" != "$before" ] && echo another)"
+before=$(pid)
+kill -KILL "$before"
+until [ "$(systemctl is-active watch.service)" = active ] && [ "$(pid)" != "$before" ]; do sleep 0.05; done
+echo "killed: comes back"
+# Stuck: the watchdog ends it, and it comes back.
+before=$(pid)
+kill -STOP "$before"
+until [ "$(systemctl is-active watch.service)" = active ] && [ "$(pid)" != "$before" ]; do sleep 0.1; done
+echo "stuck: comes back"
+systemctl stop watch.service
+echo "stopped: $(systemctl is-active watch.service) $(systemctl show --value -p Result watch.service) $([ "$(index)" = "$first" ] && echo the same bridge)"
+"#
+    ));
+    assert_eq!(
+        said.lines().collect::<Vec<_>>(),
+        [
+            "after: nr-front web ",
+            "fields: 1",
+            "HOST matches /run/shop/netrec.toml",
+            "reloaded: active 10.21.0.1/24",
+            "restarted: active another",
+            "killed: comes back",
+            "stuck: comes back",
+            "stopped: inactive success the same bridge",
+        ]
+    );
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_units() {
+    if let Some(why) = lab::kernel::obstacle(&["systemd-analyze"]) {
+        lab::kernel::not_tried("the units", &why);
+        return;
+    }
+    let units = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd");
+    let folder = std::env::temp_dir().join(format!("netrec-units-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    let mut names: Vec<String> = Vec::new();
+    for entry in fs::read_dir(units).expect("the units") {
+        let path = entry.expect("a unit").path();
+        let text = fs::read_to_string(&path).expect("a unit").replace("/usr/bin/netrec", NETREC);
+        let copy = folder.join(path.file_name().expect("a name"));
+        fs::write(&copy, text).expect("a copy");
+        names.push(copy.display().to_string());
+    }
+    let verify = Command::new("systemd-analyze").arg("verify").args(&names).output().expect("systemd-analyze");
+    let watch = format!("{units}/netrec-watch.service");
+    let mut security = Command::new("systemd-analyze");
+    security.args(["security", "--offline=true", "--threshold=50", "--no-pager", &watch]);
+    let security = security.output().expect("systemd-analyze");
+    fs::remove_dir_all(&folder).expect("the folder is gone");
+    assert_eq!((verify.status.code(), String::from_utf8_lossy(&verify.stderr).as_ref()), (Some(0), ""));
+    let said = String::from_utf8_lossy(&security.stdout);
+    // Ends with another status above the threshold, which is ten times the exposure level.
+    assert_eq!(security.status.code(), Some(0), "{said}");
+    assert!(said.contains("Overall exposure level for netrec-watch.service: 5.0"), "{said}");
+}

@@ -8,7 +8,9 @@ mod output;
 mod plan;
 mod rehearse;
 mod show;
+mod status;
 mod validate;
+mod watch;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -80,8 +82,12 @@ enum Command {
     Guard(confirm::GuardArgs),
     /// Remove all that netrec made
     Destroy(destroy::Args),
+    /// Keep the kernel what the file wants: on every change of either, until it is told to end
+    Watch(watch::Args),
     /// Try the file in a throwaway world: apply it, try its `expect` lines with real packets, remove it; needs no root
     Rehearse(rehearse::Args),
+    /// Show what there is of the file: networks, containers, and ports with their connections; changes nothing
+    Status(status::Args),
     /// Show the file with every default and chosen value filled in
     Show(show::Args),
 }
@@ -136,7 +142,7 @@ impl From<Invalid> for Error {
 }
 
 /// The exit status of an error; the one place that decides it.
-fn status(error: &Error) -> u8 {
+fn exit_status(error: &Error) -> u8 {
     match error {
         Error::Invalid(_)
         | Error::Input(_)
@@ -176,12 +182,16 @@ pub fn main() -> ExitCode {
         Command::Rollback(_) => confirm::rollback(&output),
         Command::Guard(command) => confirm::guard(command, &output),
         Command::Destroy(command) => destroy::run(&args, command, &output),
+        Command::Watch(command) => watch::run(&args, command),
         Command::Rehearse(command) => rehearse::run(&args, command, &output),
+        Command::Status(command) => status::run(&args, command, &output),
         Command::Show(command) => show::run(&args, command, &output),
     };
     // Work that is done is done; a command that is all words has failed when they are lost.
-    let only_words =
-        matches!(args.command, Command::Validate(_) | Command::Plan(_) | Command::Rehearse(_) | Command::Show(_));
+    let only_words = matches!(
+        args.command,
+        Command::Validate(_) | Command::Plan(_) | Command::Rehearse(_) | Command::Status(_) | Command::Show(_)
+    );
     let result = match output.lost() {
         Some(kind) if only_words => {
             result.and(Err(Error::Other(anyhow::anyhow!("the result could not be written: {kind}"))))
@@ -193,7 +203,7 @@ pub fn main() -> ExitCode {
         Ok(Done::Declined | Done::Failed) => ExitCode::from(1),
         Ok(Done::Changes) => ExitCode::from(2),
         Err(error) => {
-            let status = status(&error);
+            let status = exit_status(&error);
             if args.command.json() && !matches!(error, Error::Reported(_)) {
                 let text = error.to_string();
                 output.json(&json!({ "format_version": FORMAT_VERSION, "error": text, "exit_status": status }));
@@ -208,11 +218,12 @@ impl Command {
     /// Whether standard output is to be one JSON document.
     fn json(&self) -> bool {
         match self {
-            Self::Validate(_) | Self::Confirm(_) | Self::Rollback(_) | Self::Guard(_) => false,
+            Self::Validate(_) | Self::Confirm(_) | Self::Rollback(_) | Self::Guard(_) | Self::Watch(_) => false,
             Self::Plan(args) => args.json,
             Self::Apply(args) => args.json,
             Self::Destroy(args) => args.json,
             Self::Rehearse(args) => args.json,
+            Self::Status(args) => args.json,
             Self::Show(args) => args.json,
         }
     }

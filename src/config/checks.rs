@@ -86,7 +86,7 @@ fn overlays(
     let mut vnis = Firsts::new();
     host_addresses(hosts, networks, problems);
     for network in networks {
-        let Some(overlay) = &network.overlay else { continue };
+        let Some(overlay) = network.overlay() else { continue };
         out_of_reach(network, overlay, hosts, problems);
         if hosts.is_empty() {
             let problem =
@@ -119,7 +119,7 @@ fn overlays(
     }
     for container in containers.iter().filter(|c| !c.says_host) {
         let mut attachments = container.attachments.iter();
-        if let Some(attachment) = attachments.find(|a| networks[a.network].overlay.is_some()) {
+        if let Some(attachment) = attachments.find(|a| networks[a.network].overlay().is_some()) {
             let name = &networks[attachment.network].name;
             let message = format!("container `{}` is on overlay network `{name}`, but on no host", container.name);
             let problem = Problem::new(attachment.place.clone(), message);
@@ -137,7 +137,7 @@ fn host_addresses(hosts: &[hosts::Draft], networks: &[networks::Draft], problems
             problems.push(problem.with_help("it is where packets between containers go, so it is outside of them"));
         }
     }
-    let mut tunnels = networks.iter().filter(|n| n.overlay.as_ref().is_some_and(OverlayDraft::has_tunnel));
+    let mut tunnels = networks.iter().filter(|n| n.overlay().is_some_and(OverlayDraft::has_tunnel));
     let Some(network) = tunnels.next() else { return };
     let mut ends = hosts.iter().filter_map(|host| host.addresses.first());
     let Some(first) = ends.next() else { return };
@@ -252,7 +252,7 @@ fn trusted(networks: &[networks::Draft], problems: &mut Problems) {
         None => format!("nr-{}", network.name),
     };
     let bridges = networks.iter().map(|network| (bridge(network), ("bridge", network)));
-    let tunnels = networks.iter().filter(|n| n.overlay.as_ref().is_some_and(OverlayDraft::has_tunnel));
+    let tunnels = networks.iter().filter(|n| n.overlay().is_some_and(OverlayDraft::has_tunnel));
     let tunnels = tunnels.map(|network| (format!("vx-{}", network.name), ("tunnel", network)));
     let devices: HashMap<String, (&str, &networks::Draft)> = bridges.chain(tunnels).collect();
     for Placed { value: trusted, place } in networks.iter().flat_map(|network| &network.trusted) {
@@ -261,7 +261,7 @@ fn trusted(networks: &[networks::Draft], problems: &mut Problems) {
         let problem = Problem::new(place.clone(), message).with_label("its containers would be let in");
         problems.push(problem.with_help("put the containers that are to reach each other on one network"));
     }
-    for Placed { value: underlay, place } in networks.iter().filter_map(|n| n.overlay.as_ref()?.underlay.as_ref()) {
+    for Placed { value: underlay, place } in networks.iter().filter_map(|n| n.overlay()?.underlay.as_ref()) {
         let Some((what, other)) = devices.get(underlay.as_str()) else { continue };
         let message = format!("`{underlay}` is the {what} of network `{}`", other.name);
         problems.push(Problem::new(place.clone(), message).with_label("it does not lead to other hosts"));
@@ -306,7 +306,7 @@ fn bridge_ports(
     problems: &mut Problems,
 ) {
     // A tunnel is a port too.
-    let tunnels = networks.iter().map(|n| usize::from(n.overlay.as_ref().is_some_and(OverlayDraft::is_bridged)));
+    let tunnels = networks.iter().map(|n| usize::from(n.overlay().is_some_and(OverlayDraft::is_bridged)));
     let tunnels: Vec<usize> = tunnels.collect();
     let mut counts: BTreeMap<(usize, usize), (usize, Option<Place>)> = BTreeMap::new();
     for container in containers {
@@ -393,7 +393,7 @@ fn misfit(network: &networks::Draft, address: IpAddr, place: &Place) -> Option<P
 /// Why an address cannot be a container's on a host: it is of another host's piece, or the piece's own.
 fn elsewhere(network: &networks::Draft, host: &hosts::Draft, address: IpAddr, place: &Place) -> Option<Problem> {
     let subnet = network.subnet_of(address)?;
-    let piece = network.overlay.as_ref()?.piece(subnet.net, host.id.value)?;
+    let piece = network.overlay()?.piece(subnet.net, host.id.value)?;
     if piece == subnet.net {
         return None;
     }
@@ -633,7 +633,7 @@ fn the_tunnels(networks: &[networks::Draft], draft: &ports::Draft) -> Option<Pro
     let (network, overlay) = networks
         .iter()
         .filter(|_| draft.port.protocol == Protocol::Udp)
-        .find_map(|network| Some((network, network.overlay.as_ref().filter(|overlay| is_meant(overlay))?)))?;
+        .find_map(|network| Some((network, network.overlay().filter(|overlay| is_meant(overlay))?)))?;
     let message = format!("host port {}/udp is the tunnel's of network `{}`", overlay.port, network.name);
     Some(Problem::new(draft.place.clone(), message).with_other(network.place.clone(), "the network"))
 }

@@ -6,6 +6,7 @@
 
 mod checks;
 mod containers;
+mod driver;
 mod expect;
 mod file;
 #[cfg(feature = "fuzzing")]
@@ -29,8 +30,8 @@ pub(crate) use reader::closest;
 pub(crate) use render::clean;
 pub use report::{Invalid, Problem, Source, Sources};
 pub use types::{
-    Attachment, Config, Container, ContainerNetns, Expect, Host, Mode, Network, Node, Overlap, Overlay, Place, Port,
-    PortAddress, PortRange, Protocol, Settings, Subnet, Target, Topology,
+    Attachment, Config, Container, ContainerNetns, Driver, Expect, Host, Mode, Network, Node, Overlap, Overlay, Place,
+    Port, PortAddress, PortRange, Protocol, Settings, Subnet, Target, Topology,
 };
 
 /// Parses and checks the texts of one configuration.

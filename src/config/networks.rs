@@ -4,38 +4,14 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+use super::driver::{self, Keys, Named};
 use super::file::owner;
 use super::overlay::{self, OverlayDraft};
-use super::reader::{Item, Placed, Problems, Table, named, parsed, tick};
+use super::reader::{Item, Placed, Problems, named, parsed, tick};
 use super::report::Problem;
-use super::types::{Mode, Network, Place, Subnet};
+use super::types::{Driver, Mode, Network, Place, Subnet};
 use super::values;
 use crate::state::{InterfaceName, ObjectName};
-
-const KEYS: [&str; 19] = [
-    "driver",
-    "subnet",
-    "gateway",
-    "range",
-    "reserve",
-    "bridge",
-    "adopt",
-    "mtu",
-    "mode",
-    "internal",
-    "icc",
-    "snat",
-    "trusted",
-    "topology",
-    "vni",
-    "port",
-    "host_prefix",
-    "underlay",
-    "mss_clamp",
-];
-const KEYS_LATER: [&str; 5] = ["parent", "type", "plugin", "options", "ipam"];
-const DRIVERS: [&str; 2] = ["bridge", "overlay"];
-const DRIVERS_LATER: [&str; 5] = ["macvlan", "ipvlan", "host", "null", "remote"];
 
 /// The least MTU of IPv4 (RFC 791; the kernel's `ETH_MIN_MTU`), of IPv6 (RFC 8200), and the most of a bridge.
 const MTU_MIN: i64 = 68;
@@ -58,7 +34,14 @@ pub(super) struct Draft {
     snat: Vec<Placed<IpAddr>>,
     pub(super) trusted: Vec<Placed<InterfaceName>>,
     pub(super) adopt: bool,
-    pub(super) overlay: Option<OverlayDraft>,
+    pub(super) driver: DraftDriver,
+}
+
+/// What only networks of one driver have.
+#[derive(Debug)]
+pub(super) enum DraftDriver {
+    Bridge,
+    Overlay(OverlayDraft),
 }
 
 /// A subnet with its places.
@@ -94,7 +77,18 @@ impl Draft {
             snat: self.snat.into_iter().map(|snat| snat.value).collect(),
             trusted: self.trusted.into_iter().map(|name| name.value).collect(),
             adopt: self.adopt,
-            overlay: self.overlay.map(OverlayDraft::finish),
+            driver: match self.driver {
+                DraftDriver::Bridge => Driver::Bridge,
+                DraftDriver::Overlay(overlay) => Driver::Overlay(overlay.finish()),
+            },
+        }
+    }
+
+    /// What an overlay network has more.
+    pub(super) fn overlay(&self) -> Option<&OverlayDraft> {
+        match &self.driver {
+            DraftDriver::Overlay(overlay) => Some(overlay),
+            DraftDriver::Bridge => None,
         }
     }
 
@@ -143,11 +137,8 @@ impl Draft {
 /// Reads a network; none where nothing can be said about it but that it is there.
 pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Option<Draft> {
     let table = item.table(&format!("write `[networks.{name}]`"), problems)?;
-    let overlay = match table.get("driver") {
-        Some(driver) => read_driver(&driver, problems)? == "overlay",
-        None => false,
-    };
-    let meant = table.check_keys("a network", &KEYS, &KEYS_LATER, problems);
+    let driver = driver::read(table, problems)?;
+    let (table, meant) = driver::keys(table, driver, problems);
     let place = item.key_place();
     let mut draft = Draft {
         name,
@@ -162,7 +153,7 @@ pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Op
         snat: Vec::new(),
         trusted: Vec::new(),
         adopt: false,
-        overlay: None,
+        driver: DraftDriver::Bridge,
     };
     read_subnets(&mut draft, table, meant.contains(&"subnet"), problems);
     read_modes(&mut draft, table, problems);
@@ -190,10 +181,8 @@ pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Op
         let problem = Problem::new(item.key_place(), message);
         problems.push(problem.with_label("the host itself may be reached by it, and would be cut off"));
     }
-    if overlay {
-        draft.overlay = Some(overlay::read(&draft, table, &meant, problems));
-    } else {
-        overlay::refuse(table, problems);
+    if driver == Named::Overlay {
+        draft.driver = DraftDriver::Overlay(overlay::read(&draft, table, &meant, problems));
     }
     if let Some(item) = table.get("snat") {
         read_snat(&mut draft, &item, problems);
@@ -204,28 +193,8 @@ pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Op
     Some(draft)
 }
 
-/// The driver, where it is one there is.
-fn read_driver<'a>(item: &Item<'a>, problems: &mut Problems) -> Option<&'a str> {
-    let driver = item.string("the name of a driver", problems)?;
-    if DRIVERS.contains(&driver) {
-        return Some(driver);
-    }
-    if DRIVERS_LATER.contains(&driver) {
-        problems.push(Problem::new(item.place(), format!("driver `{driver}` is not supported yet")));
-        return None;
-    }
-    let problem = Problem::new(item.place(), format!("unknown driver {}", tick(driver)));
-    let known = DRIVERS.into_iter().chain(DRIVERS_LATER);
-    let problem = match problems.suggest(driver, known) {
-        Some(name) => problem.with_label(format!("did you mean `{name}`?")),
-        None => problem.with_help("the driver is `bridge`, which is the default"),
-    };
-    problems.push(problem);
-    None
-}
-
 /// Reads `subnet`; `misspelt` is whether an unknown key was probably meant to be it.
-fn read_subnets(draft: &mut Draft, table: Table, misspelt: bool, problems: &mut Problems) {
+fn read_subnets(draft: &mut Draft, table: Keys, misspelt: bool, problems: &mut Problems) {
     const HELP: &str = "netrec never invents a subnet: choose one that nothing else uses, such as \
                         `subnet = \"10.20.0.0/24\"`";
     let Some(item) = table.get("subnet") else {
@@ -273,7 +242,7 @@ fn read_subnet(item: &Item, problems: &mut Problems) -> Option<IpNetwork> {
 }
 
 /// Reads `internal` and `mode`, which is one for both families or a table.
-fn read_modes(draft: &mut Draft, table: Table, problems: &mut Problems) {
+fn read_modes(draft: &mut Draft, table: Keys, problems: &mut Problems) {
     let internal = table.get("internal").filter(|item| item.boolean(problems) == Some(true));
     if internal.is_some() {
         draft.modes = [Mode::Internal; 2];

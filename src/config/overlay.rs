@@ -2,17 +2,13 @@
 
 use ipnetwork::IpNetwork;
 
+use super::driver::Keys;
 use super::networks::{Draft, interface_name};
-use super::reader::{Item, Placed, Problems, Table, parsed, tick};
+use super::reader::{Item, Placed, Problems, parsed, tick};
 use super::report::Problem;
 use super::types::{Overlay, Topology};
 use super::values;
 use crate::state::InterfaceName;
-
-/// The keys that only this driver has.
-pub(super) const KEYS: [&str; 6] = ["topology", "vni", "port", "host_prefix", "underlay", "mss_clamp"];
-/// Those of a bridge's that it has not: the bridge is netrec's own, and its containers are all peers.
-const NOT_HERE: [&str; 2] = ["adopt", "icc"];
 
 /// The largest VXLAN network identifier, of 24 bits (RFC 7348).
 const VNI_MAX: i64 = 0xff_ffff;
@@ -65,20 +61,8 @@ impl OverlayDraft {
     }
 }
 
-/// Complains of the keys of an overlay network on another.
-pub(super) fn refuse(table: Table, problems: &mut Problems) {
-    for item in KEYS.into_iter().filter_map(|key| table.get(key)) {
-        let message = format!("{} is for networks whose driver is `overlay`", tick(item.key()));
-        problems.push(Problem::new(item.key_place(), message));
-    }
-}
-
 /// Reads the keys of an overlay network, whose subnets have been read.
-pub(super) fn read(draft: &Draft, table: Table, meant: &[&str], problems: &mut Problems) -> OverlayDraft {
-    for item in NOT_HERE.into_iter().filter_map(|key| table.get(key)) {
-        let message = format!("{} is not for networks whose driver is `overlay`", tick(item.key()));
-        problems.push(Problem::new(item.key_place(), message));
-    }
+pub(super) fn read(draft: &Draft, table: Keys, meant: &[&str], problems: &mut Problems) -> OverlayDraft {
     let topology = table.get("topology").and_then(|item| read_topology(&item, problems)).unwrap_or(Topology::Switched);
     let (vni, port) = read_tunnel(draft, table, topology, meant, problems);
     let host_prefix = read_host_prefix(draft, table, topology, problems);
@@ -112,7 +96,7 @@ fn read_topology(item: &Item, problems: &mut Problems) -> Option<Topology> {
 /// Reads `vni` and `port`, which a topology without a tunnel does not have.
 fn read_tunnel(
     draft: &Draft,
-    table: Table,
+    table: Keys,
     topology: Topology,
     meant: &[&str],
     problems: &mut Problems,
@@ -139,7 +123,7 @@ fn read_tunnel(
 }
 
 /// Reads `host_prefix`: a number where the network has one family, or a table.
-fn read_host_prefix(draft: &Draft, table: Table, topology: Topology, problems: &mut Problems) -> [u8; 2] {
+fn read_host_prefix(draft: &Draft, table: Keys, topology: Topology, problems: &mut Problems) -> [u8; 2] {
     let mut lengths = HOST_PREFIX;
     let Some(item) = table.get("host_prefix") else { return lengths };
     if !topology.has_pieces() {
@@ -175,7 +159,7 @@ fn read_host_prefix(draft: &Draft, table: Table, topology: Topology, problems: &
 }
 
 /// Each family has one subnet, which is cut into pieces; what each piece's addresses are is not the file's to say.
-fn pieces(draft: &Draft, table: Table, topology: Topology, lengths: [u8; 2], problems: &mut Problems) {
+fn pieces(draft: &Draft, table: Keys, topology: Topology, lengths: [u8; 2], problems: &mut Problems) {
     let why = format!("where the topology is `{}`, each host has a piece of the subnet", topology.as_str());
     for item in ["gateway", "range"].into_iter().filter_map(|key| table.get(key)) {
         if item.as_bool() != Some(false) {

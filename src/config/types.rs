@@ -77,7 +77,7 @@ impl Config {
                 needs.extend(on.map(|index| (&port.owner, &container.attachments[*index].owner)));
             }
         }
-        let shared = || self.networks.iter().filter(|network| network.overlay.is_some());
+        let shared = || self.networks.iter().filter(|network| network.overlay().is_some());
         needs.extend(self.hosts.iter().flat_map(|host| shared().map(|network| (&host.owner, &network.owner))));
         needs
     }
@@ -228,8 +228,27 @@ pub struct Network {
     pub trusted: Vec<InterfaceName>,
     /// Whether the bridge is somebody else's, which is used as it is.
     pub adopt: bool,
-    /// What the overlay driver has more; none of a network of one host.
-    pub overlay: Option<Overlay>,
+    /// What makes it, with what only that has.
+    pub driver: Driver,
+}
+
+/// What makes a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// A bridge of the host, which routes.
+    Bridge,
+    /// Bridges of several hosts, with tunnels or routes between them.
+    Overlay(Overlay),
+}
+
+impl Driver {
+    /// Its name in the file.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Overlay(_) => "overlay",
+        }
+    }
 }
 
 impl Network {
@@ -237,7 +256,7 @@ impl Network {
     /// gateway.
     #[must_use]
     pub fn on_host(&self, host: &Host) -> Self {
-        let Some(overlay) = self.overlay.as_ref().filter(|overlay| overlay.topology.has_pieces()) else {
+        let Some(overlay) = self.overlay().filter(|overlay| overlay.topology.has_pieces()) else {
             return self.clone();
         };
         let piece = |subnet: &Subnet| {
@@ -246,6 +265,22 @@ impl Network {
             Some(Subnet { net, gateway, range: net, whole: subnet.whole })
         };
         Self { subnets: self.subnets.iter().filter_map(piece).collect(), ..self.clone() }
+    }
+
+    /// What the overlay driver has more.
+    pub fn overlay(&self) -> Option<&Overlay> {
+        match &self.driver {
+            Driver::Overlay(overlay) => Some(overlay),
+            Driver::Bridge => None,
+        }
+    }
+
+    /// The same, to change it.
+    pub(crate) fn overlay_mut(&mut self) -> Option<&mut Overlay> {
+        match &mut self.driver {
+            Driver::Overlay(overlay) => Some(overlay),
+            Driver::Bridge => None,
+        }
     }
 
     /// Whether any subnet is of this family.
@@ -270,12 +305,12 @@ impl Network {
 
     /// Whether each host has a piece of its subnets.
     pub fn has_pieces(&self) -> bool {
-        self.overlay.as_ref().is_some_and(|overlay| overlay.topology.has_pieces())
+        self.overlay().is_some_and(|overlay| overlay.topology.has_pieces())
     }
 
     /// Whether it is bridged between hosts.
     pub fn is_switched(&self) -> bool {
-        self.overlay.as_ref().is_some_and(|overlay| !overlay.topology.has_pieces())
+        self.overlay().is_some_and(|overlay| !overlay.topology.has_pieces())
     }
 
     /// Whether nothing gets in or out, by any family.

@@ -64,7 +64,7 @@ impl Build<'_> {
         let adopted = self.facts.devices.get(&bridge_name(network)).filter(|_| network.adopt);
         let found = adopted.map(|device| device.mtu).or(self.facts.uplink.as_ref().map(|uplink| uplink.mtu));
         let found = found.unwrap_or(MTU_DEFAULT);
-        let fits = || network.overlay.as_ref().map(|overlay| self.overlay_mtu(overlay, found));
+        let fits = || network.overlay().map(|overlay| self.overlay_mtu(overlay, found));
         network.mtu.or_else(fits).unwrap_or(found)
     }
 

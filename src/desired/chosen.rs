@@ -105,13 +105,12 @@ impl Chosen {
             .map(|network| {
                 let bridge = bridge_name(network);
                 names.take(every.clone(), bridge, Whose::Bridge(&network.name), &network.place, &mut problems);
-                let hosts = config.hosts.iter().filter(|_| network.overlay.is_some()).map(|host| ChosenHost {
+                let hosts = config.hosts.iter().filter(|_| network.overlay().is_some()).map(|host| ChosenHost {
                     bridge_mac: mac(&format!("{}/{}@bridge", host.name, network.name)),
                     vxlan_mac: mac(&format!("{}/{}", host.name, network.name)),
                     addresses: Vec::new(),
                 });
-                let vxlan =
-                    network.overlay.as_ref().and_then(|overlay| overlay.vni).map(|_| device_name("vx-", network));
+                let vxlan = network.overlay().and_then(|overlay| overlay.vni).map(|_| device_name("vx-", network));
                 if let Some(vxlan) = vxlan {
                     names.take(every.clone(), vxlan, Whose::Vxlan(&network.name), &network.place, &mut problems);
                 }
@@ -323,7 +322,7 @@ fn choose_addresses(
     }
     for ((network, mut users), chosen) in config.networks.iter().zip(users).zip(chosen) {
         users.sort_by(|x, y| config.containers[x.0].name.cmp(&config.containers[y.0].name));
-        if network.overlay.as_ref().is_some_and(|overlay| overlay.topology.has_pieces()) {
+        if network.overlay().is_some_and(|overlay| overlay.topology.has_pieces()) {
             let mut of_hosts: Vec<Vec<(usize, usize)>> = vec![Vec::new(); config.hosts.len()];
             for user in users {
                 for own in of_hosts.get_mut(config.containers[user.0].hosts(config)).into_iter().flatten() {

@@ -90,7 +90,7 @@ impl<'a> Build<'a> {
         let mut overlays = Vec::new();
         let networks = self.config.networks.iter().zip(&self.chosen.networks);
         for ((network, names), stations) in networks.zip(whole.stations()) {
-            let Some(overlay) = &network.overlay else { continue };
+            let Some(overlay) = network.overlay() else { continue };
             overlays.push((network, overlay));
             self.tunnel(network, overlay, names, whole);
             // What is of the subnet and on no host would else leave by the default route.
@@ -293,7 +293,7 @@ impl<'a> Build<'a> {
 
     /// The devices by which the other hosts of a `direct` network are reached, and with which of its subnets behind them.
     pub(super) fn shared_links(&self, network: &Network) -> Vec<(InterfaceName, IpNetwork)> {
-        let Some((overlay, whole)) = network.overlay.as_ref().zip(self.whole) else { return Vec::new() };
+        let Some((overlay, whole)) = network.overlay().zip(self.whole) else { return Vec::new() };
         if overlay.topology != Topology::Direct {
             return Vec::new();
         }

@@ -49,7 +49,7 @@ fn host(host: &Host) -> Value {
 fn network(network: &Network, chosen: &ChosenNetwork, mtu: u32) -> Value {
     let gateways: Vec<_> = network.subnets.iter().filter_map(|s| s.gateway).collect();
     let mut value = json!({
-        "driver": if network.overlay.is_some() { "overlay" } else { "bridge" },
+        "driver": network.driver.as_str(),
         "subnet": network.subnets.iter().map(|s| s.net).collect::<Vec<_>>(),
         "reserve": network.reserve,
         "bridge": chosen.bridge,
@@ -61,7 +61,7 @@ fn network(network: &Network, chosen: &ChosenNetwork, mtu: u32) -> Value {
         value["gateway"] = if gateways.is_empty() { json!(false) } else { json!(gateways) };
         value["range"] = json!(network.subnets.iter().map(|s| s.range).collect::<Vec<_>>());
     }
-    if let Some(overlay) = &network.overlay {
+    if let Some(overlay) = network.overlay() {
         self::overlay(&mut value, network, overlay);
     } else {
         value["adopt"] = json!(network.adopt);

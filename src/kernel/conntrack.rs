@@ -84,27 +84,63 @@ impl FromIterator<IpNetwork> for Local {
 /// # Errors
 /// When the kernel refuses to list or to delete; an entry that is gone already is none.
 pub(super) fn forget(stale: &dyn Fn(&Flow) -> bool, writes: &mut Writes) -> Result<u64, StepError> {
-    let failed = |trouble: &Trouble| StepError {
+    let failed = |trouble: Trouble| StepError {
         errno: trouble.errno(),
         message: format!("flush conntrack entries that the change leaves behind: {trouble}"),
     };
-    let mut socket = match Socket::open() {
-        Ok(socket) => socket,
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(0),
-        Err(error) => return Err(failed(&error.into())),
-    };
+    let Some(mut socket) = open().map_err(failed)? else { return Ok(0) };
     let mut flush = Flush { socket: &mut socket, writes, count: 0 };
-    let mut outcome = Ok(());
-    for _ in 0..TRIES {
-        outcome = flush.run(stale);
-        match &outcome {
+    insist(|| flush.run(stale)).map_err(failed)?;
+    Ok(flush.count)
+}
+
+/// The flows of the calling thread's network namespace, of both families. A kernel without connection tracking, or without a
+/// way to ask it, has none.
+pub(super) fn flows() -> Result<Vec<Flow>, Trouble> {
+    let Some(mut socket) = open()? else { return Ok(Vec::new()) };
+    insist(|| {
+        let mut flows = Vec::new();
+        each(&mut socket, &mut |flow, _| flows.push(flow))?;
+        Ok(flows)
+    })
+}
+
+/// A socket to ask by, where this kernel has a way to ask.
+fn open() -> Result<Option<Socket>, Trouble> {
+    match Socket::open() {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Tries some more when entries came and went meanwhile, or answers were lost.
+fn insist<T>(mut run: impl FnMut() -> Result<T, Trouble>) -> Result<T, Trouble> {
+    for _ in 1..TRIES {
+        match run() {
             Err(Trouble::Changed) => {}
             Err(trouble) if matches!(trouble.errno(), libc::ENOBUFS | libc::EINTR) => {}
-            _ => break,
+            outcome => return outcome,
         }
     }
-    outcome.map_err(|trouble| failed(&trouble))?;
-    Ok(flush.count)
+    run()
+}
+
+/// Lists all entries.
+fn each(socket: &mut Socket, take: &mut dyn FnMut(Flow, Doomed)) -> Result<(), Trouble> {
+    let mut read = |message: Message<'_>| {
+        if message.kind == CT_NEW
+            && let Some((flow, entry)) = parse(message.attributes())
+        {
+            take(flow, entry);
+        }
+    };
+    // Of both families.
+    match socket.dump((CT_GET, 0), |_| {}, &mut read) {
+        // nfnetlink has no such subsystem.
+        Err(trouble) if matches!(trouble.errno(), libc::EINVAL | libc::EOPNOTSUPP) => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// An entry to be deleted: the attributes that name it, as the kernel wrote them.
@@ -142,21 +178,12 @@ struct Flush<'a> {
 impl Flush<'_> {
     fn run(&mut self, stale: &dyn Fn(&Flow) -> bool) -> Result<(), Trouble> {
         let mut doomed = Vec::new();
-        let mut take = |message: Message<'_>| {
-            if message.kind == CT_NEW
-                && let Some((flow, entry)) = parse(message.attributes())
-                && stale(&flow)
-            {
+        each(self.socket, &mut |flow, entry| {
+            if stale(&flow) {
                 doomed.push(entry);
             }
-        };
-        // Of both families.
-        match self.socket.dump((CT_GET, 0), |_| {}, &mut take) {
-            // nfnetlink has no such subsystem.
-            Err(trouble) if matches!(trouble.errno(), libc::EINVAL | libc::EOPNOTSUPP) => Ok(()),
-            Err(trouble) => Err(trouble),
-            Ok(()) => self.delete(&doomed),
-        }
+        })?;
+        self.delete(&doomed)
     }
 
     fn delete(&mut self, doomed: &[Doomed]) -> Result<(), Trouble> {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nix::libc;
 use nix::sys::utsname::uname;
 
 use super::announce;
@@ -15,7 +16,7 @@ use super::nftables::Firewall;
 use super::run::Runner;
 use super::space::Ahead;
 use super::{Backend, ReadError, StepError, facts, foreign, live, sockets};
-use crate::state::{Announcement, Asked, Facts, Netns, Published, Scope, Stale, State, Step, Surroundings};
+use crate::state::{Announcement, Asked, Facts, Flow, Netns, Published, Scope, Stale, State, Step, Surroundings};
 
 /// The running kernel, seen from the network namespace that the opening thread is in. All calls must come from threads
 /// in that namespace.
@@ -127,6 +128,15 @@ impl Backend for Linux {
             .into_iter()
             .collect();
         conntrack::forget(&|flow| stale(flow, &|ip| local.contains(ip)), &mut self.writes)
+    }
+
+    fn flows(&mut self) -> Result<Vec<Flow>, ReadError> {
+        conntrack::flows().map_err(|trouble| match trouble.errno() {
+            libc::EPERM => {
+                ReadError::Permission { what: "tracked connections".to_owned(), reason: trouble.to_string() }
+            }
+            _ => ReadError::Other(format!("read tracked connections: {trouble}")),
+        })
     }
 
     fn announce(&mut self, all: &[Announcement]) {

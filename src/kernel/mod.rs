@@ -4,6 +4,7 @@
 mod announce;
 mod conntrack;
 mod disown;
+mod events;
 mod facts;
 pub mod fault;
 mod foreign;
@@ -25,10 +26,11 @@ mod sysctl;
 mod transport;
 
 pub use disown::disown;
+pub use events::{Events, Heard};
 pub use linux::Linux;
 pub use space::Ahead;
 
-use crate::state::{Announcement, Asked, Facts, Published, Scope, Stale, State, Step, Surroundings};
+use crate::state::{Announcement, Asked, Facts, Flow, Published, Scope, Stale, State, Step, Surroundings};
 
 /// Where state is read from and steps go to: the kernel, or in tests a stand-in that refuses illegal steps.
 pub trait Backend {
@@ -52,6 +54,11 @@ pub trait Backend {
     /// Ends the tracked flows that are stale after a change which has been carried out. Says how many there were. Doing it
     /// again does no harm.
     fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError>;
+
+    /// The flows that connection tracking knows in the host's namespace.
+    fn flows(&mut self) -> Result<Vec<Flow>, ReadError> {
+        Ok(Vec::new())
+    }
 
     /// Tells the neighbours of addresses by which Ethernet address they are reached now. They find out by themselves after
     /// a while, so that it is no failure where it cannot be done.

@@ -26,6 +26,8 @@ const FORMAT: u32 = 1;
 const LOOK: Duration = Duration::from_millis(200);
 /// How long the guard may take to begin.
 const START_LIMIT: Duration = Duration::from_secs(10);
+/// What the names of journals begin with, in the folder of run-time files.
+pub(super) const JOURNAL: &str = "confirm";
 const WAYS_OUT: &str = "`netrec confirm` keeps it, `netrec rollback` takes it back";
 /// How long the guard waits for another netrec.
 const LOCK_LIMIT: Duration = Duration::from_hours(24);
@@ -140,7 +142,7 @@ impl Place {
     pub fn of(host_inode: u64) -> Self {
         Self {
             inode: host_inode,
-            journal: files::run_file("confirm", host_inode),
+            journal: files::run_file(JOURNAL, host_inode),
             guard: files::run_file("guard", host_inode),
         }
     }

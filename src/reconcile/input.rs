@@ -52,6 +52,14 @@ fn lines(doubts: &[Doubt]) -> String {
     doubts.iter().map(|doubt| format!("  {doubt}")).collect::<Vec<_>>().join("\n")
 }
 
+/// The files and folders that the paths name, standard input left out; without any, the default ones.
+pub(super) fn places(paths: &[PathBuf]) -> Vec<PathBuf> {
+    match paths {
+        [] => vec![DEFAULT_FILE.into(), DEFAULT_FOLDER.into()],
+        paths => paths.iter().filter(|path| !is_stdin(path)).cloned().collect(),
+    }
+}
+
 /// Reads the texts that the paths name; without any, those of the default places.
 pub fn read_sources(paths: &[PathBuf]) -> Result<Sources, InputError> {
     read(paths, &mut |_, _| Ok(()))

@@ -13,7 +13,9 @@ mod mutate;
 pub mod rehearse;
 mod saved;
 mod stale;
+mod status;
 mod trust;
+pub mod watch;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -25,6 +27,7 @@ pub use input::{InputError, read_sources, read_trusted};
 pub use lock::{Lock, LockError};
 pub use saved::{Origin, Saved, SavedError};
 pub use stale::Stale;
+pub use status::{AttachmentStatus, ContainerStatus, NetworkStatus, PortStatus, Standing, Status, status};
 pub use trust::Doubt;
 
 use crate::config::{Config, ContainerNetns, Invalid, Sources, clean, closest};
@@ -177,7 +180,7 @@ fn known(places: &Places, desired: &State, live: &State, targets: &[Owner]) -> R
 pub fn asked(config: &Config) -> Asked {
     let any_path = config.containers.iter().any(|c| matches!(c.netns, ContainerNetns::Path(_)));
     let containers = config.containers.iter().filter(|_| any_path);
-    let any_overlay = config.networks.iter().any(|n| n.overlay.is_some());
+    let any_overlay = config.networks.iter().any(|n| n.overlay().is_some());
     let hosts = config.hosts.iter().filter(|_| any_overlay);
     Asked {
         namespaces: containers.map(|c| c.netns.netns().clone()).collect(),
@@ -185,7 +188,7 @@ pub fn asked(config: &Config) -> Asked {
             .networks
             .iter()
             .flat_map(|n| {
-                let underlay = n.overlay.as_ref().and_then(|overlay| overlay.underlay);
+                let underlay = n.overlay().and_then(|overlay| overlay.underlay);
                 n.adopt.then(|| bridge_name(n)).into_iter().chain(n.trusted.iter().copied()).chain(underlay)
             })
             .collect(),

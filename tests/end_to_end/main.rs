@@ -28,9 +28,11 @@ mod removal;
 mod safety;
 #[cfg(feature = "fault-injection")]
 mod signals;
+mod status;
 mod surroundings;
 mod targets;
 mod traffic;
+mod watch;
 
 /// Two networks of both families, three containers with addresses of their own choice, and ports of most kinds.
 const SHOP: &str = r#"

@@ -93,9 +93,12 @@ impl Machine {
         Path::new(&format!("/proc/{}/root", self.holder())).join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// Writes a file into `/run/lab`, and returns its path as commands on the machine see it.
+    /// Writes a file into `/run/lab` or a folder of it, and returns its path as commands on the machine see it.
     pub fn write(&self, file: &str, text: &str) -> String {
         let path = format!("/run/lab/{file}");
+        if let Some(folder) = self.path(&path).parent() {
+            fs::create_dir_all(folder).expect("its folder");
+        }
         fs::write(self.path(&path), text).expect("a file on the machine");
         // Whatever the umask is.
         fs::set_permissions(self.path(&path), fs::Permissions::from_mode(0o644)).expect("its mode");

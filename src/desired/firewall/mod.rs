@@ -198,7 +198,7 @@ impl Build<'_> {
         let (config, chosen) = (self.config, self.chosen);
         let mut tunnels = Tunnels::default();
         for (network, names) in config.networks.iter().zip(&chosen.networks) {
-            let Some((overlay, vxlan)) = network.overlay.as_ref().zip(names.vxlan) else { continue };
+            let Some((overlay, vxlan)) = network.overlay().zip(names.vxlan) else { continue };
             tunnels.any = true;
             self.element(TUNNEL_PORT, vec![Datum::InetService(overlay.port)], None, &network.owner);
             if overlay.mss_clamp {

@@ -164,7 +164,7 @@ impl Reader<'_> {
     /// The host that has an address on a network: one that is its own there, or the gateway's.
     fn host_on(&self, index: usize, ip: IpAddr, near: Option<usize>) -> Option<usize> {
         let network = &self.config.networks[index];
-        if network.overlay.as_ref().is_some_and(|overlay| overlay.topology.has_pieces()) {
+        if network.overlay().is_some_and(|overlay| overlay.topology.has_pieces()) {
             let is_gateway = |host| network.on_host(host).subnets.iter().any(|s| s.gateway == Some(ip));
             return self.config.hosts.iter().position(is_gateway);
         }
@@ -280,7 +280,7 @@ impl Reader<'_> {
     /// span hosts where the two are on different ones.
     fn common(&self, from: Node, index: usize) -> BTreeSet<usize> {
         let container = &self.config.containers[index];
-        let spans = |network: usize| self.config.networks[network].overlay.is_some();
+        let spans = |network: usize| self.config.networks[network].overlay().is_some();
         let near = |host: Option<usize>| host.is_some_and(|host| container.is_on(host));
         let is_common = |network: &usize| match from {
             Node::World => false,

@@ -47,8 +47,9 @@ pub(super) fn with_stand_ins(config: &Config) -> (Config, Vec<String>) {
             *device = uplink();
         }
         network.trusted.dedup();
-        if let Some(device) = network.overlay.as_mut().and_then(|overlay| overlay.underlay.as_mut()) {
-            stood_in.push(format!("device `{device}` that network `{}` runs over", network.name));
+        let name = network.name.clone();
+        if let Some(device) = network.overlay_mut().and_then(|overlay| overlay.underlay.as_mut()) {
+            stood_in.push(format!("device `{device}` that network `{name}` runs over"));
             *device = uplink();
         }
     }

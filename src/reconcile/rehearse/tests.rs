@@ -169,7 +169,7 @@ fn hosts_are_on_one_link() {
 fn the_device_that_an_overlay_runs_over_is_stood_in_for() {
     let toml = CLUSTER.replace("vni = 4100", "vni = 4100\nunderlay = \"eth1\"");
     let (config, stood_in) = with_stand_ins(&parse(&toml));
-    let devices: Vec<_> = config.networks.iter().filter_map(|n| n.overlay.as_ref()?.underlay).collect();
+    let devices: Vec<_> = config.networks.iter().filter_map(|n| n.overlay()?.underlay).collect();
     assert_eq!(devices, ["uplink".parse().unwrap()]);
     assert_eq!(stood_in, ["device `eth1` that network `routed` runs over"]);
 }

@@ -181,7 +181,7 @@ impl World {
     fn reached_by(&self, config: &Config, chosen: &Chosen) -> Vec<(IpNetwork, usize)> {
         let mut all = Vec::new();
         for (index, network) in config.networks.iter().enumerate() {
-            if network.overlay.as_ref().is_some_and(|overlay| overlay.topology.has_pieces()) {
+            if network.overlay().is_some_and(|overlay| overlay.topology.has_pieces()) {
                 for (host, piece) in config.hosts.iter().map(|host| network.on_host(host)).enumerate() {
                     all.extend(piece.subnets.iter().map(|subnet| (subnet.net, host)));
                 }

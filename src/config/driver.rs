@@ -1,0 +1,123 @@
+//! The drivers: their names, and which keys a network of each has.
+
+use super::reader::{Item, Problems, Table, tick};
+use super::report::Problem;
+
+/// The drivers there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    Bridge,
+    Overlay,
+}
+
+impl Named {
+    const ALL: [Self; 2] = [Self::Bridge, Self::Overlay];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Overlay => "overlay",
+        }
+    }
+
+    /// The keys of its networks. Those of an overlay's are not `adopt` and `icc`: its bridge is netrec's own, and its
+    /// containers are all peers.
+    fn keys(self) -> &'static [&'static str] {
+        match self {
+            Self::Bridge => &[
+                "driver", "subnet", "gateway", "range", "reserve", "bridge", "adopt", "mtu", "mode", "internal", "icc",
+                "snat", "trusted",
+            ],
+            Self::Overlay => &[
+                "driver",
+                "subnet",
+                "gateway",
+                "range",
+                "reserve",
+                "bridge",
+                "mtu",
+                "mode",
+                "internal",
+                "snat",
+                "trusted",
+                "topology",
+                "vni",
+                "port",
+                "host_prefix",
+                "underlay",
+                "mss_clamp",
+            ],
+        }
+    }
+}
+
+/// Drivers and keys that there will be.
+const LATER: [&str; 5] = ["macvlan", "ipvlan", "host", "null", "remote"];
+const KEYS_LATER: [&str; 5] = ["parent", "type", "plugin", "options", "ipam"];
+
+/// Reads `driver`; none where it is none that there is.
+pub(super) fn read(table: Table, problems: &mut Problems) -> Option<Named> {
+    let Some(item) = table.get("driver") else { return Some(Named::Bridge) };
+    let text = item.string("the name of a driver", problems)?;
+    if let Some(driver) = Named::ALL.into_iter().find(|driver| driver.as_str() == text) {
+        return Some(driver);
+    }
+    if LATER.contains(&text) {
+        problems.push(Problem::new(item.place(), format!("driver `{text}` is not supported yet")));
+        return None;
+    }
+    let problem = Problem::new(item.place(), format!("unknown driver {}", tick(text)));
+    let known = Named::ALL.into_iter().map(Named::as_str).chain(LATER);
+    let problem = match problems.suggest(text, known) {
+        Some(name) => problem.with_label(format!("did you mean `{name}`?")),
+        None => problem.with_help("the driver is `bridge`, which is the default"),
+    };
+    problems.push(problem);
+    None
+}
+
+/// The part of a network's table that its driver reads.
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'a> {
+    table: Table<'a>,
+    driver: Named,
+}
+
+impl<'a> Keys<'a> {
+    /// The value of a key of the driver's. One that is another's counts as absent.
+    pub(super) fn get(&self, key: &str) -> Option<Item<'a>> {
+        self.table.get(key).filter(|_| self.driver.keys().contains(&key))
+    }
+}
+
+/// Complains of keys that no network has, and of those that networks of other drivers have. Yields the rest, and the keys
+/// that were meant by wrong ones.
+pub(super) fn keys<'a>(table: Table<'a>, driver: Named, problems: &mut Problems) -> (Keys<'a>, Vec<&'static str>) {
+    let mut all: Vec<&'static str> = Vec::new();
+    for key in Named::ALL.into_iter().flat_map(Named::keys) {
+        if !all.contains(key) {
+            all.push(key);
+        }
+    }
+    let meant = table.check_keys("a network", &all, &KEYS_LATER, problems);
+    for item in table.items() {
+        let key = item.key();
+        if !all.contains(&key) || driver.keys().contains(&key) {
+            continue;
+        }
+        let owners = Named::ALL.into_iter().filter(|other| other.keys().contains(&key)).map(Named::as_str);
+        let owners: Vec<&str> = owners.collect();
+        let problem = Problem::new(item.key_place(), format!("{} is of {} networks", tick(key), listed(&owners)));
+        problems.push(problem.with_label(format!("this one's driver is `{}`", driver.as_str())));
+    }
+    (Keys { table, driver }, meant)
+}
+
+/// `bridge, macvlan and ipvlan`
+fn listed(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [front @ .., last] => format!("{} and {last}", front.join(", ")),
+    }
+}

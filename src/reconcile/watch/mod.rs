@@ -1,0 +1,329 @@
+//! `watch`: a round of read, plan, apply whenever something may have changed, and nothing in between.
+//!
+//! ```text
+//!  files (inotify) ──┐
+//!  kernel (netlink) ─┼─► triggers ─► throttle ─► round ─► report
+//!  signals ──────────┘                  ▲          │
+//!                                       └ failure, ┘ fight
+//! ```
+//!
+//! Threads only wait and tell; all work is the loop's. A round that finds nothing to do writes nothing, so that its own
+//! changes, which are told like all others, cost one more reading and no more.
+
+mod files;
+mod throttle;
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use self::files::Files;
+use self::throttle::{Due, Throttle};
+use super::apply::{ApplyError, apply, unwatched};
+use super::guard::{GuardError, Place, Stage, applied};
+use super::input::{InputError, read_trusted};
+use super::lock::{Lock, LockError};
+use super::{PrepareError, Prepared, prepare};
+use crate::config::{self, Config, Invalid, Sources};
+use crate::kernel::{Backend, Events, Linux, ReadError};
+use crate::state::Key;
+
+/// Why a round may be due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// Something happened in a folder of the files.
+    File,
+    /// The kernel told of changes.
+    Kernel,
+    /// The kernel told of more changes than could be heard.
+    Lost,
+    /// Somebody asks for a round at once.
+    Reload,
+    /// Somebody asks for the end.
+    Stop,
+}
+
+/// What happens, for whoever tells of it.
+#[derive(Debug)]
+pub enum News<'a> {
+    /// A round begins because somebody asked for it.
+    Reloading,
+    /// A round has ended well: what it did, for which reason.
+    Converged(&'a Prepared, Cause, Duration),
+    /// A new file cannot be used; the last good one stays in force, if there was one.
+    BadFile(&'a FileError, bool),
+    /// A round failed, and is tried again after the pause.
+    Failed(&'a RoundError, Duration),
+    /// The file is not applied: a change of it waits to be confirmed, or was taken back.
+    Held(&'a str),
+    /// Somebody undoes what netrec does, each time: these objects, and for how long nothing is done about it.
+    Fight(&'a [Key], Duration),
+    /// Something about the watching itself does not work; what then.
+    Deaf(&'a str),
+    /// The loop is alive.
+    Alive,
+}
+
+/// Why a round did something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The file is another one than before.
+    File,
+    /// The file is the same: others changed the kernel.
+    Drift,
+}
+
+/// A file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read, or not be trusted.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// It is not valid.
+    #[error("{0}")]
+    Invalid(Box<Invalid>),
+}
+
+/// A round failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RoundError {
+    /// There is no plan.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    /// The plan could not be carried out.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// Another netrec is at work.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// What waits to be confirmed could not be read.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+}
+
+/// What to watch.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// The files and folders; none for the default ones.
+    pub paths: Vec<PathBuf>,
+    /// The name of this host, where it is not the system's.
+    pub host: Option<String>,
+    /// Whether files that others may write are used all the same.
+    pub insecure: bool,
+    /// How often the loop is to show that it is alive.
+    pub alive: Option<Duration>,
+}
+
+/// Watches until somebody asks for the end. `triggers` is where signals are told; what happens is told to `tell`.
+///
+/// # Errors
+/// When the kernel or the files cannot be listened to at all. A bad file or a failed round is none.
+pub fn watch(
+    watched: &Watched,
+    (sender, triggers): (Sender<Trigger>, Receiver<Trigger>),
+    tell: &mut dyn FnMut(News<'_>),
+) -> Result<(), WatchError> {
+    // Before the first reading, so that nothing is missed between.
+    let events = Events::open().map_err(WatchError::Kernel)?;
+    let files = Files::new(sender.clone()).map_err(|error| WatchError::Files(error.to_string()))?;
+    thread::Builder::new()
+        .name("kernel".into())
+        .spawn(move || listen(&events, &sender))
+        .map_err(|error| WatchError::Kernel(ReadError::Other(format!("start a thread: {error}"))))?;
+    Loop {
+        watched,
+        files,
+        throttle: Throttle::new(Instant::now()),
+        good: None,
+        bad: String::new(),
+        failure: String::new(),
+        held: String::new(),
+    }
+    .run(&triggers, tell);
+    Ok(())
+}
+
+/// The watching could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The kernel's notifications.
+    #[error("{0}")]
+    Kernel(ReadError),
+    /// The files' folders.
+    #[error("watch the folders of the configuration: {0}")]
+    Files(String),
+}
+
+/// The channel by which all is told.
+pub fn triggers() -> (Sender<Trigger>, Receiver<Trigger>) {
+    channel()
+}
+
+/// Tells of what the kernel tells, until the loop is gone.
+fn listen(events: &Events, triggers: &Sender<Trigger>) {
+    loop {
+        let trigger = match events.wait(None) {
+            Ok(heard) if heard.is_nothing() => continue,
+            Ok(heard) if heard.lost => Trigger::Lost,
+            Ok(_) => Trigger::Kernel,
+            // A socket that fails tells nothing more: the full reading goes on finding what there is.
+            Err(_) => return,
+        };
+        if triggers.send(trigger).is_err() {
+            return;
+        }
+    }
+}
+
+struct Loop<'a> {
+    watched: &'a Watched,
+    files: Files,
+    throttle: Throttle,
+    /// The last file that could be used, and whether it has been applied.
+    good: Option<Good>,
+    /// What was told of last, so that it is told once.
+    bad: String,
+    failure: String,
+    held: String,
+}
+
+struct Good {
+    config: Config,
+    applied: bool,
+}
+
+impl Loop<'_> {
+    fn run(&mut self, triggers: &Receiver<Trigger>, tell: &mut dyn FnMut(News<'_>)) {
+        let mut alive = Instant::now();
+        loop {
+            let now = Instant::now();
+            if let Some(every) = self.watched.alive
+                && now >= alive
+            {
+                tell(News::Alive);
+                alive = now + every;
+            }
+            if let Some(due) = self.throttle.due(now) {
+                self.round(due, tell);
+                continue;
+            }
+            let next = self.watched.alive.map_or(self.throttle.next(), |_| self.throttle.next().min(alive));
+            match triggers.recv_timeout(next.saturating_duration_since(now)) {
+                Ok(Trigger::File) => self.throttle.file(Instant::now()),
+                Ok(Trigger::Kernel | Trigger::Lost) => self.throttle.kernel(Instant::now()),
+                Ok(Trigger::Reload) => {
+                    tell(News::Reloading);
+                    // It is said again, for whoever asks.
+                    self.bad.clear();
+                    self.failure.clear();
+                    self.held.clear();
+                    self.throttle.at_once(Instant::now());
+                }
+                Ok(Trigger::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// One round. What goes wrong is told, and tried again in time.
+    fn round(&mut self, due: Due, tell: &mut dyn FnMut(News<'_>)) {
+        let start = Instant::now();
+        if due.file {
+            self.read(tell);
+        }
+        let same = |good: &Good| good.applied && self.held.is_empty();
+        if !due.kernel && self.good.as_ref().is_none_or(same) {
+            return;
+        }
+        let Some(mut good) = self.good.take() else { return };
+        match self.converge(&good, tell) {
+            Ok(None) => self.throttle.went_well(),
+            Ok(Some(prepared)) => {
+                self.failure.clear();
+                self.throttle.went_well();
+                let cause = if good.applied { Cause::Drift } else { Cause::File };
+                good.applied = true;
+                tell(News::Converged(&prepared, cause, start.elapsed()));
+                if cause == Cause::Drift {
+                    let keys = prepared.plan.actions.iter().map(|action| &action.key);
+                    if let Some((keys, pause)) = self.throttle.repaired(keys, Instant::now()) {
+                        tell(News::Fight(&keys, pause));
+                    }
+                }
+            }
+            Err(error) => {
+                let pause = self.throttle.failed(Instant::now());
+                let text = error.to_string();
+                if text != self.failure {
+                    tell(News::Failed(&error, pause));
+                    self.failure = text;
+                }
+            }
+        }
+        self.good = Some(good);
+    }
+
+    /// Reads the files again. What cannot be used changes nothing.
+    fn read(&mut self, tell: &mut dyn FnMut(News<'_>)) {
+        let read = read_trusted(&self.watched.paths, self.watched.insecure);
+        let read = read.map_err(FileError::from).and_then(|(sources, _)| self.parse(sources));
+        // After the reading: a folder that is there now is watched from now on.
+        if let Err(error) = self.files.follow(&self.watched.paths) {
+            tell(News::Deaf(&format!("watch the folders of the configuration: {error}")));
+        }
+        match read {
+            Ok(None) => self.bad.clear(),
+            Ok(Some(config)) => {
+                self.bad.clear();
+                self.failure.clear();
+                self.good = Some(Good { config, applied: false });
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if text != self.bad {
+                    tell(News::BadFile(&error, self.good.is_some()));
+                    self.bad = text;
+                }
+            }
+        }
+    }
+
+    /// The configuration, where it is another one than before.
+    fn parse(&self, sources: Sources) -> Result<Option<Config>, FileError> {
+        if self.good.as_ref().is_some_and(|good| good.config.sources == sources) {
+            return Ok(None);
+        }
+        Ok(Some(config::parse(sources).map_err(|invalid| FileError::Invalid(Box::new(invalid)))?))
+    }
+
+    /// Makes the kernel what the file wants. Nothing where that is not to be done now.
+    fn converge(&mut self, good: &Good, tell: &mut dyn FnMut(News<'_>)) -> Result<Option<Prepared>, RoundError> {
+        let config = &good.config;
+        let mut kernel = Linux::open().map_err(PrepareError::from)?;
+        let inode = kernel.host_id().1;
+        let _lock = Lock::take(inode, config.settings.lock_timeout)?;
+        let place = Place::of(inode);
+        if let Some(journal) = place.read()?
+            && (journal.stage != Stage::RolledBack || journal.file == config.sources)
+        {
+            let notice = place.notice()?.unwrap_or_default();
+            // How long it still waits is no other notice.
+            let kind = format!("{:?} {}", journal.stage, journal.file.names());
+            if kind != self.held {
+                tell(News::Held(&notice));
+                self.held = kind;
+            }
+            return Ok(None);
+        }
+        self.held.clear();
+        let prepared = prepare(&mut kernel, config, self.watched.host.as_deref())?;
+        let backend: &mut dyn Backend = &mut kernel;
+        apply(backend, &prepared, &mut unwatched)?;
+        if !good.applied {
+            place.let_go()?;
+            applied(&prepared.file)?;
+        }
+        Ok(Some(prepared))
+    }
+}
