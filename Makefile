@@ -32,6 +32,7 @@ bench:
 	$(CARGO) bench --bench apply
 	$(CARGO) bench --bench ports
 	$(CARGO) bench --bench overlay
+	$(CARGO) bench --bench watch
 
 # The whole sweeps of which `make test` tries a sample, by hand and as root: who may talk to whom in every cell; and a death
 # at every single kernel write, every failure there, a second one on the way back, and 500 deaths at random instants
