@@ -1,4 +1,5 @@
-//! Devices: bridges, the two ends of veth pairs, and VXLAN devices. How existing ones change is in `change`.
+//! Devices: bridges, the two ends of veth pairs, VXLAN devices, and what is on another device: VLANs, macvlans, ipvlans.
+//! How existing ones change is in `change`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,13 +8,17 @@ use nix::libc;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask,
+    BridgeStpState, InfoBridge, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVeth, InfoVlan, InfoVxlan, IpVlanMode,
+    LinkAttribute, LinkExtentMask, MacVlanMode,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::super::transport::{DumpError, Refusal, Request, Socket};
 use super::{Attributes, ip_of, text_of, u32_at};
-use crate::state::{BridgePort, Device, GROUP, GROUP_LEAVING, InterfaceName, Link, LinkKind, Mac, Owner, Standing};
+use crate::state::{
+    BridgePort, Device, GROUP, GROUP_LEAVING, InterfaceName, IpvlanMode, Link, LinkKind, Mac, MacvlanMode, Owner,
+    Standing,
+};
 
 // linux/if_link.h
 const IFLA_ADDRESS: u16 = 1;
@@ -45,6 +50,15 @@ const IFLA_VXLAN_LOCAL: u16 = 4;
 const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_LOCAL6: u16 = 17;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const MACVLAN_MODE_VEPA: u32 = 2;
+const MACVLAN_MODE_BRIDGE: u32 = 4;
+const MACVLAN_MODE_PASSTHRU: u32 = 8;
+const MACVLAN_MODE_SOURCE: u32 = 16;
+const IFLA_IPVLAN_MODE: u16 = 1;
+const IPVLAN_MODE_L3: u16 = 1;
+const IPVLAN_MODE_L3S: u16 = 2;
+const IFLA_VLAN_ID: u16 = 1;
 const IFLA_INET6_CONF: u16 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 /// Parameters of a device that its listing tells along, below `net/`, and where: their family's, and the place among the
@@ -88,9 +102,9 @@ pub(crate) struct RawLink {
     pub master: Option<u32>,
     /// Its settings as a bridge's port.
     pub port: Option<BridgePort>,
-    /// The index of a veth's other end, in that end's namespace.
+    /// The index of a veth's other end, or of the device that this one is on, in the namespace of that.
     pub peer: Option<u32>,
-    /// The number that this namespace gave to the other end's; none when it is this one.
+    /// The number that this namespace gave to that one; none when it is this one.
     pub peer_nsid: Option<u32>,
 }
 
@@ -110,7 +124,25 @@ pub(crate) enum RawKind {
         underlay: Option<u32>,
         learning: bool,
     },
+    Macvlan(MacvlanMode),
+    Ipvlan(IpvlanMode),
+    Vlan(u16),
     Other(String),
+}
+
+impl RawKind {
+    /// The kernel's name for it.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Bridge { .. } => "bridge",
+            Self::Veth => "veth",
+            Self::Vxlan { .. } => "vxlan",
+            Self::Macvlan(_) => "macvlan",
+            Self::Ipvlan(_) => "ipvlan",
+            Self::Vlan(_) => "vlan",
+            Self::Other(name) => name,
+        }
+    }
 }
 
 impl RawLink {
@@ -283,6 +315,9 @@ fn parse_info(link: &mut RawLink, info: &[u8]) {
         }
         Some("veth") => RawKind::Veth,
         Some("vxlan") => parse_vxlan(data),
+        Some("macvlan") => RawKind::Macvlan(parse_macvlan(data)),
+        Some("ipvlan") => RawKind::Ipvlan(parse_ipvlan(data)),
+        Some("vlan") => RawKind::Vlan(Attributes::new(data).value(IFLA_VLAN_ID).and_then(u16_of).unwrap_or(0)),
         Some(other) => RawKind::Other(other.to_owned()),
         None => RawKind::Other("device".to_owned()),
     };
@@ -307,6 +342,28 @@ fn parse_vxlan(data: &[u8]) -> RawKind {
         }
     }
     RawKind::Vxlan { vni, udp_port, local, underlay, learning }
+}
+
+fn parse_macvlan(data: &[u8]) -> MacvlanMode {
+    match Attributes::new(data).value(IFLA_MACVLAN_MODE).and_then(|mode| u32_at(mode, 0)) {
+        Some(MACVLAN_MODE_VEPA) => MacvlanMode::Vepa,
+        Some(MACVLAN_MODE_BRIDGE) => MacvlanMode::Bridge,
+        Some(MACVLAN_MODE_PASSTHRU) => MacvlanMode::Passthru,
+        Some(MACVLAN_MODE_SOURCE) => MacvlanMode::Source,
+        _ => MacvlanMode::Private,
+    }
+}
+
+fn parse_ipvlan(data: &[u8]) -> IpvlanMode {
+    match Attributes::new(data).value(IFLA_IPVLAN_MODE).and_then(u16_of) {
+        Some(IPVLAN_MODE_L3) => IpvlanMode::L3,
+        Some(IPVLAN_MODE_L3S) => IpvlanMode::L3s,
+        _ => IpvlanMode::L2,
+    }
+}
+
+fn u16_of(value: &[u8]) -> Option<u16> {
+    value.try_into().ok().map(u16::from_ne_bytes)
 }
 
 /// A port's switches, a byte each. One that the kernel does not know is as it is by default.
@@ -376,6 +433,9 @@ pub(crate) fn create(name: InterfaceName, link: &Link, related: &Related) -> Res
             data.extend(tunnel(*local, related.underlay, *learning));
             (InfoKind::Vxlan, InfoData::Vxlan(data))
         }
+        LinkKind::Macvlan { mode, .. } => (InfoKind::MacVlan, macvlan(*mode)),
+        LinkKind::Ipvlan { mode, .. } => (InfoKind::IpVlan, ipvlan(*mode)),
+        LinkKind::Vlan { vid, .. } => (InfoKind::Vlan, InfoData::Vlan(vec![InfoVlan::Id(*vid)])),
         LinkKind::Other { name } => {
             return Err(Refusal::new(libc::EOPNOTSUPP, format!("netrec makes no devices of kind {name}")));
         }
@@ -384,6 +444,12 @@ pub(crate) fn create(name: InterfaceName, link: &Link, related: &Related) -> Res
     let mut message = describe(builder, name, &link.device);
     if let Some(master) = related.master {
         message = message.controller(master);
+    }
+    if let Some(parent) = related.parent {
+        message = message.append_extra_attribute(LinkAttribute::Link(parent));
+    }
+    if let Some(fd) = &related.netns {
+        message = message.setns_by_fd(fd.as_raw_fd());
     }
     Ok(request(message, NLM_F_CREATE | NLM_F_EXCL))
 }
@@ -395,8 +461,34 @@ pub(crate) struct Related {
     pub master: Option<u32>,
     /// The index of the device that a VXLAN device runs over.
     pub underlay: Option<u32>,
+    /// The index of the device that it is on.
+    pub parent: Option<u32>,
     /// The namespace of a veth's other end.
     pub peer_netns: Option<OwnedFd>,
+    /// The namespace of the link itself, where that is not the one that the message goes to.
+    pub netns: Option<OwnedFd>,
+}
+
+/// What makes a macvlan the kind of one that it is.
+pub(super) fn macvlan(mode: MacvlanMode) -> InfoData {
+    let mode = match mode {
+        MacvlanMode::Private => MacVlanMode::Private,
+        MacvlanMode::Vepa => MacVlanMode::Vepa,
+        MacvlanMode::Bridge => MacVlanMode::Bridge,
+        MacvlanMode::Passthru => MacVlanMode::Passthrough,
+        MacvlanMode::Source => MacVlanMode::Source,
+    };
+    InfoData::MacVlan(vec![InfoMacVlan::Mode(mode)])
+}
+
+/// The same of an ipvlan.
+pub(super) fn ipvlan(mode: IpvlanMode) -> InfoData {
+    let mode = match mode {
+        IpvlanMode::L2 => IpVlanMode::L2,
+        IpvlanMode::L3 => IpVlanMode::L3,
+        IpvlanMode::L3s => IpVlanMode::L3S,
+    };
+    InfoData::IpVlan(vec![InfoIpVlan::Mode(mode)])
 }
 
 /// What the kernel can change of a VXLAN device. A device below can be given or changed, but not taken away: a 0 in its

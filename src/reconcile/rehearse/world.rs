@@ -75,6 +75,7 @@ impl Machine {
         match &container.netns {
             ContainerNetns::Named(netns) => folder.join(netns.to_string()),
             ContainerNetns::Path(_) => folder.join(stand_in(container, None)),
+            ContainerNetns::Host => self.path(),
         }
     }
 
