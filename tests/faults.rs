@@ -36,6 +36,23 @@ subnet = ["10.20.0.0/24", "fd20::/64"]
 [networks.back]
 subnet = "10.21.0.0/24"
 
+[networks.lan]
+driver = "macvlan"
+parent = "uplink"
+subnet = ["10.40.0.0/24", "fd40::/64"]
+
+[networks.none]
+driver = "null"
+
+[containers.lone]
+networks.lan = { mac = "02:00:00:00:40:01" }
+
+[containers.other]
+networks = ["lan"]
+
+[containers.quiet]
+networks = ["none"]
+
 [containers.web]
 networks = ["front", "back"]
 ports    = ["8080:80", "127.0.0.1:9000:9000/udp", "7000-7009:7000-7009"]
@@ -91,6 +108,21 @@ mode   = "routed"
 [networks.inside]
 subnet   = "10.24.0.0/24"
 internal = true
+
+[networks.lan]
+driver = "macvlan"
+type = "private"
+parent = "uplink"
+subnet = ["10.40.0.0/24", "fd40::/64"]
+
+[containers.lone]
+networks = { lan = { interface = "lan0" }, inside = {} }
+
+[containers.other]
+networks.lan = { mac = "02:00:00:00:40:01" }
+
+[containers.third]
+networks = ["lan"]
 
 [containers.web]
 networks = ["other", "front"]

@@ -34,6 +34,10 @@ impl<'a> Member<'a> {
         if network.routes_by_device() {
             return Some((index, None));
         }
+        // In a rehearsal one that the kernel has not is as good as none.
+        if !network.has_interfaces() {
+            return None;
+        }
         let gateway = self.chosen[index].addresses.iter().filter(|a| a.ip.is_ipv6() == ipv6).find_map(|a| {
             let subnet = network.subnets.iter().find(|s| s.net.contains(a.ip.ip()))?;
             subnet.gateway

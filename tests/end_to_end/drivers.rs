@@ -1,7 +1,8 @@
 //! Networks without a bridge: macvlan, host and null. What of ipvlan and VLANs this kernel lacks is tried in messages alone
-//! (tests/netlink/on_parent.rs).
+//! (src/kernel/netlink/link.rs).
 
 use std::panic::catch_unwind;
+use std::process::Command;
 use std::thread;
 
 use crate::lab::{self, Lab, Snapshot, assert_same, until};
@@ -332,5 +333,80 @@ fn destroy_finds_macvlans_in_every_namespace_that_has_a_name() {
         lab.host.destroy(file);
         is_again("destroy", lab, &before);
         assert_eq!(lab.host.destroy(file).json["writes"], 0);
+    });
+}
+
+/// What this kernel lacks is said in a sentence, and nothing is left behind. A kernel that has it makes it.
+#[test]
+fn a_driver_that_the_kernel_lacks_is_named() {
+    lab::in_lab(|lab| {
+        let before = at_rest(lab);
+        let file = |driver: &str, parent: &str| {
+            format!(
+                "[networks.lan]\ndriver = \"{driver}\"\nparent = \"{parent}\"\nsubnet = \"10.40.0.0/24\"\n\
+                 [containers.one]\nnetworks = [\"lan\"]\n"
+            )
+        };
+        let kinds = [
+            ("ipvlan", "ipvlan", file("ipvlan", "uplink"), "eth0 in one"),
+            ("vlan", "8021q", file("macvlan", "uplink.10"), "uplink.10 in host"),
+        ];
+        for (kind, module, file, link) in kinds {
+            let add = match kind {
+                "vlan" => "ip link add link uplink name probe type vlan id 9",
+                _ => "ip link add link uplink name probe type ipvlan",
+            };
+            let has = lab.host.output(Command::new("sh").args(["-c", add])).status == 0;
+            if has {
+                lab.host.run(["ip", "link", "del", "probe"]);
+                lab.host.apply(&file);
+                assert_eq!(lab.host.plan(&file).actions(), [""; 0]);
+                lab.host.destroy(&file);
+            } else {
+                let failed = lab.host.try_netrec(&file, &["apply", "-y"]);
+                assert_eq!(failed.status, 4, "{failed:?}");
+                let said =
+                    format!("create link {link}: this kernel has no {kind} driver (modprobe {module}): Operation not");
+                assert!(failed.stderr.contains(&said), "{}", failed.stderr);
+            }
+            is_again(kind, lab, &before);
+        }
+    });
+}
+
+/// A device that others cannot be on, and one that is there already under a VLAN's name.
+#[test]
+fn parents_that_will_not_do_are_refused() {
+    lab::in_lab(|lab| {
+        lab.host.sh("ip link add br-x type bridge; ip link add x0 master br-x type veth peer name x1
+            ip link set uplink mtu 1400; ip link add uplink.10 type bridge; ip link set x1 down");
+        let said = |rest: &str| {
+            let file = format!(
+                "[networks.lan]\ndriver = \"macvlan\"\nsubnet = \"10.40.0.0/24\"\n{rest}\n[containers.one]\nnetworks = [\"lan\"]\n"
+            );
+            let refused = lab.host.try_netrec(&file, &["plan"]);
+            assert_eq!(refused.status, 1);
+            refused.stderr.replacen("error: network `lan` (/run/lab/netrec.toml:1) is to be on ", "", 1)
+        };
+        assert_eq!(
+            said("parent = \"x0\""),
+            "`x0`, which is a port of `br-x`, and so hands all its frames to that: name `br-x` instead\n"
+        );
+        assert_eq!(
+            said("parent = \"uplink\"\nmtu = 1500"),
+            "`uplink`, whose MTU is 1400: the network's cannot be 1500\n"
+        );
+        assert_eq!(
+            said("parent = \"uplink.10\""),
+            "`uplink.10`, which is there and is not VLAN 10 of `uplink`: give that device another name, or take the network out\n"
+        );
+        assert_eq!(said("parent = \"x1.7\""), "`x1.7`, but `x1` is down: bring it up with `ip link set x1 up`\n");
+        assert_eq!(
+            said("parent = \"none.7\""),
+            "`none.7`, but this host has no `none` for VLAN 7: create it first, or take the network out\n"
+        );
+        // Of a network without containers nothing is made.
+        let empty = "[networks.lan]\ndriver = \"macvlan\"\nparent = \"none\"\nsubnet = \"10.40.0.0/24\"\n";
+        assert_eq!(lab.host.plan(empty).actions(), [""; 0]);
     });
 }

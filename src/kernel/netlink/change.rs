@@ -388,4 +388,37 @@ mod tests {
         assert_eq!(sequence(true), [(Stage::Rename, name)]);
         assert_eq!(sequence(false), [(Stage::Down, name), (Stage::Rename, name), (Stage::Up, new)]);
     }
+
+    /// Only in messages: this kernel has no ipvlan. A mode of its own takes no other message, and the flag that the kernel sets
+    /// along with it goes the same way.
+    #[test]
+    fn a_mode_changes_in_place() {
+        let link = |kind, no_arp| {
+            let device =
+                Device { mac: Mac([2; 6]), mtu: 1500, up: true, link_local: true, promote_secondaries: true, no_arp };
+            Link { kind, device, master: None, port: None, leaving: false }
+        };
+        let parent = "uplink".parse().unwrap();
+        let end = |link: &Link| End::near("eth0".parse().unwrap(), link, None, Some(7));
+        let sent = |before: &Link, after: &Link| {
+            let all = changes(&end(before), &end(after), Abilities { live_rename: true, ipv6: true });
+            assert_eq!(all.iter().map(|change| change.stage).collect::<Vec<_>>(), [Stage::Set]);
+            all[0].message.attributes.clone()
+        };
+        let macvlan = |mode| link(LinkKind::Macvlan { parent, mode }, false);
+        let ipvlan = |mode: IpvlanMode| link(LinkKind::Ipvlan { parent, mode }, !mode.has_link());
+        assert_eq!(
+            sent(&macvlan(MacvlanMode::Bridge), &macvlan(MacvlanMode::Vepa)),
+            [Mode::Macvlan(MacvlanMode::Vepa).attribute()]
+        );
+        assert_eq!(sent(&ipvlan(IpvlanMode::L2), &ipvlan(IpvlanMode::L3)), [Mode::Ipvlan(IpvlanMode::L3).attribute()]);
+        assert!(
+            changes(
+                &end(&ipvlan(IpvlanMode::L3)),
+                &end(&ipvlan(IpvlanMode::L3)),
+                Abilities { live_rename: true, ipv6: true }
+            )
+            .is_empty()
+        );
+    }
 }

@@ -454,6 +454,21 @@ pub(crate) fn create(name: InterfaceName, link: &Link, related: &Related) -> Res
     Ok(request(message, NLM_F_CREATE | NLM_F_EXCL))
 }
 
+/// A message that a kernel with ipvlans refuses as well, but for another reason: there is none on `lo` (index 1).
+pub(crate) fn ask_for_ipvlan() -> Result<Request, Refusal> {
+    let device = Device {
+        mac: Mac([2; 6]),
+        mtu: ETH_DATA_LEN,
+        up: false,
+        link_local: true,
+        promote_secondaries: false,
+        no_arp: false,
+    };
+    let kind = LinkKind::Ipvlan { parent: InterfaceName::LO, mode: IpvlanMode::L2 };
+    let link = Link { kind, device, master: None, port: None, leaving: false };
+    create(InterfaceName::UNKNOWN, &link, &Related { parent: Some(1), ..Related::default() })
+}
+
 /// What a creating message names beside the link itself.
 #[derive(Debug, Default)]
 pub(crate) struct Related {
@@ -563,6 +578,8 @@ pub(crate) fn mark_lo(group: u32, mark: &Mark, up: Option<bool>) -> Request {
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_core::NetlinkSerializable;
+
     use super::*;
 
     #[test]
@@ -573,5 +590,109 @@ mod tests {
         }
         assert_eq!(Mark::parse("uplink to netrec web"), None);
         assert_eq!(Mark::parse("netrec web @here"), None);
+    }
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+    /// The body of the message that makes a link on the device of index 7.
+    fn created(kind: LinkKind) -> Vec<u8> {
+        let device =
+            Device { mac: Mac(MAC), mtu: 1400, up: false, link_local: true, promote_secondaries: false, no_arp: false };
+        let link = Link { kind, device, master: None, port: None, leaving: false };
+        let name = "eth0".parse().unwrap();
+        let message = create(name, &link, &Related { parent: Some(7), ..Related::default() }).unwrap().message;
+        let mut body = vec![0; message.buffer_len()];
+        message.serialize(&mut body);
+        body
+    }
+
+    fn value(body: &[u8], attribute: u16) -> Vec<u8> {
+        Attributes::new(&body[16..]).value(attribute).unwrap().to_vec()
+    }
+
+    /// An attribute as the kernel lays it out.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = u16::try_from(value.len() + 4).unwrap().to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// `IFLA_LINKINFO` of a kind with one attribute in its data.
+    fn info(kind: &str, of_kind: u16, value: &[u8]) -> Vec<u8> {
+        let name = attribute(IFLA_INFO_KIND, &[kind.as_bytes(), &[0]].concat());
+        [name, attribute(IFLA_INFO_DATA, &attribute(of_kind, value))].concat()
+    }
+
+    /// This kernel has neither ipvlans nor VLANs, so that their messages are compared with what `linux/if_link.h` says and
+    /// not tried: whether a kernel takes them, and what it makes of them, is not shown here.
+    #[test]
+    fn what_is_on_a_device_is_asked_for_in_one_message() {
+        let parent: InterfaceName = "uplink".parse().unwrap();
+        let macvlan = |mode| LinkKind::Macvlan { parent, mode };
+        let ipvlan = |mode| LinkKind::Ipvlan { parent, mode };
+        let all = [
+            (macvlan(MacvlanMode::Private), "macvlan", 1, 1_u32.to_ne_bytes().to_vec()),
+            (macvlan(MacvlanMode::Vepa), "macvlan", 1, 2_u32.to_ne_bytes().to_vec()),
+            (macvlan(MacvlanMode::Bridge), "macvlan", 1, 4_u32.to_ne_bytes().to_vec()),
+            (macvlan(MacvlanMode::Passthru), "macvlan", 1, 8_u32.to_ne_bytes().to_vec()),
+            (macvlan(MacvlanMode::Source), "macvlan", 1, 16_u32.to_ne_bytes().to_vec()),
+            (ipvlan(IpvlanMode::L2), "ipvlan", 1, 0_u16.to_ne_bytes().to_vec()),
+            (ipvlan(IpvlanMode::L3), "ipvlan", 1, 1_u16.to_ne_bytes().to_vec()),
+            (ipvlan(IpvlanMode::L3s), "ipvlan", 1, 2_u16.to_ne_bytes().to_vec()),
+            (LinkKind::Vlan { parent, vid: 4094 }, "vlan", 1, 4094_u16.to_ne_bytes().to_vec()),
+        ];
+        for (kind, name, of_kind, data) in all {
+            let body = created(kind.clone());
+            assert_eq!(value(&body, IFLA_LINK), 7_u32.to_ne_bytes(), "{kind:?}");
+            assert_eq!(value(&body, IFLA_ADDRESS), MAC, "{kind:?}");
+            assert_eq!(value(&body, IFLA_MTU), 1400_u32.to_ne_bytes(), "{kind:?}");
+            assert_eq!(value(&body, IFLA_GROUP), GROUP.to_ne_bytes(), "{kind:?}");
+            assert_eq!(value(&body, IFLA_LINKINFO), info(name, of_kind, &data), "{kind:?}");
+            // And is read back as what it was.
+            let raw = parse(&body).unwrap();
+            let read = match raw.kind {
+                RawKind::Macvlan(mode) => macvlan(mode),
+                RawKind::Ipvlan(mode) => ipvlan(mode),
+                RawKind::Vlan(vid) => LinkKind::Vlan { parent, vid },
+                other => panic!("{other:?}"),
+            };
+            assert_eq!((read, raw.peer), (kind, Some(7)));
+        }
+    }
+
+    /// The kernel tells more than was asked for: an ipvlan's flags, a VLAN's protocol, and where the device below is.
+    #[test]
+    fn what_the_kernel_tells_of_ipvlans_and_vlans_is_read() {
+        let reply = |info: Vec<u8>| {
+            let mut body = vec![0; 16];
+            body[4..8].copy_from_slice(&9_u32.to_ne_bytes());
+            body.extend(attribute(IFLA_IFNAME, b"eth0\0"));
+            body.extend(attribute(IFLA_GROUP, &GROUP.to_ne_bytes()));
+            body.extend(attribute(IFLA_LINK, &7_u32.to_ne_bytes()));
+            body.extend(attribute(IFLA_LINK_NETNSID, &3_u32.to_ne_bytes()));
+            body.extend(attribute(IFLA_IFALIAS, b"netrec containers.web.networks.lan @77\0"));
+            body.extend(attribute(IFLA_LINKINFO, &info));
+            parse(&body).unwrap()
+        };
+        let with = |kind: &str, data: &[Vec<u8>]| {
+            let name = attribute(IFLA_INFO_KIND, &[kind.as_bytes(), &[0]].concat());
+            reply([name, attribute(IFLA_INFO_DATA, &data.concat())].concat())
+        };
+        let ipvlan = with("ipvlan", &[attribute(1, &2_u16.to_ne_bytes()), attribute(2, &0_u16.to_ne_bytes())]);
+        assert_eq!(ipvlan.kind, RawKind::Ipvlan(IpvlanMode::L3s));
+        assert_eq!((ipvlan.peer, ipvlan.peer_nsid), (Some(7), Some(3)));
+        assert_eq!(ipvlan.standing(77), Standing::Ours);
+        assert_eq!(ipvlan.standing(78), Standing::Foreign(ANOTHER_HOST.into()));
+        // Protocol 802.1Q in network byte order, the id, and flags with their mask.
+        let data = [
+            attribute(5, &0x8100_u16.to_be_bytes()),
+            attribute(1, &10_u16.to_ne_bytes()),
+            attribute(2, &[1, 0, 0, 0, 255, 0, 0, 0]),
+        ];
+        assert_eq!(with("vlan", &data).kind, RawKind::Vlan(10));
+        let data = [attribute(1, &8_u32.to_ne_bytes()), attribute(2, &1_u16.to_ne_bytes())];
+        assert_eq!(with("macvlan", &data).kind, RawKind::Macvlan(MacvlanMode::Passthru));
     }
 }
