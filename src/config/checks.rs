@@ -1,7 +1,7 @@
 //! What only the whole shows: clashes between networks, between containers, and of one with the other. Every check is
 //! near linear, by sorting or hashing: a file may have ten thousand containers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::IpAddr;
 
@@ -28,6 +28,7 @@ pub(super) fn all(
     overlaps(networks, problems);
     bridges(networks, problems);
     trusted(networks, problems);
+    parents(hosts, networks, containers, problems);
     namespaces(hosts, containers, problems);
     bridge_ports(hosts, networks, containers, problems);
     addresses(hosts, networks, containers, problems);
@@ -215,7 +216,7 @@ fn overlap(a: (&networks::Draft, &DraftSubnet), b: (&networks::Draft, &DraftSubn
 /// Two networks whose bridges have one name, given or made from the network's.
 fn bridges(networks: &[networks::Draft], problems: &mut Problems) {
     let mut made: HashMap<String, &networks::Draft> = HashMap::new();
-    for network in networks.iter().filter(|n| n.bridge.is_none()) {
+    for network in networks.iter().filter(|n| n.has_bridge() && n.bridge.is_none()) {
         let name = format!("nr-{}", network.name);
         if name.len() <= INTERFACE_NAME_MAX {
             made.insert(name, network);
@@ -251,7 +252,8 @@ fn trusted(networks: &[networks::Draft], problems: &mut Problems) {
         Some(given) => given.value.to_string(),
         None => format!("nr-{}", network.name),
     };
-    let bridges = networks.iter().map(|network| (bridge(network), ("bridge", network)));
+    let bridges = networks.iter().filter(|network| network.has_bridge());
+    let bridges = bridges.map(|network| (bridge(network), ("bridge", network)));
     let tunnels = networks.iter().filter(|n| n.overlay().is_some_and(OverlayDraft::has_tunnel));
     let tunnels = tunnels.map(|network| (format!("vx-{}", network.name), ("tunnel", network)));
     let devices: HashMap<String, (&str, &networks::Draft)> = bridges.chain(tunnels).collect();
@@ -266,6 +268,79 @@ fn trusted(networks: &[networks::Draft], problems: &mut Problems) {
         let message = format!("`{underlay}` is the {what} of network `{}`", other.name);
         problems.push(Problem::new(place.clone(), message).with_label("it does not lead to other hosts"));
     }
+    for (Placed { value: parent, place }, _) in networks.iter().filter_map(networks::Draft::parent) {
+        let below = parent.vlan.map_or(parent.name, |(below, _)| below);
+        let own = [parent.name, below].into_iter().find_map(|name| Some((name, devices.get(name.as_str())?)));
+        let Some((name, (what, other))) = own else { continue };
+        let message = format!("`{name}` is the {what} of network `{}`", other.name);
+        let problem = Problem::new(place.clone(), message).with_label("its rules would be got around");
+        problems.push(problem.with_help(format!("put the containers on network `{}` itself", other.name)));
+    }
+}
+
+/// Networks on one device that exclude each other, and a second container on one that is handed on as a whole. Hosts have
+/// devices of their own, so that only those count that have containers on both.
+fn parents(
+    hosts: &[hosts::Draft],
+    networks: &[networks::Draft],
+    containers: &[containers::Draft],
+    problems: &mut Problems,
+) {
+    let mut users: HashMap<usize, BTreeSet<usize>> = HashMap::new();
+    let mut whole = Firsts::new();
+    for container in containers {
+        for attachment in &container.attachments {
+            let network = &networks[attachment.network];
+            let on = container.hosts(hosts.len());
+            users.entry(attachment.network).or_default().extend(on.clone());
+            if !network.is_passthru() {
+                continue;
+            }
+            let firsts = on.map(|host| whole.before((attachment.network, host), &attachment.place));
+            if let Some(first) = firsts.fold(None, Option::or) {
+                let message = format!("network `{}` takes one container only", network.name);
+                let problem = Problem::new(attachment.place.clone(), message).with_label("the second");
+                let problem = problem.with_other(first, "the first");
+                problems.push(problem.with_help("with type `passthru` it has the whole device: use type `bridge`"));
+            }
+        }
+    }
+    // On each host's device, the first network of each sort.
+    let mut on_device: HashMap<(&str, usize), Vec<&networks::Draft>> = HashMap::new();
+    for (index, network) in networks.iter().enumerate() {
+        let Some((parent, _)) = network.parent() else { continue };
+        let of_file = BTreeSet::from([0]);
+        let on = if hosts.is_empty() { Some(&of_file) } else { users.get(&index) };
+        let mut found = None;
+        for host in on.into_iter().flatten() {
+            let earlier = on_device.entry((parent.value.name.as_str(), *host)).or_default();
+            found = found.or_else(|| earlier.iter().find_map(|other| Some((*other, not_beside(other, network)?))));
+            if !earlier.iter().any(|other| not_beside(other, network).is_none()) {
+                earlier.push(network);
+            }
+        }
+        let Some((other, why)) = found else { continue };
+        let name = &parent.value.name;
+        let message = format!("networks `{}` and `{}` cannot both be on `{name}`", other.name, network.name);
+        let problem = Problem::new(parent.place.clone(), message).with_label(why);
+        problems.push(match other.parent() {
+            Some((first, _)) => problem.with_other(first.place.clone(), "the first"),
+            None => problem,
+        });
+    }
+}
+
+/// Why two networks cannot be on one device.
+fn not_beside(first: &networks::Draft, second: &networks::Draft) -> Option<String> {
+    let ((_, kind), (_, other)) = (first.parent()?, second.parent()?);
+    if kind != other {
+        return Some(format!("a device takes either macvlans or ipvlans: network `{}` has {kind}s on it", first.name));
+    }
+    if let Some(passthru) = [second, first].into_iter().find(|network| network.is_passthru()) {
+        return Some(format!("network `{}` has the whole device (type `passthru`)", passthru.name));
+    }
+    let differ = first.ipvlan_mode() != second.ipvlan_mode();
+    differ.then(|| format!("all ipvlans on a device are of one type: network `{}` is of another", first.name))
 }
 
 /// Two containers in one namespace.
@@ -273,7 +348,7 @@ fn namespaces(hosts: &[hosts::Draft], containers: &[containers::Draft], problems
     let mut seen = Firsts::new();
     for container in containers {
         let Placed { value, place } = &container.netns;
-        let path = namespace_path(value);
+        let Some(path) = namespace_path(value) else { continue };
         let firsts = container.hosts(hosts.len()).map(|host| seen.before((host, path.clone()), place));
         if let Some(first) = firsts.fold(None, Option::or) {
             problems.push(
@@ -285,17 +360,19 @@ fn namespaces(hosts: &[hosts::Draft], containers: &[containers::Draft], problems
     }
 }
 
-/// The path of a namespace without what does not matter in it, so that two spellings of one are equal.
-fn namespace_path(netns: &ContainerNetns) -> String {
+/// The path of a namespace without what does not matter in it, so that two spellings of one are equal; none of the host's,
+/// which any number may have.
+fn namespace_path(netns: &ContainerNetns) -> Option<String> {
     let label = netns.netns().label().unwrap_or_default();
     let path = match netns {
         ContainerNetns::Named(_) => format!("/run/netns/{label}"),
         ContainerNetns::Path(_) => label.to_owned(),
+        ContainerNetns::Host => return None,
     };
     let parts: Vec<_> = path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
     // `/var/run` is a link to `/run`.
     let parts = if parts.starts_with(&["var", "run"]) { &parts[1..] } else { &parts[..] };
-    parts.join("/")
+    Some(parts.join("/"))
 }
 
 /// More containers on a network than a bridge has ports, on one host.
@@ -322,7 +399,7 @@ fn bridge_ports(
     }
     for ((index, _), (count, excess)) in counts {
         let network = &networks[index];
-        if let Some(place) = excess {
+        if let Some(place) = excess.filter(|_| network.has_bridge()) {
             problems.push(
                 Problem::new(
                     place,
@@ -413,15 +490,19 @@ fn elsewhere(network: &networks::Draft, host: &hosts::Draft, address: IpAddr, pl
     Some(problem.with_other(host.place.clone(), "the host"))
 }
 
-/// MAC addresses used twice on one network.
+/// MAC addresses used twice on one network, or on one device by which several are.
 fn macs(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
     let mut seen = Firsts::new();
     for attachment in containers.iter().flat_map(|c| &c.attachments) {
         let Some(Placed { value: mac, place }) = &attachment.mac else { continue };
-        if let Some(first) = seen.before((attachment.network, *mac), place) {
-            let name = &networks[attachment.network].name;
+        let network = &networks[attachment.network];
+        let parent = network.parent().map(|(parent, _)| parent.value.name);
+        let link = (parent, if parent.is_some() { 0 } else { attachment.network });
+        if let Some(first) = seen.before((link, *mac), place) {
+            let on =
+                parent.map_or_else(|| format!("network `{}`", network.name), |parent| format!("device `{parent}`"));
             problems.push(
-                Problem::new(place.clone(), format!("MAC address `{mac}` is used twice on network `{name}`"))
+                Problem::new(place.clone(), format!("MAC address `{mac}` is used twice on {on}"))
                     .with_label("the second")
                     .with_other(first, "the first"),
             );
@@ -466,6 +547,7 @@ fn ports(networks: &[networks::Draft], containers: &[containers::Draft], problem
                 problems.extend(leads_nowhere(networks, container, draft));
                 continue;
             }
+            problems.extend(answers_elsewhere(networks, container, draft));
             if let (PortAddress::One(address), Some(target)) = (draft.port.address, draft.port.targets[0])
                 && address.is_loopback()
             {
@@ -498,6 +580,24 @@ fn not_loopbacks(network: &networks::Draft, address: IpAddr, draft: &ports::Draf
     Some(Problem::new(draft.place.clone(), message).with_help(help))
 }
 
+/// Why the answers of a port would not pass the host that translates them: the container sends them to a router outside.
+fn answers_elsewhere(
+    networks: &[networks::Draft],
+    container: &containers::Draft,
+    draft: &ports::Draft,
+) -> Option<Problem> {
+    let network = |index: usize| &networks[container.attachments[index].network];
+    let (target, default) = draft.port.targets.iter().zip(container.default_routes).find_map(|(target, default)| {
+        let default = default.filter(|index| !network(*index).has_bridge())?;
+        Some(((*target)?, default))
+    })?;
+    let (by, to) = (&network(default).name, &network(target).name);
+    let message = format!("answers of the port would leave container `{}` by network `{by}`", container.name);
+    let problem = Problem::new(draft.place.clone(), message).with_label("and not by the host, which has to see them");
+    let problem = problem.with_other(container.attachments[default].place.clone(), "it has the default route");
+    Some(problem.with_help(format!("list network `{to}` first, or write `gateway = false` for `{by}`")))
+}
+
 /// Why a port leads nowhere; none where that is said already.
 fn leads_nowhere(networks: &[networks::Draft], container: &containers::Draft, draft: &ports::Draft) -> Option<Problem> {
     let named = draft.network.as_ref();
@@ -509,6 +609,29 @@ fn leads_nowhere(networks: &[networks::Draft], container: &containers::Draft, dr
         .peekable();
     candidates.peek()?; // the network that it names is not the container's
     let families = [false, true].into_iter().filter(|ipv6| draft.port.has_family(*ipv6));
+    let outside = candidates.clone().find(|(_, network)| !network.has_bridge());
+    if let Some((attachment, network)) = outside.filter(|_| candidates.all(|(_, network)| !network.has_bridge())) {
+        let driver = network.driver_name();
+        let (message, why) = match network.parent() {
+            Some((parent, _)) => (
+                format!("a port cannot lead into network `{}`, which is not the host's", network.name),
+                format!(
+                    "{driver}: the container is reached by its own address, on the link of `{}`",
+                    parent.value.name
+                ),
+            ),
+            None if network.is_host() => (
+                format!("container `{}` has the host's own stack, so that nothing has to lead to it", container.name),
+                "what listens in it listens on the host".to_owned(),
+            ),
+            None => (
+                format!("container `{}` is on network `{}`, by which nothing reaches it", container.name, network.name),
+                "it has `lo` alone".to_owned(),
+            ),
+        };
+        let problem = Problem::new(draft.place.clone(), message).with_label(why);
+        return Some(problem.with_other(attachment.place.clone(), format!("its driver is `{driver}`")));
+    }
     let closed = candidates.clone().find_map(|(attachment, network)| {
         let mode = families.clone().find_map(|ipv6| network.mode(ipv6))?;
         Some((attachment, network, mode))

@@ -6,10 +6,10 @@ use std::ops::Range;
 
 use super::file::{Hosts, Networks, owner};
 use super::networks::interface_name;
-use super::reader::{Fault, Item, Placed, Problems, known_ones, named, parsed, tick};
+use super::reader::{Fault, Item, Placed, Problems, Table, known_ones, named, parsed, tick};
 use super::report::Problem;
 use super::types::{Attachment, Container, ContainerNetns, Mode, Place, of_hosts};
-use super::{ports, sysctl, values};
+use super::{networks, ports, sysctl, values};
 use crate::state::{InterfaceName, Mac, Netns, ObjectName, Owner};
 
 const KEYS: [&str; 5] = ["host", "netns", "networks", "ports", "sysctl"];
@@ -53,6 +53,11 @@ pub(super) struct DraftAttachment {
 }
 
 impl Draft {
+    /// Whether it has the host's own stack.
+    pub(super) fn shares_host(&self) -> bool {
+        self.netns.value == ContainerNetns::Host
+    }
+
     /// The host that it lives on.
     pub(super) fn host_index(&self) -> Option<usize> {
         self.host.as_ref().map(|host| host.value)
@@ -126,6 +131,7 @@ pub(super) fn read(
     if let Some(item) = table.get("networks") {
         read_networks(&mut draft, &item, networks, problems);
     }
+    alone(&mut draft, table, networks, problems);
     draft.default_routes =
         [false, true].map(|ipv6| draft.attachments.iter().position(|a| networks.drafts[a.network].has_way_out(ipv6)));
     if let Some(item) = table.get("ports") {
@@ -195,7 +201,7 @@ fn read_networks(draft: &mut Draft, item: &Item, networks: &Networks, problems: 
                 continue;
             };
             let mut attachment = attachment(draft, network, item.key(), item.key_place());
-            read_attachment(&mut attachment, &item, problems);
+            read_attachment(&mut attachment, &item, &networks.drafts[network], problems);
             draft.attachments.push(attachment);
         }
     } else {
@@ -285,13 +291,37 @@ fn resolve_port(container: &Draft, draft: &mut ports::Draft, networks: &Networks
             continue;
         }
         let passes = |index: &usize| network_of(*index).mode(ipv6).is_some_and(Mode::passes);
-        port.targets[usize::from(ipv6)] = match named {
-            Some(index) => Some(index).filter(passes),
-            None => {
-                container.default_routes[usize::from(ipv6)].or_else(|| (0..container.attachments.len()).find(passes))
-            }
+        let default = || container.default_routes[usize::from(ipv6)].filter(passes);
+        port.targets[usize::from(ipv6)] = if let Some(index) = named {
+            Some(index).filter(passes)
+        } else {
+            default().or_else(|| (0..container.attachments.len()).find(passes))
         };
     }
+}
+
+/// A container with the host's own stack has nothing of its own to set, and one with none has no second network.
+fn alone(draft: &mut Draft, table: Table, networks: &Networks, problems: &mut Problems) {
+    let network = |attachment: &DraftAttachment| &networks.drafts[attachment.network];
+    let Some(only) = draft.attachments.iter().find(|a| !network(a).has_interfaces()) else { return };
+    let (name, driver) = (&network(only).name, network(only).driver_name());
+    for other in draft.attachments.iter().filter(|other| other.network != only.network) {
+        let message = format!("container `{}` is on network `{name}`, and so on no other", draft.name);
+        let why = if network(only).is_host() { "the host's own stack is all it has" } else { "it is to have none" };
+        let problem = Problem::new(other.place.clone(), message).with_label(why);
+        problems.push(problem.with_other(only.place.clone(), format!("its driver is `{driver}`")));
+    }
+    if !network(only).is_host() {
+        return;
+    }
+    for item in ["netns", "sysctl"].into_iter().filter_map(|key| table.get(key)) {
+        let message = format!("{} is of a namespace of the container's own", tick(item.key()));
+        let problem = Problem::new(item.key_place(), message);
+        let what = format!("on network `{name}` it has the host's");
+        problems.push(problem.with_other(only.place.clone(), what));
+    }
+    draft.netns.value = ContainerNetns::Host;
+    draft.sysctls.clear();
 }
 
 fn attachment(container: &Draft, network: usize, name: &str, place: Place) -> DraftAttachment {
@@ -299,10 +329,18 @@ fn attachment(container: &Draft, network: usize, name: &str, place: Place) -> Dr
     DraftAttachment { network, place, addresses: Vec::new(), mac: None, interface: None, owner }
 }
 
-fn read_attachment(attachment: &mut DraftAttachment, item: &Item, problems: &mut Problems) {
+fn read_attachment(attachment: &mut DraftAttachment, item: &Item, network: &networks::Draft, problems: &mut Problems) {
     let help = "write `{ }` for an attachment without settings";
     let Some(table) = item.table(help, problems) else { return };
     table.check_keys("an attachment", &ATTACHMENT_KEYS, &ATTACHMENT_KEYS_LATER, problems);
+    if !network.has_interfaces() {
+        for item in ATTACHMENT_KEYS.into_iter().filter_map(|key| table.get(key)) {
+            let message = format!("{} is of an interface, and network `{}` gives none", tick(item.key()), network.name);
+            let problem = Problem::new(item.key_place(), message);
+            problems.push(problem.with_label(format!("its driver is `{}`", network.driver_name())));
+        }
+        return;
+    }
     if let Some(item) = table.get("address") {
         for item in item.one_or_more("leave it out to have one chosen", problems) {
             if let Some(text) = item.string("an address", problems)
@@ -311,6 +349,15 @@ fn read_attachment(attachment: &mut DraftAttachment, item: &Item, problems: &mut
                 attachment.addresses.push(item.placed(address));
             }
         }
+    }
+    if let Some((parent, kind)) = network.parent().filter(|_| network.shares_mac())
+        && let Some(item) = table.get("mac")
+    {
+        let message = format!("a container on network `{}` has no `mac` of its own", network.name);
+        let passthru = if kind == "macvlan" { " of type `passthru`" } else { "" };
+        let problem = Problem::new(item.key_place(), message);
+        problems.push(problem.with_label(format!("{kind}{passthru}: it has that of `{}`", parent.value.name)));
+        return;
     }
     if let Some(item) = table.get("mac")
         && let Some(text) = item.string("a MAC address", problems)

@@ -8,15 +8,23 @@ use super::report::Problem;
 pub(super) enum Named {
     Bridge,
     Overlay,
+    Macvlan,
+    Ipvlan,
+    Host,
+    Null,
 }
 
 impl Named {
-    const ALL: [Self; 2] = [Self::Bridge, Self::Overlay];
+    const ALL: [Self; 6] = [Self::Bridge, Self::Overlay, Self::Macvlan, Self::Ipvlan, Self::Host, Self::Null];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
             Self::Overlay => "overlay",
+            Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
+            Self::Host => "host",
+            Self::Null => "null",
         }
     }
 
@@ -47,13 +55,17 @@ impl Named {
                 "underlay",
                 "mss_clamp",
             ],
+            Self::Macvlan | Self::Ipvlan => {
+                &["driver", "subnet", "gateway", "range", "reserve", "mtu", "parent", "type"]
+            }
+            Self::Host | Self::Null => &["driver"],
         }
     }
 }
 
 /// Drivers and keys that there will be.
-const LATER: [&str; 5] = ["macvlan", "ipvlan", "host", "null", "remote"];
-const KEYS_LATER: [&str; 5] = ["parent", "type", "plugin", "options", "ipam"];
+const LATER: [&str; 1] = ["remote"];
+const KEYS_LATER: [&str; 3] = ["plugin", "options", "ipam"];
 
 /// Reads `driver`; none where it is none that there is.
 pub(super) fn read(table: Table, problems: &mut Problems) -> Option<Named> {

@@ -9,6 +9,7 @@ use ipnetwork::IpNetwork;
 use super::containers;
 use super::file::{Containers, Hosts, Networks};
 use super::line::{self, Part};
+use super::networks::DraftDriver;
 use super::reader::{Document, Fault, Item, Problems, known_ones, named, parsed, tick};
 use super::report::Problem;
 use super::types::{Expect, Node, Place, Protocol, Target};
@@ -59,12 +60,20 @@ impl Reader<'_> {
         let text = format!("{} {arrow} {}", line.from.text, line.to.text);
         let expect = Expect { place: item.place(), text, from, to: target, port: to.port, reach: line.reach };
         let host = if self.hosts.by_name.len() > 1 { "host.NAME" } else { "host" };
-        let fault = pointless(&expect, line.from, &to, host);
+        let ends = [self.stack(from), if let Target::Node(node) = target { self.stack(node) } else { Node::World }];
+        let fault = pointless(&expect, ends, (line.from, &to), host);
         parsed(fault.map_or(Ok(()), Err), item, problems)?;
         if expect.reach {
             self.unreachable(&expect, item, (line.from, to.name), problems);
         }
         Some(expect)
+    }
+
+    /// Whose stack somebody has: a container may have the host's.
+    fn stack(&self, node: Node) -> Node {
+        let Node::Container(index) = node else { return node };
+        let draft = self.containers.drafts.get(index).filter(|draft| draft.shares_host());
+        draft.map_or(node, |draft| Node::Host(draft.host_index().unwrap_or(0)))
     }
 
     /// Who begins a line.
@@ -217,7 +226,10 @@ impl Reader<'_> {
             Target::Address(_) => None,
         };
         for (part, container) in [(from, container(expect.from)), (to, target)] {
-            if let Some(container) = container.filter(|c| c.attachments.is_empty()) {
+            let is_null = |c: &containers::Draft| {
+                c.attachments.iter().all(|a| matches!(self.networks.drafts[a.network].driver, DraftDriver::Null))
+            };
+            if let Some(container) = container.filter(|c| is_null(c)) {
                 let place = item.part(&part.bytes());
                 let problem = Problem::new(place, format!("container `{}` has no network", container.name));
                 let problem = problem.with_label("nothing reaches it, and it reaches nothing");
@@ -237,7 +249,8 @@ impl Reader<'_> {
     fn lacks(&self, container: &containers::Draft, address: IpAddr) -> bool {
         let mut networks = container.attachments.iter().map(|a| &self.networks.drafts[a.network]).peekable();
         networks.peek().is_some()
-            && networks.all(|n| n.whole && !n.subnets.iter().any(|s| s.net.is_ipv4() == address.is_ipv4()))
+            && networks
+                .all(|n| !n.is_host() && n.whole && !n.subnets.iter().any(|s| s.net.is_ipv4() == address.is_ipv4()))
     }
 }
 
@@ -257,12 +270,12 @@ fn unicast(address: IpAddr) -> Result<(), Fault> {
     }
 }
 
-/// Why a line is always true or never: it leads to where it begins. Only the host's way to its own ports is worth one. `host`
-/// is the word for a host.
-fn pointless(expect: &Expect, from: Part, to: &line::To, host: &str) -> Option<Fault> {
+/// Why a line is always true or never: it leads to where it begins. Only the host's way to its own ports is worth one. The
+/// nodes are those whose stacks the two ends have, and `host` is the word for a host.
+fn pointless(expect: &Expect, [stack, other]: [Node; 2], (from, to): (Part, &line::To), host: &str) -> Option<Fault> {
     match expect.to {
         Target::Node(Node::Host(_)) if to.port.is_some() => None,
-        Target::Node(node) if node == expect.from => {
+        Target::Node(node) if stack == other => {
             let fault = Fault::new(format!("{} always reaches itself", tick(from.text))).label("a line needs two ends");
             Some(match node {
                 Node::Container(_) => fault.help(format!("a port that the host publishes is tried as `{host}:PORT`")),
@@ -270,7 +283,7 @@ fn pointless(expect: &Expect, from: Part, to: &line::To, host: &str) -> Option<F
                 Node::World => fault,
             })
         }
-        Target::Address(address) if address.is_loopback() && !matches!(expect.from, Node::Host(_)) => {
+        Target::Address(address) if address.is_loopback() && !matches!(stack, Node::Host(_)) => {
             let port = to.port.map(port_text).unwrap_or_default();
             let fault = Fault::new(format!("`{address}` is {} itself here", tick(from.text)));
             Some(to.name.wrong(fault.help(format!("to try the host, write `{host}{port}`"))))

@@ -15,6 +15,7 @@ mod hosts;
 mod line;
 mod networks;
 mod overlay;
+mod parent;
 mod ports;
 mod reader;
 mod render;
@@ -30,8 +31,8 @@ pub(crate) use reader::closest;
 pub(crate) use render::clean;
 pub use report::{Invalid, Problem, Source, Sources};
 pub use types::{
-    Attachment, Config, Container, ContainerNetns, Driver, Expect, Host, Mode, Network, Node, Overlap, Overlay, Place,
-    Port, PortAddress, PortRange, Protocol, Settings, Subnet, Target, Topology,
+    Attachment, Config, Container, ContainerNetns, Driver, Expect, Host, Mode, Network, Node, Overlap, Overlay, Parent,
+    Place, Port, PortAddress, PortRange, Protocol, Settings, Subnet, Target, Topology,
 };
 
 /// Parses and checks the texts of one configuration.

@@ -7,11 +7,12 @@ use ipnetwork::IpNetwork;
 use super::driver::{self, Keys, Named};
 use super::file::owner;
 use super::overlay::{self, OverlayDraft};
+use super::parent;
 use super::reader::{Item, Placed, Problems, named, parsed, tick};
 use super::report::Problem;
-use super::types::{Driver, Mode, Network, Place, Subnet};
+use super::types::{Driver, Mode, Network, Parent, Place, Subnet};
 use super::values;
-use crate::state::{InterfaceName, ObjectName};
+use crate::state::{InterfaceName, IpvlanMode, MacvlanMode, ObjectName};
 
 /// The least MTU of IPv4 (RFC 791; the kernel's `ETH_MIN_MTU`), of IPv6 (RFC 8200), and the most of a bridge.
 const MTU_MIN: i64 = 68;
@@ -42,6 +43,10 @@ pub(super) struct Draft {
 pub(super) enum DraftDriver {
     Bridge,
     Overlay(OverlayDraft),
+    Macvlan(Placed<Parent>, MacvlanMode),
+    Ipvlan(Placed<Parent>, Placed<IpvlanMode>),
+    Host,
+    Null,
 }
 
 /// A subnet with its places.
@@ -80,6 +85,10 @@ impl Draft {
             driver: match self.driver {
                 DraftDriver::Bridge => Driver::Bridge,
                 DraftDriver::Overlay(overlay) => Driver::Overlay(overlay.finish()),
+                DraftDriver::Macvlan(parent, mode) => Driver::Macvlan(parent.value, mode),
+                DraftDriver::Ipvlan(parent, mode) => Driver::Ipvlan(parent.value, mode.value),
+                DraftDriver::Host => Driver::Host,
+                DraftDriver::Null => Driver::Null,
             },
         }
     }
@@ -88,19 +97,72 @@ impl Draft {
     pub(super) fn overlay(&self) -> Option<&OverlayDraft> {
         match &self.driver {
             DraftDriver::Overlay(overlay) => Some(overlay),
-            DraftDriver::Bridge => None,
+            _ => None,
         }
     }
 
-    /// The mode of a family, where a subnet is of it.
-    pub(super) fn mode(&self, ipv6: bool) -> Option<Mode> {
-        self.subnets.iter().any(|s| s.net.is_ipv6() == ipv6).then_some(self.modes[usize::from(ipv6)])
+    /// Whether the host has a bridge for it.
+    pub(super) fn has_bridge(&self) -> bool {
+        matches!(self.driver, DraftDriver::Bridge | DraftDriver::Overlay(_))
     }
 
-    /// Whether a gateway of a family leads out of the network.
+    /// Whether it is the host's own stack.
+    pub(super) fn is_host(&self) -> bool {
+        matches!(self.driver, DraftDriver::Host)
+    }
+
+    /// Whether its containers have interfaces.
+    pub(super) fn has_interfaces(&self) -> bool {
+        !matches!(self.driver, DraftDriver::Host | DraftDriver::Null)
+    }
+
+    /// The device of the host's that its containers are on, and the kind of devices that they have there.
+    pub(super) fn parent(&self) -> Option<(&Placed<Parent>, &'static str)> {
+        match &self.driver {
+            DraftDriver::Macvlan(parent, _) => Some((parent, "macvlan")),
+            DraftDriver::Ipvlan(parent, _) => Some((parent, "ipvlan")),
+            _ => None,
+        }
+    }
+
+    /// Whether its containers have the Ethernet address of that device.
+    pub(super) fn shares_mac(&self) -> bool {
+        matches!(self.driver, DraftDriver::Ipvlan(..)) || self.is_passthru()
+    }
+
+    /// Whether one container has the whole of that device.
+    pub(super) fn is_passthru(&self) -> bool {
+        matches!(self.driver, DraftDriver::Macvlan(_, MacvlanMode::Passthru))
+    }
+
+    /// What all ipvlans on its device have in common.
+    pub(super) fn ipvlan_mode(&self) -> Option<IpvlanMode> {
+        if let DraftDriver::Ipvlan(_, mode) = &self.driver { Some(mode.value) } else { None }
+    }
+
+    /// The word for its driver.
+    pub(super) fn driver_name(&self) -> &'static str {
+        match &self.driver {
+            DraftDriver::Bridge => "bridge",
+            DraftDriver::Overlay(_) => "overlay",
+            DraftDriver::Macvlan(..) => "macvlan",
+            DraftDriver::Ipvlan(..) => "ipvlan",
+            DraftDriver::Host => "host",
+            DraftDriver::Null => "null",
+        }
+    }
+
+    /// The mode of a family, where a subnet is of it and the host has a bridge for it.
+    pub(super) fn mode(&self, ipv6: bool) -> Option<Mode> {
+        (self.has_bridge() && self.subnets.iter().any(|s| s.net.is_ipv6() == ipv6))
+            .then_some(self.modes[usize::from(ipv6)])
+    }
+
+    /// Whether a family has a way out of the network: by a gateway, or by the device itself.
     pub(super) fn has_way_out(&self, ipv6: bool) -> bool {
-        let gateway = |s: &DraftSubnet| s.net.is_ipv6() == ipv6 && s.gateway.is_some();
-        self.modes[usize::from(ipv6)].passes() && self.subnets.iter().any(gateway)
+        let by_device = matches!(&self.driver, DraftDriver::Ipvlan(_, mode) if !mode.value.has_link());
+        let way = |s: &DraftSubnet| s.net.is_ipv6() == ipv6 && (s.gateway.is_some() || by_device);
+        self.modes[usize::from(ipv6)].passes() && self.subnets.iter().any(way)
     }
 
     /// The subnet an address is in.
@@ -155,7 +217,19 @@ pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Op
         adopt: false,
         driver: DraftDriver::Bridge,
     };
+    match driver {
+        Named::Host => draft.driver = DraftDriver::Host,
+        Named::Null => draft.driver = DraftDriver::Null,
+        Named::Macvlan | Named::Ipvlan => draft.driver = parent::read(&draft, table, driver, &meant, problems)?,
+        Named::Bridge | Named::Overlay => {}
+    }
+    if !draft.has_interfaces() {
+        return Some(draft);
+    }
     read_subnets(&mut draft, table, meant.contains(&"subnet"), problems);
+    if draft.parent().is_some() {
+        parent::no_gateway(&mut draft, table, problems);
+    }
     read_modes(&mut draft, table, problems);
     if let Some(item) = table.get("gateway") {
         read_gateways(&mut draft, &item, problems);

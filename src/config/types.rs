@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use super::render::Painter;
 use super::report::Sources;
 use super::values;
-use crate::state::{InterfaceName, Mac, Netns, ObjectName, Owner};
+use crate::state::{InterfaceName, IpvlanMode, Mac, MacvlanMode, Netns, ObjectName, Owner};
 
 /// Where something stands: a source by its number, and bytes in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,7 +210,7 @@ pub struct Network {
     pub owner: Owner,
     /// Its name: in its table's header, where it has one.
     pub place: Place,
-    /// At least one, in file order.
+    /// In file order; at least one where containers have interfaces.
     pub subnets: Vec<Subnet>,
     /// Addresses never given automatically, each within a subnet.
     pub reserve: Vec<IpAddr>,
@@ -218,7 +218,7 @@ pub struct Network {
     pub bridge: Option<InterfaceName>,
     /// In bytes, where the file gives one.
     pub mtu: Option<u32>,
-    /// How IPv4 and how IPv6 passes between the network and what is outside of it.
+    /// How IPv4 and how IPv6 passes between the network and what is outside of it, where the host has a bridge for it.
     pub modes: [Mode; 2],
     /// Whether its containers may talk to each other.
     pub icc: bool,
@@ -239,6 +239,14 @@ pub enum Driver {
     Bridge,
     /// Bridges of several hosts, with tunnels or routes between them.
     Overlay(Overlay),
+    /// A device of the host's, on which each container has an Ethernet address of its own.
+    Macvlan(Parent, MacvlanMode),
+    /// A device of the host's, whose Ethernet address the containers share.
+    Ipvlan(Parent, IpvlanMode),
+    /// The host's own stack.
+    Host,
+    /// Nothing: a namespace with `lo` alone.
+    Null,
 }
 
 impl Driver {
@@ -247,8 +255,21 @@ impl Driver {
         match self {
             Self::Bridge => "bridge",
             Self::Overlay(_) => "overlay",
+            Self::Macvlan(..) => "macvlan",
+            Self::Ipvlan(..) => "ipvlan",
+            Self::Host => "host",
+            Self::Null => "null",
         }
     }
+}
+
+/// The device that a macvlan or ipvlan network is on: one of the host's, or a VLAN of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Parent {
+    /// The device as the file has it: `eth0`, or `eth0.10` for a VLAN.
+    pub name: InterfaceName,
+    /// Of a VLAN, the device below, and its id, 1 to 4094.
+    pub vlan: Option<(InterfaceName, u16)>,
 }
 
 impl Network {
@@ -271,7 +292,7 @@ impl Network {
     pub fn overlay(&self) -> Option<&Overlay> {
         match &self.driver {
             Driver::Overlay(overlay) => Some(overlay),
-            Driver::Bridge => None,
+            _ => None,
         }
     }
 
@@ -279,8 +300,36 @@ impl Network {
     pub(crate) fn overlay_mut(&mut self) -> Option<&mut Overlay> {
         match &mut self.driver {
             Driver::Overlay(overlay) => Some(overlay),
-            Driver::Bridge => None,
+            _ => None,
         }
+    }
+
+    /// Whether the host has a bridge for it, and so is its containers' router, where they have one.
+    pub fn has_bridge(&self) -> bool {
+        matches!(self.driver, Driver::Bridge | Driver::Overlay(_))
+    }
+
+    /// The device of the host's that its containers are on.
+    pub fn parent(&self) -> Option<Parent> {
+        match self.driver {
+            Driver::Macvlan(parent, _) | Driver::Ipvlan(parent, _) => Some(parent),
+            _ => None,
+        }
+    }
+
+    /// Whether its containers have interfaces.
+    pub fn has_interfaces(&self) -> bool {
+        !matches!(self.driver, Driver::Host | Driver::Null)
+    }
+
+    /// Whether its containers have the Ethernet address of the device that they are on.
+    pub fn shares_mac(&self) -> bool {
+        matches!(self.driver, Driver::Ipvlan(..) | Driver::Macvlan(_, MacvlanMode::Passthru))
+    }
+
+    /// Whether its containers reach what is outside without a router: the host's device is one for them.
+    pub fn routes_by_device(&self) -> bool {
+        matches!(self.driver, Driver::Ipvlan(_, mode) if !mode.has_link())
     }
 
     /// Whether any subnet is of this family.
@@ -288,9 +337,9 @@ impl Network {
         self.subnets.iter().any(|s| s.net.is_ipv6() == ipv6)
     }
 
-    /// The mode of a family; none where the network has no subnet of it.
+    /// The mode of a family; none where the network has no subnet of it, or where the host has no part in it.
     pub fn mode(&self, ipv6: bool) -> Option<Mode> {
-        self.has_family(ipv6).then_some(self.modes[usize::from(ipv6)])
+        (self.has_family(ipv6) && self.has_bridge()).then_some(self.modes[usize::from(ipv6)])
     }
 
     /// Whether packets of a family pass between the network and what is outside of it.
@@ -359,8 +408,8 @@ impl Mode {
 pub struct Subnet {
     /// Its addresses; no host bits are set.
     pub net: IpNetwork,
-    /// The bridge's address in it, and the containers' router where anything passes; none where `gateway = false`, or
-    /// where the family is isolated.
+    /// The bridge's address in it, and the containers' router where anything passes; without a bridge that of a router
+    /// outside. None where `gateway = false`, or where the family is isolated.
     pub gateway: Option<IpAddr>,
     /// The part that automatic addresses come from: within `net`, or `net` itself.
     pub range: IpNetwork,
@@ -385,8 +434,7 @@ pub struct Container {
     pub attachments: Vec<Attachment>,
     /// Its published ports, in file order.
     pub ports: Vec<Port>,
-    /// The attachments (by index) that give the default route of IPv4 and of IPv6: the first whose network has a gateway
-    /// by which anything passes.
+    /// The attachments (by index) that give the default route of IPv4 and of IPv6: the first whose network has a way out.
     pub default_routes: [Option<usize>; 2],
     /// `net.*` parameters set inside, as (path below `/proc/sys` with slashes, value), in file order.
     pub sysctls: Vec<(String, String)>,
@@ -396,6 +444,11 @@ impl Container {
     /// The hosts (by index) that it is on: its own, or every one of the file's; the one there is where it names none.
     pub fn hosts(&self, config: &Config) -> Range<usize> {
         of_hosts(self.host, config.hosts.len())
+    }
+
+    /// Whether it has the host's own stack.
+    pub fn shares_host(&self) -> bool {
+        self.netns == ContainerNetns::Host
     }
 
     /// Whether it lives on a host (an index into [`Config::hosts`]).
@@ -416,6 +469,8 @@ pub enum ContainerNetns {
     Named(Netns),
     /// An absolute path, which must exist.
     Path(Netns),
+    /// The host's own.
+    Host,
 }
 
 impl ContainerNetns {
@@ -423,6 +478,7 @@ impl ContainerNetns {
     pub fn netns(&self) -> &Netns {
         match self {
             Self::Named(n) | Self::Path(n) => n,
+            Self::Host => &Netns::HOST,
         }
     }
 }

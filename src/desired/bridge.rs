@@ -13,7 +13,8 @@ impl Build<'_> {
     /// The devices and addresses of every network.
     pub(super) fn bridges(&mut self) {
         let (config, chosen) = (self.config, self.chosen);
-        for (network, names) in config.networks.iter().zip(&chosen.networks) {
+        for (network, names) in config.networks.iter().zip(&chosen.networks).filter(|(network, _)| network.has_bridge())
+        {
             self.bridge(network, names);
         }
     }
@@ -58,12 +59,13 @@ impl Build<'_> {
         self.refuse([&network.owner], text);
     }
 
-    /// The MTU of a network's devices, in bytes: the file's, else that of a bridge that is there already, else that of the
-    /// way to other hosts, else that of the way out.
+    /// The MTU of a network's devices, in bytes: the file's, else that of a bridge that is there already or of the device
+    /// that they are on, else that of the way to other hosts, else that of the way out.
     pub(super) fn mtu(&self, network: &Network) -> u32 {
         let adopted = self.facts.devices.get(&bridge_name(network)).filter(|_| network.adopt);
         let found = adopted.map(|device| device.mtu).or(self.facts.uplink.as_ref().map(|uplink| uplink.mtu));
         let found = found.unwrap_or(MTU_DEFAULT);
+        let found = network.parent().and_then(|parent| Some(self.device_below(parent)?.mtu)).unwrap_or(found);
         let fits = || network.overlay().map(|overlay| self.overlay_mtu(overlay, found));
         network.mtu.or_else(fits).unwrap_or(found)
     }

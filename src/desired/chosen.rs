@@ -35,7 +35,7 @@ pub struct Chosen {
 /// A network's device.
 #[derive(Clone, Debug)]
 pub struct ChosenNetwork {
-    /// The bridge's name.
+    /// The bridge's name, where the driver has one.
     pub bridge: InterfaceName,
     /// Its Ethernet address.
     pub mac: Mac,
@@ -60,7 +60,7 @@ pub struct ChosenHost {
 /// An attachment's device and addresses.
 #[derive(Clone, Debug)]
 pub struct ChosenAttachment {
-    /// The name of the veth's end in the host.
+    /// The name of the veth's end in the host, where the driver has such.
     pub host_end: InterfaceName,
     /// The Ethernet address of its end in the container.
     pub mac: Mac,
@@ -104,7 +104,9 @@ impl Chosen {
             .iter()
             .map(|network| {
                 let bridge = bridge_name(network);
-                names.take(every.clone(), bridge, Whose::Bridge(&network.name), &network.place, &mut problems);
+                if network.has_bridge() {
+                    names.take(every.clone(), bridge, Whose::Bridge(&network.name), &network.place, &mut problems);
+                }
                 let hosts = config.hosts.iter().filter(|_| network.overlay().is_some()).map(|host| ChosenHost {
                     bridge_mac: mac(&format!("{}/{}@bridge", host.name, network.name)),
                     vxlan_mac: mac(&format!("{}/{}", host.name, network.name)),
@@ -125,13 +127,10 @@ impl Chosen {
                 let network = &config.networks[attachment.network].name;
                 let id = format!("{network}/{}", container.name);
                 let host_end = InterfaceName::hashed("ve-", &container.name, hash(&id));
-                names.take(
-                    container.hosts(config),
-                    host_end,
-                    Whose::End(&container.name, network),
-                    &attachment.place,
-                    &mut problems,
-                );
+                if config.networks[attachment.network].has_bridge() {
+                    let (hosts, whose) = (container.hosts(config), Whose::End(&container.name, network));
+                    names.take(hosts, host_end, whose, &attachment.place, &mut problems);
+                }
                 attachments.push(ChosenAttachment {
                     host_end,
                     mac: attachment.mac.unwrap_or_else(|| mac(&id)),
@@ -160,9 +159,14 @@ impl Chosen {
             let whose = OnNetwork::Container(&container.name);
             attachments.map(move |(attachment, own)| (attachment.network, own.mac, whose, &attachment.place))
         });
-        let mut taken: HashMap<(usize, Mac), (OnNetwork<'_>, &Place)> = HashMap::new();
+        let mut taken: HashMap<(OneLink, Mac), (OnNetwork<'_>, &Place)> = HashMap::new();
         for (network, mac, whose, place) in bridges.chain(containers) {
-            let Some((other, first)) = taken.insert((network, mac), (whose, place)) else { continue };
+            let own = &config.networks[network];
+            if !own.has_interfaces() || own.shares_mac() {
+                continue;
+            }
+            let link = own.parent().map_or(OneLink::Network(network), |parent| OneLink::Parent(parent.name));
+            let Some((other, first)) = taken.insert((link, mac), (whose, place)) else { continue };
             let name = &config.networks[network].name;
             let message = format!("the MAC address `{mac}` is on network `{name}` twice: {other} and {whose}");
             let problem = Problem::new(place.clone(), message).with_label("the second");
@@ -170,6 +174,14 @@ impl Chosen {
             problems.push(problem.with_help("give one of them another `mac`"));
         }
     }
+}
+
+/// Where no two have one Ethernet address.
+#[derive(PartialEq, Eq, Hash)]
+enum OneLink {
+    Network(usize),
+    /// Whatever is on one device of the host's.
+    Parent(InterfaceName),
 }
 
 /// Who has an Ethernet address on a network.

@@ -1,11 +1,11 @@
-//! Containers: their namespaces, and for each network a veth pair with addresses and routes.
+//! Containers: their namespaces, and for each network a device with addresses and routes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
 use super::{Build, Chosen, ChosenAttachment, Whole};
-use crate::config::{Config, Container, ContainerNetns, Mode, Network, Port};
+use crate::config::{Attachment, Config, Container, ContainerNetns, Driver, Mode, Network, Port};
 use crate::state::{
     Address, BridgePort, Device, InterfaceName, Key, Link, LinkKind, Netns, NetnsObject, Object, Owner, Peer,
     RT_TABLE_MAIN, Route, facts,
@@ -27,15 +27,32 @@ pub(super) struct Member<'a> {
 
 impl<'a> Member<'a> {
     /// The attachment (by index) that gives the default route of a family, and the router: the gateway of the subnet that
-    /// the container's first address of the family is in.
-    fn default_route(&self, ipv6: bool) -> Option<(usize, IpAddr)> {
+    /// the container's first address of the family is in, or none where the device is the router.
+    fn default_route(&self, ipv6: bool) -> Option<(usize, Option<IpAddr>)> {
         let index = self.container.default_routes[usize::from(ipv6)]?;
         let network = self.network(index);
+        if network.routes_by_device() {
+            return Some((index, None));
+        }
+        // In a rehearsal one that the kernel has not is as good as none.
+        if !network.has_interfaces() {
+            return None;
+        }
         let gateway = self.chosen[index].addresses.iter().filter(|a| a.ip.is_ipv6() == ipv6).find_map(|a| {
             let subnet = network.subnets.iter().find(|s| s.net.contains(a.ip.ip()))?;
             subnet.gateway
         });
-        Some((index, gateway?))
+        Some((index, Some(gateway?)))
+    }
+
+    /// Whether an attachment has an address of a family.
+    pub(super) fn has_family(&self, index: usize, ipv6: bool) -> bool {
+        self.chosen[index].addresses.iter().any(|a| a.ip.is_ipv6() == ipv6)
+    }
+
+    /// An attachment with what was chosen for it.
+    pub(super) fn attachment(&self, index: usize) -> (&'a Attachment, &'a ChosenAttachment) {
+        (&self.container.attachments[index], &self.chosen[index])
     }
 
     /// The network of an attachment.
@@ -75,7 +92,7 @@ impl<'a> Build<'a> {
 
     /// The objects of every container, the firewall's left out.
     pub(super) fn containers(&mut self) {
-        for member in self.members() {
+        for member in self.members().filter(|member| !member.container.shares_host()) {
             let container = member.container;
             if let ContainerNetns::Named(netns) = &container.netns {
                 let object = Object::Netns(NetnsObject { lo_up: true, unbound: false });
@@ -98,7 +115,37 @@ impl<'a> Build<'a> {
         let (attachment, chosen) = (&member.container.attachments[index], &member.chosen[index]);
         let network = &self.config.networks[attachment.network];
         let netns = member.container.netns.netns();
-        let ipv6 = chosen.addresses.iter().any(|a| a.ip.is_ipv6());
+        match &network.driver {
+            Driver::Bridge | Driver::Overlay(_) => self.pair(member, index),
+            Driver::Macvlan(..) | Driver::Ipvlan(..) => {
+                if !self.on_parent(member, index) {
+                    return;
+                }
+            }
+            Driver::Host | Driver::Null => return,
+        }
+        for address in &chosen.addresses {
+            let key = Key::Address { netns: netns.clone(), link: attachment.interface, ip: address.ip };
+            if address.automatic {
+                self.out.chosen.insert(key.clone());
+            }
+            self.want(key, Object::Address(Address::lasting()), &attachment.owner);
+        }
+        self.ways_to_pieces(network, &attachment.owner, (netns, attachment.interface), chosen);
+        if self.facts.has_ipv6() {
+            // Else any container of the network could make itself the IPv6 router of the others, on a network without
+            // IPv6 too.
+            let path = format!("net/ipv6/conf/{}/accept_ra", attachment.interface);
+            self.want_sysctl(netns, path, "0", &attachment.owner);
+        }
+    }
+
+    /// A veth pair: one end on the network's bridge, the other in the container.
+    fn pair(&mut self, member: Member<'_>, index: usize) {
+        let (attachment, chosen) = (&member.container.attachments[index], &member.chosen[index]);
+        let network = &self.config.networks[attachment.network];
+        let netns = member.container.netns.netns();
+        let ipv6 = member.has_family(index, true);
         let mtu = self.mtu(network);
         let peer = Peer {
             netns: netns.clone(),
@@ -132,20 +179,6 @@ impl<'a> Build<'a> {
             leaving: false,
         };
         self.want(Key::Link { netns: Netns::HOST, name: chosen.host_end }, Object::Link(link), &attachment.owner);
-        for address in &chosen.addresses {
-            let key = Key::Address { netns: netns.clone(), link: attachment.interface, ip: address.ip };
-            if address.automatic {
-                self.out.chosen.insert(key.clone());
-            }
-            self.want(key, Object::Address(Address::lasting()), &attachment.owner);
-        }
-        self.ways_to_pieces(network, &attachment.owner, (netns, attachment.interface), chosen);
-        if self.facts.has_ipv6() {
-            // Else any container of the network could make itself the IPv6 router of the others, on a network without
-            // IPv6 too.
-            let path = format!("net/ipv6/conf/{}/accept_ra", attachment.interface);
-            self.want_sysctl(netns, path, "0", &attachment.owner);
-        }
     }
 
     /// Where each host has a piece of the subnet, the others' are behind the gateway, whatever the default route is.
@@ -210,6 +243,6 @@ impl<'a> Build<'a> {
             return;
         };
         let key = Key::route(member.container.netns.netns().clone(), to);
-        self.want(key, Object::Route(Route::new(attachment.interface, Some(via))), &attachment.owner);
+        self.want(key, Object::Route(Route::new(attachment.interface, via)), &attachment.owner);
     }
 }

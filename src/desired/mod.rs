@@ -5,6 +5,7 @@ mod bridge;
 mod chosen;
 mod container;
 mod firewall;
+mod on_parent;
 mod overlay;
 mod show;
 
@@ -116,6 +117,7 @@ impl<'a> Build<'a> {
         self.forwarding();
         self.bridges();
         self.overlays();
+        self.parents();
         self.containers();
         self.firewall();
         self.unknown_devices();
@@ -170,14 +172,15 @@ impl Build<'_> {
 
     /// Whether an address is the host's, or will be.
     fn is_own(&self, address: IpAddr) -> bool {
-        let gateways = self.config.networks.iter().flat_map(|n| &n.subnets).filter_map(|s| s.gateway);
+        let gateways =
+            self.config.networks.iter().filter(|n| n.has_bridge()).flat_map(|n| &n.subnets).filter_map(|s| s.gateway);
         self.facts.addresses.iter().map(|a| a.ip.ip()).chain(gateways).any(|ip| ip == address)
     }
 
     /// Namespaces that others made must be there, be no other container's, and not be the host's own.
     fn namespaces(&mut self) {
         let mut taken: HashMap<(u64, u64), &Container> = HashMap::new();
-        for container in &self.config.containers {
+        for container in self.config.containers.iter().filter(|container| !container.shares_host()) {
             let netns = container.netns.netns();
             // Made only where it is needed: to count lines takes the whole text each time.
             let whose = || {
@@ -209,7 +212,8 @@ impl Build<'_> {
         let addresses = facts.addresses.iter().map(|a| (a.ip, Existing::Address(a.ip, a.link.as_str())));
         let routes = facts.routes.iter().map(|r| (r.to, Existing::Route(r.to, r.dev.map(|d| d.to_string()))));
         let existing: Vec<(IpNetwork, Existing<'_>)> = addresses.chain(routes).collect();
-        for network in &self.config.networks {
+        // What is on a device of the host's is mostly of that one's own subnet.
+        for network in self.config.networks.iter().filter(|network| network.has_bridge()) {
             let mut named = BTreeSet::new();
             let bridge = bridge_name(network);
             for subnet in &network.subnets {

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{Build, Chosen, ChosenAttachment, ChosenNetwork, DesiredError, Whole, here};
-use crate::config::{Attachment, Config, Container, Host, Network, Overlap, Overlay, Port, PortAddress, PortRange};
+use crate::config::{
+    Attachment, Config, Container, Driver, Host, Network, Overlap, Overlay, Port, PortAddress, PortRange,
+};
 use crate::state::Facts;
 
 /// The filled-in file, with its tables in file order; MTUs are those of this host, which is called `host` where that is not
@@ -47,22 +49,33 @@ fn host(host: &Host) -> Value {
 }
 
 fn network(network: &Network, chosen: &ChosenNetwork, mtu: u32) -> Value {
-    let gateways: Vec<_> = network.subnets.iter().filter_map(|s| s.gateway).collect();
-    let mut value = json!({
-        "driver": network.driver.as_str(),
-        "subnet": network.subnets.iter().map(|s| s.net).collect::<Vec<_>>(),
-        "reserve": network.reserve,
-        "bridge": chosen.bridge,
-        "mtu": mtu,
-        "internal": network.is_internal(),
-        "trusted": network.trusted,
-    });
+    let mut value = json!({ "driver": network.driver.as_str() });
+    if !network.has_interfaces() {
+        return value;
+    }
+    value["subnet"] = json!(network.subnets.iter().map(|s| s.net).collect::<Vec<_>>());
+    value["reserve"] = json!(network.reserve);
+    value["mtu"] = json!(mtu);
     if !network.has_pieces() {
+        let gateways: Vec<_> = network.subnets.iter().filter_map(|s| s.gateway).collect();
         value["gateway"] = if gateways.is_empty() { json!(false) } else { json!(gateways) };
         value["range"] = json!(network.subnets.iter().map(|s| s.range).collect::<Vec<_>>());
     }
+    match &network.driver {
+        Driver::Macvlan(parent, mode) => (value["parent"], value["type"]) = (json!(parent.name), json!(mode)),
+        Driver::Ipvlan(parent, mode) => (value["parent"], value["type"]) = (json!(parent.name), json!(mode)),
+        _ => bridged(&mut value, network, chosen),
+    }
+    value
+}
+
+/// What is of networks that the host has a bridge for.
+fn bridged(value: &mut Value, network: &Network, chosen: &ChosenNetwork) {
+    value["bridge"] = json!(chosen.bridge);
+    value["internal"] = json!(network.is_internal());
+    value["trusted"] = json!(network.trusted);
     if let Some(overlay) = network.overlay() {
-        self::overlay(&mut value, network, overlay);
+        self::overlay(value, network, overlay);
     } else {
         value["adopt"] = json!(network.adopt);
         value["icc"] = json!(network.icc);
@@ -75,7 +88,6 @@ fn network(network: &Network, chosen: &ChosenNetwork, mtu: u32) -> Value {
     if !network.snat.is_empty() {
         value["snat"] = json!(network.snat);
     }
-    value
 }
 
 /// What is of the overlay driver.
@@ -101,31 +113,40 @@ fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]
         .attachments
         .iter()
         .zip(chosen)
-        .map(|(a, chosen)| (config.networks[a.network].name.to_string(), attachment(a, chosen)))
+        .map(|(a, chosen)| (config.network(a), a, chosen))
+        .map(|(n, a, chosen)| (n.name.to_string(), attachment(n, a, chosen)))
         .collect();
     let sysctl: Map<String, Value> = container.sysctls.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
     let mut value = json!({
-        "netns": container.netns.netns(),
         "networks": networks,
         "ports": container
             .ports
             .chunk_by(|a, b| a.owner == b.owner)
             .map(|addresses| port(config, container, addresses))
             .collect::<Vec<_>>(),
-        "sysctl": sysctl,
     });
+    if !container.shares_host() {
+        value["netns"] = json!(container.netns.netns());
+        value["sysctl"] = Value::Object(sysctl);
+    }
     if let Some(host) = container.host {
         value["host"] = json!(config.hosts[host].name);
     }
     value
 }
 
-fn attachment(attachment: &Attachment, chosen: &ChosenAttachment) -> Value {
-    json!({
+fn attachment(network: &Network, attachment: &Attachment, chosen: &ChosenAttachment) -> Value {
+    if !network.has_interfaces() {
+        return json!({});
+    }
+    let mut value = json!({
         "address": chosen.addresses.iter().map(|a| a.ip.ip()).collect::<Vec<_>>(),
-        "mac": chosen.mac,
         "interface": attachment.interface,
-    })
+    });
+    if !network.shares_mac() {
+        value["mac"] = json!(chosen.mac);
+    }
+    value
 }
 
 fn range(range: PortRange) -> Value {

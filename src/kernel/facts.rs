@@ -20,7 +20,7 @@ use crate::state::facts::{
     Asked, BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostDevice, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING,
     Uplink, Way,
 };
-use crate::state::{Facts, InterfaceName, Netns, PROTOCOL, RT_TABLE_MAIN, Surroundings};
+use crate::state::{Device, Facts, InterfaceName, Netns, PROTOCOL, RT_TABLE_MAIN, Surroundings};
 
 /// The device and inode number of a container's namespace.
 fn identity(namespaces: &Namespaces, netns: &Netns) -> Result<Option<(u64, u64)>, String> {
@@ -90,7 +90,17 @@ fn devices(
             Ok(link) => {
                 let bridge = matches!(link.kind, RawKind::Bridge { .. });
                 let ours = link.standing(inode).is_ours();
-                found.insert(*name, HostDevice { bridge, ours, mtu: link.device.mtu });
+                let mut name_of = |index: Option<u32>| {
+                    let found = link::get(namespaces.host(), index?);
+                    found.ok().map(|link| link.name)
+                };
+                let vlan = match link.kind {
+                    RawKind::Vlan(vid) => name_of(link.peer).map(|below| (below, vid)),
+                    _ => None,
+                };
+                let port_of = name_of(link.master.filter(|_| link.port.is_some()));
+                let Device { mac, mtu, up, .. } = link.device;
+                found.insert(*name, HostDevice { bridge, ours, mtu, mac, up, port_of, vlan });
             }
             Err(refusal) if refusal.errno == libc::ENODEV => {}
             Err(refusal) => return Err(read_error(&format!("link {name}"), &refusal)),

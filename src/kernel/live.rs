@@ -17,7 +17,7 @@ use super::space::{Space, namespace_mark};
 use super::sysctl::{Proc, Procs};
 use super::transport::{DumpError, Refusal, Socket};
 use crate::state::{
-    Address, Device, Entry, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object,
+    Address, Device, Entry, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object, Owner,
     PROTOCOL, Peer, RT_TABLE_MAIN, Route, Scope, Standing, Sysctl,
 };
 
@@ -47,8 +47,9 @@ pub(super) fn read(
     };
     let host = reader.read_namespaces()?;
     reader.add_links(&host)?;
-    let spaces = std::mem::take(&mut reader.spaces);
-    for space in &spaces {
+    let mut spaces = std::mem::take(&mut reader.spaces);
+    for space in &mut spaces {
+        reader.add_inner_links(space, &host)?;
         reader.add_foreign_links(space);
     }
     for space in std::iter::once(&host).chain(&spaces) {
@@ -236,6 +237,7 @@ impl Reader<'_> {
                     LinkKind::Veth { peer: far.map_or_else(unknown_peer, |(peer, _)| peer) }
                 }
                 RawKind::Veth => LinkKind::Other { name: "veth".into() },
+                RawKind::Macvlan(_) | RawKind::Ipvlan(_) | RawKind::Vlan(_) => on_parent(raw, &host.links),
                 RawKind::Other(name) => LinkKind::Other { name: name.clone() },
             };
             let link = Link {
@@ -279,6 +281,40 @@ impl Reader<'_> {
         Ok(found)
     }
 
+    /// Adds the links that netrec made inside a container's namespace on a device of the host's. The ends of veth pairs are
+    /// told of along with the host's.
+    fn add_inner_links(&mut self, space: &mut Space, host: &Space) -> Result<(), ReadError> {
+        for at in 0..space.links.len() {
+            let raw = &space.links[at];
+            if !raw.is_marked() || !matches!(raw.kind, RawKind::Macvlan(_) | RawKind::Ipvlan(_)) {
+                continue;
+            }
+            match (&raw.mark, raw.peer_nsid) {
+                (Some(mark), _) if mark.inode == Some(self.inode) => {}
+                // A crash leaves one without a name. Only where its parent is tells then whose it is.
+                (None, Some(nsid)) => {
+                    let of_host = self.namespaces.nsid_of_host(&space.netns);
+                    if of_host.map_err(|r| read_error(&whose(&space.netns), &r))? != nsid {
+                        space.links[at].mark = Some(Mark { owner: Owner::netrec(), inode: Some(0) });
+                        continue;
+                    }
+                }
+                // Of a netrec in there, or of another host's.
+                _ => continue,
+            }
+            let link = Link {
+                kind: on_parent(raw, &host.links),
+                device: raw.device.clone(),
+                master: None,
+                port: None,
+                leaving: raw.group == GROUP_LEAVING,
+            };
+            let key = Key::Link { netns: space.netns.clone(), name: raw.name };
+            self.add(key, Object::Link(link), raw.mark.as_ref(), Standing::Ours);
+        }
+        Ok(())
+    }
+
     /// Adds foreign devices inside a container's namespace that have the name of an end to be.
     fn add_foreign_links(&mut self, space: &Space) {
         let inode = self.inode;
@@ -287,13 +323,7 @@ impl Reader<'_> {
             if !self.scope.ends.contains(&end) {
                 continue;
             }
-            let name = match &raw.kind {
-                RawKind::Bridge { .. } => "bridge".to_owned(),
-                RawKind::Veth => "veth".to_owned(),
-                RawKind::Vxlan { .. } => "vxlan".to_owned(),
-                RawKind::Other(name) => name.clone(),
-            };
-            let kind = LinkKind::Other { name };
+            let kind = LinkKind::Other { name: raw.kind.name().to_owned() };
             let link = Link { kind, device: raw.device.clone(), master: None, port: None, leaving: false };
             let key = Key::Link { netns: end.0, name: end.1 };
             self.add(key, Object::Link(link), raw.mark.as_ref(), raw.standing(inode));
@@ -425,6 +455,17 @@ fn parameter(netns: &Netns, path: &Arc<str>, value: String) -> (Key, Entry) {
     let key = Key::Sysctl { netns: netns.clone(), path: path.clone() };
     let object = Object::Sysctl(Sysctl { value });
     (key, Entry { object, owners: Vec::new(), standing: Standing::Ours })
+}
+
+/// What a device is that is on another one; of those of the host's.
+fn on_parent(raw: &RawLink, host: &[RawLink]) -> LinkKind {
+    let parent = raw.peer.and_then(|index| link::by_index(host, index)).map_or(InterfaceName::UNKNOWN, |l| l.name);
+    match raw.kind {
+        RawKind::Macvlan(mode) => LinkKind::Macvlan { parent, mode },
+        RawKind::Ipvlan(mode) => LinkKind::Ipvlan { parent, mode },
+        RawKind::Vlan(vid) => LinkKind::Vlan { parent, vid },
+        _ => LinkKind::Other { name: raw.kind.name().to_owned() },
+    }
 }
 
 /// Where the other end of a veth is, if it is in another namespace: the number that this one gave to that, and the index

@@ -214,6 +214,16 @@ impl Namespaces {
         })
     }
 
+    /// The number that a namespace gave to the host, as `IFLA_LINK_NETNSID` of what is on the host's devices has it;
+    /// `u32::MAX` where it gave none.
+    pub(super) fn nsid_of_host(&mut self, netns: &Netns) -> Result<u32, Refusal> {
+        let mut message = NsidMessage::default();
+        message.attributes.push(NsidAttribute::Fd(self.home.file.as_raw_fd().cast_unsigned()));
+        self.socket(netns)?.get(RouteNetlinkMessage::GetNsId(message), |body| {
+            u32_at(Attributes::new(body.get(4..)?).value(NETNSA_NSID)?, 0)
+        })
+    }
+
     fn keep(&mut self, netns: &Netns, id: Id, socket: Socket) {
         if self.sockets.len() >= self.limit {
             self.sockets.clear();

@@ -19,7 +19,8 @@ use super::netns::Namespaces;
 use super::sysctl::{Proc, Procs};
 use super::transport::{BATCH, Refusal, Request};
 use crate::state::{
-    Address, Entry, Fdb, GROUP, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object, Owner, PROTOCOL, Step,
+    Address, Entry, Fdb, GROUP, InterfaceName, Key, Link, LinkKind, Mac, MacvlanMode, Netns, Object, Owner, PROTOCOL,
+    Step,
 };
 
 type Outcomes = Vec<Result<(), Refusal>>;
@@ -153,7 +154,8 @@ impl Runner<'_> {
     ) -> Result<Vec<Operation<'a>>, Refusal> {
         let inode = self.namespaces.host_id().1;
         let Object::Link(wanted) = &after.object else { return Err(mismatch()) };
-        let near = End::near(name, wanted, after.owner());
+        let inside = (!netns.is_host()).then_some(inode);
+        let near = End::near(name, wanted, after.owner(), inside);
         let far = far_end(wanted).map(|peer| (&peer.netns, End::far(peer, wanted, after.owner(), inode)));
         let mut list = Vec::new();
         let (near_before, far_before) = match &step.before {
@@ -170,7 +172,7 @@ impl Runner<'_> {
                     ));
                 }
                 let far = far_end(found).map(|peer| End::far(peer, found, before.owner(), inode));
-                (End::near(name, found, before.owner()), far)
+                (End::near(name, found, before.owner(), inside), far)
             }
         };
         list.extend(self.changes(netns, &near_before, &near));
@@ -292,29 +294,39 @@ fn changeable(before: &Link, after: &Link) -> bool {
     match (&before.kind, &after.kind) {
         (LinkKind::Bridge { .. }, LinkKind::Bridge { .. }) => true,
         (LinkKind::Veth { peer: a }, LinkKind::Veth { peer: b }) => a.netns == b.netns,
-        (LinkKind::Vxlan { .. }, LinkKind::Vxlan { .. }) => before.tunnel() == after.tunnel(),
+        (LinkKind::Vxlan { .. }, LinkKind::Vxlan { .. }) => before.claim() == after.claim(),
+        (LinkKind::Macvlan { mode: a, .. }, LinkKind::Macvlan { mode: b, .. }) => {
+            let whole = |mode: &MacvlanMode| *mode == MacvlanMode::Passthru;
+            before.parent() == after.parent() && whole(a) == whole(b)
+        }
+        (LinkKind::Ipvlan { .. }, LinkKind::Ipvlan { .. }) => before.parent() == after.parent(),
+        (LinkKind::Vlan { .. }, LinkKind::Vlan { .. }) => before.claim() == after.claim(),
         (LinkKind::Other { name: a }, LinkKind::Other { name: b }) => a == b,
         _ => false,
     }
 }
 
 fn create_operation<'a>(netns: &'a Netns, name: InterfaceName, wanted: &'a Link) -> Operation<'a> {
+    // What is on a device of the host's is made from there, and in its own namespace at once.
+    let from = if wanted.parent().is_some() { &Netns::HOST } else { netns };
     Operation {
         stage: if wanted.master.is_none() { Stage::Create } else { Stage::CreatePort },
-        netns,
+        netns: from,
         accept: &[],
         build: Box::new(move |namespaces| {
             let underlay = if let LinkKind::Vxlan { underlay, .. } = wanted.kind { underlay } else { None };
-            let mut index = |device: Option<_>| device.map(|device| namespaces.index(netns, device)).transpose();
+            let mut index = |device: Option<_>| device.map(|device| namespaces.index(from, device)).transpose();
             let related = Related {
                 master: index(wanted.master)?,
                 underlay: index(underlay)?,
+                parent: index(wanted.parent())?,
+                netns: if from == netns { None } else { Namespaces::descriptor(netns)? },
                 peer_netns: match far_end(wanted) {
                     Some(peer) if peer.netns != *netns => Namespaces::descriptor(&peer.netns)?,
                     _ => None,
                 },
             };
-            Ok((link::create(name, wanted, &related)?, related.peer_netns))
+            Ok((link::create(name, wanted, &related)?, related.netns.or(related.peer_netns)))
         }),
     }
 }
@@ -492,19 +504,43 @@ fn advice(step: &Step, refusal: &Refusal) -> Option<String> {
             Some("changing networks needs root (CAP_NET_ADMIN)".into())
         }
         (libc::EOPNOTSUPP, Some(Object::Link(link))) if step.before.is_none() => {
-            let kind = match &link.kind {
-                LinkKind::Bridge { .. } => "bridge",
-                LinkKind::Veth { .. } => "veth",
-                LinkKind::Vxlan { .. } => "vxlan",
-                LinkKind::Other { name } => name,
-            };
-            Some(format!("this kernel has no {kind} driver (modprobe {kind})"))
+            let kind = kind_of(&link.kind);
+            let module = if kind == "vlan" { "8021q" } else { kind };
+            Some(format!("this kernel has no {kind} driver (modprobe {module})"))
+        }
+        (errno, Some(Object::Link(link))) if step.before.is_none() => {
+            let parent = link.parent()?;
+            Some(match errno {
+                // `netdev_rx_handler_register`
+                libc::EBUSY => {
+                    format!(
+                        "{parent} hands its frames on already: to a bridge, a bond, or devices of another kind than {}",
+                        kind_of(&link.kind)
+                    )
+                }
+                libc::EADDRINUSE => format!("another device on {parent} has the address {}", link.device.mac),
+                libc::ENETDOWN => format!("{parent} is down: `ip link set {parent} up`"),
+                _ => return None,
+            })
         }
         (libc::EOPNOTSUPP, Some(Object::Fdb(Fdb { port: Some(port), .. }))) if refusal.kernel.is_none() => {
             Some(format!("{port} is no port of a bridge"))
         }
         (libc::EXFULL, Some(Object::Link(_))) => Some("a bridge has at most 1023 ports".into()),
         _ => None,
+    }
+}
+
+/// The kernel's name for a kind of device.
+fn kind_of(kind: &LinkKind) -> &str {
+    match kind {
+        LinkKind::Bridge { .. } => "bridge",
+        LinkKind::Veth { .. } => "veth",
+        LinkKind::Vxlan { .. } => "vxlan",
+        LinkKind::Macvlan { .. } => "macvlan",
+        LinkKind::Ipvlan { .. } => "ipvlan",
+        LinkKind::Vlan { .. } => "vlan",
+        LinkKind::Other { name } => name,
     }
 }
 

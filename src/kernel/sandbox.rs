@@ -7,13 +7,16 @@ use std::path::Path;
 use std::thread;
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 
 use super::fault::Writes;
+use super::netlink::link;
 use super::netns::RUN_NETNS;
 use super::sysctl::Proc;
+use super::transport::Socket;
 
 /// What forbids user namespaces to all but root: a parameter, the value that forbids, and one that allows. The first is the
 /// kernel's (namespaces(7)), the others are Debian's and Ubuntu's additions.
@@ -184,4 +187,11 @@ pub fn not_to_be_set(before: &Parameters, wanted: &[(String, String)]) -> Result
         tries.join().unwrap_or(Err(Errno::EIO))
     });
     tried.map_err(|errno: Errno| other("a network namespace")(errno.into()))
+}
+
+/// Whether the kernel has ipvlans. It is asked for one on `lo`, which it never makes.
+pub fn has_ipvlan() -> bool {
+    let Ok(mut socket) = Socket::open() else { return false };
+    let answers = link::ask_for_ipvlan().map(|request| socket.batch(vec![request], &mut Writes::default()));
+    answers.is_ok_and(|answers| !answers.iter().any(|a| matches!(a, Err(refusal) if refusal.errno == libc::EOPNOTSUPP)))
 }

@@ -11,7 +11,8 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::{Action, Conflict, Op};
 use crate::state::{
-    Entry, Fdb, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, Route, Standing, State, Warning,
+    Claim, Entry, Fdb, InterfaceName, Key, Link, LinkKind, MacvlanMode, Netns, Object, Owner, Route, Standing, State,
+    Warning,
 };
 
 /// The actions that make live state the desired one, in the order of their keys, and what stands in their way.
@@ -93,8 +94,10 @@ struct Fate {
     bared: BTreeSet<InterfaceName>,
     /// Addresses that go before things are made: a link's last of IPv4, and those in the way of routes.
     early: BTreeSet<Key>,
-    /// VXLAN devices that are deleted first, as another one takes their id.
-    displaced: BTreeSet<InterfaceName>,
+    /// Links that are deleted first, as another one takes what the kernel gives out but once.
+    displaced: BTreeSet<Key>,
+    /// What the kernel gives out but once, with the links that have it now.
+    claimed: BTreeMap<Claim, Key>,
     /// Ports that leave their bridge, which forgets all about them.
     unplugged: BTreeSet<InterfaceName>,
     /// Namespaces that go.
@@ -107,26 +110,30 @@ struct Fate {
 impl Fate {
     fn of(desired: &State, live: &State) -> Self {
         let mut fate = Self { table: desired.get(&Key::Table).is_none(), ..Self::default() };
-        for (key, entry) in live.into_iter().filter(|(_, e)| e.standing.is_ours()) {
+        let ours = || live.into_iter().filter(|(_, e)| e.standing.is_ours());
+        fate.claimed = ours().filter_map(|(key, entry)| Some((claim(&entry.object)?, key.clone()))).collect();
+        let claims: BTreeSet<Claim> = desired.iter().filter_map(|(_, entry)| claim(&entry.object)).collect();
+        for (key, entry) in ours() {
             if !matches!(key, Key::Link { .. } | Key::Netns { .. } | Key::Set { .. }) {
                 continue;
             }
             let wanted = desired.get(key).map(|e| &e.object);
             match (key, &entry.object, wanted) {
-                (Key::Link { name, .. }, before, Some(after)) if forced(before, after).is_empty() => {
-                    fate.note_change(*name, before, after);
+                (Key::Link { netns, name }, before, Some(after)) if fate.forced(key, before, after).is_empty() => {
+                    if netns.is_host() {
+                        fate.note_change(*name, before, after);
+                    }
                     let (Some((netns, old)), Some((_, new))) = (peer(before), peer(after)) else { continue };
                     if old != new {
                         fate.renamed.insert((netns.clone(), old), new);
                     }
                 }
                 (Key::Link { netns, name }, before, wanted) => {
-                    if wanted.is_some() {
+                    if wanted.is_some() && netns.is_host() {
                         fate.remade.insert(*name);
                     }
-                    if tunnel(before).is_some_and(|place| desired.iter().any(|(_, e)| tunnel(&e.object) == Some(place)))
-                    {
-                        fate.displaced.insert(*name);
+                    if claim(before).is_some_and(|claim| claims.contains(&claim)) {
+                        fate.displaced.insert(key.clone());
                     }
                     fate.lost.insert((netns.clone(), *name));
                     fate.lost.extend(peer(before).map(|(netns, name)| (netns.clone(), name)));
@@ -140,8 +147,29 @@ impl Fate {
                 _ => {}
             }
         }
+        let fallen = ours().filter(|(key, entry)| fate.falls_with_parent(key, &entry.object));
+        let fallen: Vec<End> = fallen.filter_map(|(key, _)| link_end(key)).collect();
+        fate.lost.extend(fallen);
         (fate.early, fate.bared) = early(desired, live);
         fate
+    }
+
+    /// Whether a link goes with the one that it is on, which is made anew.
+    fn falls_with_parent(&self, key: &Key, object: &Object) -> bool {
+        let remade = |parent: &InterfaceName| self.remade.contains(parent);
+        matches!((key, object), (Key::Link { .. }, Object::Link(link)) if link.parent().as_ref().is_some_and(remade))
+    }
+
+    /// The attributes that differ and cannot change in place, be it because another link has what they ask for.
+    fn forced(&self, key: &Key, before: &Object, after: &Object) -> Vec<&'static str> {
+        let mut paths = forced(before, after);
+        if let Some(Claim::Mac { .. }) = claim(after)
+            && paths.is_empty()
+            && claim(after).and_then(|claim| self.claimed.get(&claim)).is_some_and(|by| by != key)
+        {
+            paths.push("mac");
+        }
+        paths
     }
 
     /// Notes what the change of a link in place does to what hangs on it.
@@ -196,6 +224,7 @@ impl Fate {
     fn takes(&self, key: &Key, object: &Object) -> Option<Falls> {
         match (key, object) {
             _ if self.goes_along(key, object) => Some(Falls::AtOnce("its link is made anew")),
+            _ if self.falls_with_parent(key, object) => Some(Falls::AtOnce("its parent is made anew")),
             (Key::Neighbour { netns, link, .. }, _) if netns.is_host() && self.flushed.contains(link) => {
                 Some(Falls::AtOnce("a new MAC address of its link, or another ARP flag, drops it"))
             }
@@ -203,7 +232,8 @@ impl Fate {
                 Some(Falls::AtOnce("the last IPv4 address of its link takes it along"))
             }
             (_, Object::Fdb(Fdb { port: Some(port), .. })) if self.lost.contains(&(key.netns().clone(), *port)) => {
-                let at_once = self.remade.contains(port) || self.displaced.contains(port);
+                let displaced = || self.displaced.contains(&Key::Link { netns: key.netns().clone(), name: *port });
+                let at_once = self.remade.contains(port) || displaced();
                 Some(if at_once { Falls::AtOnce("its port is made anew") } else { Falls::InTheEnd })
             }
             (_, Object::Fdb(Fdb { port: Some(port), .. })) if self.unplugged.contains(port) => {
@@ -312,9 +342,13 @@ fn early(desired: &State, live: &State) -> (BTreeSet<Key>, BTreeSet<InterfaceNam
     (keys, bared)
 }
 
-/// The place of a VXLAN device, of which there is one only.
-fn tunnel(object: &Object) -> Option<(u32, u16, bool)> {
-    if let Object::Link(link) = object { link.tunnel() } else { None }
+/// What a link has of which there is one only.
+fn claim(object: &Object) -> Option<Claim> {
+    if let Object::Link(link) = object { link.claim() } else { None }
+}
+
+fn link_end(key: &Key) -> Option<End> {
+    if let Key::Link { netns, name } = key { Some((netns.clone(), *name)) } else { None }
 }
 
 /// The far end of a link that has one.
@@ -333,6 +367,9 @@ fn forced(before: &Object, after: &Object) -> Vec<&'static str> {
             (LinkKind::Veth { peer: b }, LinkKind::Veth { peer: a }) if b.netns == a.netns => vec![],
             (LinkKind::Veth { .. }, LinkKind::Veth { .. }) => vec!["peer.netns"],
             (LinkKind::Vxlan { .. }, LinkKind::Vxlan { .. }) => fixed_of_tunnel(&b.kind, &a.kind),
+            (LinkKind::Macvlan { .. }, LinkKind::Macvlan { .. })
+            | (LinkKind::Ipvlan { .. }, LinkKind::Ipvlan { .. })
+            | (LinkKind::Vlan { .. }, LinkKind::Vlan { .. }) => fixed_on_parent(b, a),
             _ => vec!["type"],
         },
         (Object::Set(b), Object::Set(a)) if a != b => vec!["type"],
@@ -374,6 +411,25 @@ fn fixed_of_tunnel(before: &LinkKind, after: &LinkKind) -> Vec<&'static str> {
         (underlay.is_some() && u.is_none(), "underlay"),
     ];
     all.into_iter().filter(|(differs, _)| *differs).map(|(_, path)| path).collect()
+}
+
+/// The attributes of a device on another one that differ and that the kernel lets nobody change: which one that is, a
+/// VLAN's id, and whether a macvlan has the whole of it (`macvlan_changelink`).
+fn fixed_on_parent(before: &Link, after: &Link) -> Vec<&'static str> {
+    let mut paths = Vec::new();
+    if before.parent() != after.parent() {
+        paths.push("parent");
+    }
+    match (&before.kind, &after.kind) {
+        (LinkKind::Vlan { vid: b, .. }, LinkKind::Vlan { vid: a, .. }) if a != b => paths.push("vid"),
+        (LinkKind::Macvlan { mode: b, .. }, LinkKind::Macvlan { mode: a, .. })
+            if (*b == MacvlanMode::Passthru) != (*a == MacvlanMode::Passthru) =>
+        {
+            paths.push("mode");
+        }
+        _ => {}
+    }
+    paths
 }
 
 /// Whether two objects are the same to the kernel.
@@ -467,7 +523,7 @@ impl Diff {
             let action = self.push(Op::Replace, key, Some(before.clone()), Some(after.clone()));
             action.reason = Some(why.into());
         } else if !same(key, before, after) {
-            let paths = forced(&before.object, &after.object);
+            let paths = fate.forced(key, &before.object, &after.object);
             let op = if paths.is_empty() { Op::Update } else { Op::Replace };
             let action = self.push(op, key, Some(before.clone()), Some(after.clone()));
             if !paths.is_empty() {

@@ -14,7 +14,7 @@ use similar::{ChangeTag, TextDiff};
 use super::diff::device_of;
 use super::{Action, Op, diff};
 use crate::state::firewall::{Chain, Element, ElementData, Rule, Verdict};
-use crate::state::{Entry, Fdb, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, Route, State};
+use crate::state::{Claim, Entry, Fdb, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, Route, State};
 
 /// The part of a desired state that is to be made.
 #[derive(Debug)]
@@ -75,8 +75,7 @@ enum Place {
     Netns(Netns),
     /// A device's name; also that of a container's end of a pair.
     End(Netns, InterfaceName),
-    /// The id of a tunnel, its UDP port, and whether it runs over IPv4.
-    Tunnel(u32, u16, bool),
+    Claim(Claim),
     /// A container's address.
     Address(IpAddr),
     Chain(Arc<str>),
@@ -91,8 +90,8 @@ fn takes(key: &Key, entry: &Entry) -> Vec<Place> {
                 LinkKind::Veth { peer } => Some(Place::End(peer.netns.clone(), peer.name)),
                 _ => None,
             };
-            let tunnel = link.tunnel().map(|(vni, port, ipv4)| Place::Tunnel(vni, port, ipv4));
-            std::iter::once(Place::End(netns.clone(), *name)).chain(far).chain(tunnel).collect()
+            let claim = link.claim().map(Place::Claim);
+            std::iter::once(Place::End(netns.clone(), *name)).chain(far).chain(claim).collect()
         }
         (Key::Address { netns, ip, .. }, _) if !netns.is_host() => vec![Place::Address(ip.ip())],
         (Key::Chain { name }, _) => vec![Place::Chain(name.clone())],
@@ -104,12 +103,13 @@ fn takes(key: &Key, entry: &Entry) -> Vec<Place> {
 fn hangs_on(key: &Key, entry: &Entry) -> Vec<Place> {
     let end = |netns: &Netns, name: InterfaceName| Place::End(netns.clone(), name);
     match (key, &entry.object) {
-        (Key::Link { netns, .. }, Object::Link(Link { kind, master, .. })) => {
+        (Key::Link { netns, .. }, Object::Link(link @ Link { kind, master, .. })) => {
             let far = match kind {
                 LinkKind::Veth { peer } => Some(Place::Netns(peer.netns.clone())),
-                _ => None,
+                _ => (!netns.is_host()).then(|| Place::Netns(netns.clone())),
             };
-            far.into_iter().chain(master.map(|master| end(netns, master))).collect()
+            let below = link.parent().map(|parent| end(&Netns::HOST, parent));
+            far.into_iter().chain(master.map(|master| end(netns, master))).chain(below).collect()
         }
         (Key::Fdb { netns, link, .. }, Object::Fdb(Fdb { port, .. })) => {
             std::iter::once(end(netns, *link)).chain(port.map(|port| end(netns, port))).collect()

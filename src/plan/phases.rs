@@ -10,7 +10,7 @@ use std::net::Ipv6Addr;
 use ipnetwork::IpNetwork;
 
 use super::{Action, Op};
-use crate::state::{BridgePort, Device, Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Step, facts};
+use crate::state::{BridgePort, Claim, Device, Entry, InterfaceName, Key, Link, LinkKind, Netns, Object, Step, facts};
 
 /// The phases, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,9 +21,9 @@ pub enum Phase {
     Namespaces,
     /// Links that cannot change in place go, and tunnels whose place another one takes.
     Unlink,
-    /// Links are made, bridges first: down, with what only the creating message can set.
+    /// Links are made, bridges and VLANs first: down, with what only the creating message can set.
     Bridges,
-    /// What may be a bridge's port is made: veth pairs, both ends down, and VXLAN devices.
+    /// What may be a bridge's port or is on another link is made: veth pairs, both ends down, VXLAN devices, macvlans.
     Pairs,
     /// Links get the rest of their attributes, and their names.
     Attributes,
@@ -73,17 +73,18 @@ impl Phase {
 
 /// The steps of some actions, by phase, in order.
 pub fn phases(actions: &[Action]) -> Vec<(Phase, Vec<Step>)> {
-    let (aside, tunnels, again) = (in_the_way(actions), new_tunnels(actions), coming_again(actions));
+    let (aside, claims, again) = (in_the_way(actions), new_claims(actions), coming_again(actions));
     // Within a phase in the order of keys, as the actions are.
     let mut steps: BTreeMap<Phase, Vec<Step>> = BTreeMap::new();
     for action in actions.iter().filter(|a| !a.implied) {
-        let displaced = tunnel(action.before.as_ref()).is_some_and(|place| tunnels.contains(&place));
+        let displaced = claim(action.before.as_ref()).is_some_and(|claim| claims.contains(&claim));
+        let in_the_way = aside.contains(&action.key);
         stage(action, &aside, &mut |phase, before, after| {
             let yields = address(&action.key).is_some_and(|a| again.contains(&a));
-            // The kernel has one tunnel of an id, whatever its name.
+            // The kernel has one tunnel of an id, whatever its name, and one macvlan of an Ethernet address on a device.
             let phase = match phase {
                 Phase::Detach if yields || action.early => Phase::Yield,
-                Phase::Remove if displaced => Phase::Unlink,
+                Phase::Remove if displaced || in_the_way && !action.key.netns().is_host() => Phase::Unlink,
                 phase => phase,
             };
             if before != after {
@@ -111,14 +112,14 @@ fn coming_again(actions: &[Action]) -> BTreeSet<(&Netns, InterfaceName, Ipv6Addr
 fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>)) {
     let (before, after) = (action.before.clone(), action.after.clone());
     match (&action.key, action.op) {
-        (Key::Link { .. }, Op::Create) => create_link(after, emit),
+        (Key::Link { .. }, Op::Create) => create_link(&action.key, after, emit),
         (Key::Link { .. }, Op::Replace) => {
             emit(Phase::Unlink, before, None);
-            create_link(after, emit);
+            create_link(&action.key, after, emit);
         }
         (Key::Link { .. }, Op::Update) => {
             let moved = move_aside(&action.key, before, aside, emit);
-            raise_link(moved, after, emit);
+            raise_link(&action.key, moved, after, emit);
         }
         (Key::Link { .. }, Op::Delete) => {
             let moved = move_aside(&action.key, before, aside, emit);
@@ -178,23 +179,23 @@ fn without_device(mut entry: Entry) -> Entry {
 
 /// A link comes to be down and bare, since the kernel ignores an alias, a port's settings and the address generation mode
 /// in the creating message; then it gets those, and comes up.
-fn create_link(after: Option<Entry>, emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>)) {
+fn create_link(key: &Key, after: Option<Entry>, emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>)) {
     let Some(after) = after else { return };
     let mut bare = with_up(after.clone(), false, false);
     bare.owners.clear();
     let mut phase = Phase::Bridges;
     if let Object::Link(link) = &mut bare.object {
-        link.device = as_created(&link.device);
+        link.device = Device { no_arp: link.is_born_without_arp(), ..as_created(&link.device) };
         link.port = link.port.map(|_| BridgePort::default());
         if let LinkKind::Veth { peer } = &mut link.kind {
             peer.device = as_created(&peer.device);
         }
-        if !matches!(link.kind, LinkKind::Bridge { .. }) {
+        if !matches!(link.kind, LinkKind::Bridge { .. } | LinkKind::Vlan { .. }) {
             phase = Phase::Pairs;
         }
     }
     emit(phase, None, Some(bare.clone()));
-    raise_link(Some(bare), Some(after), emit);
+    raise_link(key, Some(bare), Some(after), emit);
 }
 
 /// A device with what the kernel gives to a new one.
@@ -203,13 +204,20 @@ fn as_created(device: &Device) -> Device {
 }
 
 /// A link that is there gets its attributes, then its host's end comes up, and last its peer.
-fn raise_link(before: Option<Entry>, after: Option<Entry>, emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>)) {
+fn raise_link(
+    key: &Key,
+    before: Option<Entry>,
+    after: Option<Entry>,
+    emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>),
+) {
     let (Some(before), Some(after)) = (before, after) else { return };
     let (near, far) = up(&before);
     let attributes = with_up(after.clone(), near, far);
     let raised = with_up(after.clone(), up(&after).0, far);
     emit(Phase::Attributes, Some(before), Some(attributes.clone()));
-    emit(Phase::Raise, Some(attributes), Some(raised.clone()));
+    // A container's end comes up with the others, also where it has none in the host.
+    let raise = if key.netns().is_host() { Phase::Raise } else { Phase::Up };
+    emit(raise, Some(attributes), Some(raised.clone()));
     emit(Phase::Up, Some(raised), Some(after));
 }
 
@@ -235,6 +243,14 @@ fn with_up(mut entry: Entry, near: bool, far: bool) -> Entry {
 /// Links whose container end has a name that another one is to get.
 type Aside = BTreeSet<Key>;
 
+/// A container's end of a link: of a pair the far one, else the one that it has.
+fn end_inside<'a>(key: &'a Key, entry: Option<&'a Entry>) -> Option<(&'a Netns, InterfaceName)> {
+    match key {
+        Key::Link { netns, name } if !netns.is_host() => entry.map(|_| (netns, *name)),
+        _ => peer_end(entry),
+    }
+}
+
 fn peer_end(entry: Option<&Entry>) -> Option<(&Netns, InterfaceName)> {
     match entry.map(|e| &e.object) {
         Some(Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => Some((&peer.netns, peer.name)),
@@ -242,31 +258,35 @@ fn peer_end(entry: Option<&Entry>) -> Option<(&Netns, InterfaceName)> {
     }
 }
 
+/// A container's end of a link before and after.
+fn ends(action: &Action) -> [Option<(&Netns, InterfaceName)>; 2] {
+    [&action.before, &action.after].map(|entry| end_inside(&action.key, entry.as_ref()))
+}
+
 fn in_the_way(actions: &[Action]) -> Aside {
     let links = || actions.iter().filter(|a| matches!(a.key, Key::Link { .. }));
     // Ends that are to have a name they do not have yet.
-    let wanted: BTreeSet<_> = links()
-        .filter(|a| peer_end(a.before.as_ref()) != peer_end(a.after.as_ref()) || a.op == Op::Replace)
-        .filter_map(|a| peer_end(a.after.as_ref()))
-        .collect();
+    let wanted: BTreeSet<_> =
+        links().filter(|a| ends(a)[0] != ends(a)[1] || a.op == Op::Replace).filter_map(|a| ends(a)[1]).collect();
     links()
-        .filter(|a| a.op != Op::Replace && peer_end(a.before.as_ref()) != peer_end(a.after.as_ref()))
-        .filter(|a| peer_end(a.before.as_ref()).is_some_and(|end| wanted.contains(&end)))
+        .filter(|a| a.op != Op::Replace && ends(a)[0] != ends(a)[1])
+        .filter(|a| ends(a)[0].is_some_and(|end| wanted.contains(&end)))
         .map(|a| a.key.clone())
         .collect()
 }
 
-fn tunnel(entry: Option<&Entry>) -> Option<(u32, u16, bool)> {
+fn claim(entry: Option<&Entry>) -> Option<Claim> {
     match entry.map(|e| &e.object) {
-        Some(Object::Link(link)) => link.tunnel(),
+        Some(Object::Link(link)) => link.claim(),
         _ => None,
     }
 }
 
-/// The tunnels that are made.
-fn new_tunnels(actions: &[Action]) -> BTreeSet<(u32, u16, bool)> {
-    let made = actions.iter().filter(|action| matches!(action.op, Op::Create | Op::Replace));
-    made.filter_map(|action| tunnel(action.after.as_ref())).collect()
+/// What links come to have of which the kernel has one only.
+fn new_claims(actions: &[Action]) -> BTreeSet<Claim> {
+    let made = actions.iter().filter(|action| claim(action.before.as_ref()) != claim(action.after.as_ref()));
+    let remade = actions.iter().filter(|action| action.op == Op::Replace);
+    made.chain(remade).filter_map(|action| claim(action.after.as_ref())).collect()
 }
 
 /// Gives a container's end that is in the way another name.
@@ -276,7 +296,7 @@ fn move_aside(
     aside: &Aside,
     emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>),
 ) -> Option<Entry> {
-    let (Key::Link { name, .. }, true) = (key, aside.contains(key)) else { return before };
+    let (Key::Link { netns: Netns::HOST, name }, true) = (key, aside.contains(key)) else { return before };
     let mut moved = before.clone();
     if let Some(Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) = moved.as_mut().map(|e| &mut e.object) {
         peer.name = temporary(*name);

@@ -174,12 +174,12 @@ fn known(places: &Places, desired: &State, live: &State, targets: &[Owner]) -> R
     )))
 }
 
-/// What a file's desired state depends on: the bridges that it adopts, the devices that it trusts or that tunnels run over,
-/// the other hosts of overlay networks, and the namespaces whose identity matters. Once one is named by a path, any two may
+/// What a file's desired state depends on: the bridges that it adopts, the devices that it trusts or that tunnels or
+/// containers are on, the other hosts of overlay networks, and the namespaces whose identity matters. Once one is named by a path, any two may
 /// be the same.
 pub fn asked(config: &Config) -> Asked {
     let any_path = config.containers.iter().any(|c| matches!(c.netns, ContainerNetns::Path(_)));
-    let containers = config.containers.iter().filter(|_| any_path);
+    let containers = config.containers.iter().filter(|c| any_path && !c.shares_host());
     let any_overlay = config.networks.iter().any(|n| n.overlay().is_some());
     let hosts = config.hosts.iter().filter(|_| any_overlay);
     Asked {
@@ -189,7 +189,12 @@ pub fn asked(config: &Config) -> Asked {
             .iter()
             .flat_map(|n| {
                 let underlay = n.overlay().and_then(|overlay| overlay.underlay);
-                n.adopt.then(|| bridge_name(n)).into_iter().chain(n.trusted.iter().copied()).chain(underlay)
+                let parent = n
+                    .parent()
+                    .into_iter()
+                    .flat_map(|parent| std::iter::once(parent.name).chain(parent.vlan.map(|(below, _)| below)));
+                let bridge = n.adopt.then(|| bridge_name(n));
+                bridge.into_iter().chain(n.trusted.iter().copied()).chain(underlay).chain(parent)
             })
             .collect(),
         peers: hosts.flat_map(|host| host.addresses.iter().copied()).collect(),

@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use super::Surroundings;
-use super::names::{InterfaceName, Netns};
+use super::names::{InterfaceName, Mac, Netns};
 
 /// Facts about the host, read once before the desired state is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +97,22 @@ pub struct HostDevice {
     pub ours: bool,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// Its Ethernet address.
+    #[serde(default)]
+    pub mac: Mac,
+    /// Whether it is administratively up.
+    #[serde(default = "yes")]
+    pub up: bool,
+    /// The bridge it is a port of.
+    #[serde(default)]
+    pub port_of: Option<InterfaceName>,
+    /// Of a VLAN, the device below and the id.
+    #[serde(default)]
+    pub vlan: Option<(InterfaceName, u16)>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The device towards the world.

@@ -18,8 +18,8 @@ pub use facts::{Asked, Facts};
 pub use flow::{End, Flow, Stale};
 pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner};
 pub use object::{
-    Address, BridgePort, Device, Fdb, GROUP, GROUP_LEAVING, Key, Kind, Link, LinkKind, Neighbour, NetnsObject, Object,
-    PROTOCOL, Peer, RT_TABLE_MAIN, Route, RouteType, Sysctl,
+    Address, BridgePort, Claim, Device, Fdb, GROUP, GROUP_LEAVING, IpvlanMode, Key, Kind, Link, LinkKind, MacvlanMode,
+    Neighbour, NetnsObject, Object, PROTOCOL, Peer, RT_TABLE_MAIN, Route, RouteType, Sysctl,
 };
 pub use surroundings::{
     At, Condition, ForeignChain, ForeignRule, ForeignTable, ForeignVerdict, Listener, OneOf, Process, Published,
@@ -317,7 +317,10 @@ impl Scope {
                 (Key::Link { .. }, Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => {
                     parameters(&peer.netns, &peer.name, &END_PARAMETERS);
                 }
-                (Key::Link { netns, name }, Object::Link(_)) => parameters(netns, name, &BRIDGE_PARAMETERS),
+                (Key::Link { netns, name }, Object::Link(_)) => {
+                    let names = if netns.is_host() { &BRIDGE_PARAMETERS[..] } else { &END_PARAMETERS };
+                    parameters(netns, name, names);
+                }
                 _ => {}
             }
         }

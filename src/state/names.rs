@@ -97,7 +97,7 @@ impl<'de> Deserialize<'de> for InterfaceName {
 }
 
 /// An Ethernet address, printed as `02:00:00:00:00:01`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {

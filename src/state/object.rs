@@ -90,7 +90,7 @@ pub enum Key {
         /// Its name or path.
         netns: Netns,
     },
-    /// A device. A veth pair is keyed by the end that lives in the host.
+    /// A device. A veth pair is keyed by the end that lives in the host; what has one end only, by that.
     Link {
         /// Where it is.
         netns: Netns,
@@ -313,14 +313,66 @@ pub struct Link {
 }
 
 impl Link {
-    /// What the kernel lets no two VXLAN devices share: the id, the UDP port, and whether the tunnel runs over IPv4. None
-    /// of other links.
-    pub fn tunnel(&self) -> Option<(u32, u16, bool)> {
-        match &self.kind {
-            LinkKind::Vxlan { vni, udp_port, local, .. } => Some((*vni, *udp_port, local.is_ipv4())),
+    /// What the kernel lets no two devices share, whatever their names.
+    pub fn claim(&self) -> Option<Claim> {
+        match self.kind {
+            LinkKind::Vxlan { vni, udp_port, local, .. } => {
+                Some(Claim::Tunnel { vni, udp_port, ipv4: local.is_ipv4() })
+            }
+            LinkKind::Vlan { parent, vid } => Some(Claim::Vlan { parent, vid }),
+            LinkKind::Macvlan { parent, mode: MacvlanMode::Passthru } => Some(Claim::Whole { parent }),
+            LinkKind::Macvlan { parent, .. } => Some(Claim::Mac { parent, mac: self.device.mac }),
             _ => None,
         }
     }
+
+    /// Whether the kernel makes it with `IFF_NOARP`: an ipvlan without a link.
+    pub fn is_born_without_arp(&self) -> bool {
+        matches!(self.kind, LinkKind::Ipvlan { mode, .. } if !mode.has_link())
+    }
+
+    /// The device of the host's that it is made on, and goes with.
+    pub fn parent(&self) -> Option<InterfaceName> {
+        match self.kind {
+            LinkKind::Vlan { parent, .. } | LinkKind::Macvlan { parent, .. } | LinkKind::Ipvlan { parent, .. } => {
+                Some(parent)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Something of which the kernel gives out each but once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Claim {
+    /// A VXLAN tunnel.
+    Tunnel {
+        /// Its id.
+        vni: u32,
+        /// Its UDP port.
+        udp_port: u16,
+        /// Whether it runs over IPv4.
+        ipv4: bool,
+    },
+    /// A VLAN of a device.
+    Vlan {
+        /// The device.
+        parent: InterfaceName,
+        /// The VLAN's id.
+        vid: u16,
+    },
+    /// An Ethernet address among the macvlans on a device.
+    Mac {
+        /// The device.
+        parent: InterfaceName,
+        /// The address.
+        mac: Mac,
+    },
+    /// A device that is handed on as a whole (`passthru`).
+    Whole {
+        /// The device.
+        parent: InterfaceName,
+    },
 }
 
 /// Settings that every device has.
@@ -373,11 +425,95 @@ pub enum LinkKind {
         #[serde(default)]
         learning: bool,
     },
+    /// A device of the host's under another Ethernet address, mostly in a container.
+    Macvlan {
+        /// The host's device; one that cannot be seen from here is called `?`.
+        parent: InterfaceName,
+        /// How it and others on the device see each other.
+        mode: MacvlanMode,
+    },
+    /// A device of the host's under the same Ethernet address and other IP addresses, mostly in a container.
+    Ipvlan {
+        /// The host's device; one that cannot be seen from here is called `?`.
+        parent: InterfaceName,
+        /// What it has of the link. The kernel keeps one for all that are on the device.
+        mode: IpvlanMode,
+    },
+    /// A VLAN of a device (IEEE 802.1Q).
+    Vlan {
+        /// The device.
+        parent: InterfaceName,
+        /// The VLAN's id, 1 to 4094.
+        vid: u16,
+    },
     /// Anything else; netrec never wants one, but may find one in the way.
     Other {
         /// The kernel's name for the kind, or `device` where it has none.
         name: String,
     },
+}
+
+/// `IFLA_MACVLAN_MODE` (`linux/if_link.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MacvlanMode {
+    /// Those on one device do not see each other.
+    Private,
+    /// All frames go out; the switch outside sends back what is for another one.
+    Vepa,
+    /// Frames between two on one device go directly.
+    Bridge,
+    /// It is alone on the device, and has its Ethernet address.
+    Passthru,
+    /// It takes frames from some Ethernet addresses only; netrec never wants it.
+    Source,
+}
+
+impl MacvlanMode {
+    /// Those that a file may have.
+    pub const ALL: [Self; 4] = [Self::Bridge, Self::Private, Self::Vepa, Self::Passthru];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Vepa => "vepa",
+            Self::Bridge => "bridge",
+            Self::Passthru => "passthru",
+            Self::Source => "source",
+        }
+    }
+}
+
+/// `IFLA_IPVLAN_MODE` (`linux/if_link.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpvlanMode {
+    /// It has the link: broadcasts and neighbours.
+    L2,
+    /// The host's device routes for it: it asks for no neighbours.
+    L3,
+    /// The same, past the host's connection tracking and firewall.
+    L3s,
+}
+
+impl IpvlanMode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::L2, Self::L3, Self::L3s];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::L2 => "l2",
+            Self::L3 => "l3",
+            Self::L3s => "l3s",
+        }
+    }
+
+    /// Whether there is a link with neighbours.
+    pub fn has_link(self) -> bool {
+        self == Self::L2
+    }
 }
 
 /// The far end of a veth pair.

@@ -14,6 +14,7 @@ mod confirm;
 mod conflicts;
 mod documents;
 mod drift;
+mod drivers;
 mod flows;
 mod hosts;
 mod idempotence;

@@ -12,8 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use netrec::kernel::{Backend, ReadError, StepError};
 use netrec::state::firewall::{Concat, Datum, ElementData, Expr, SetData, Verdict};
 use netrec::state::{
-    Address, Asked, BridgePort, Entry, Facts, Fdb, Flow, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner,
-    Route, Scope, Stale, Standing, State, Step,
+    Address, Asked, BridgePort, Claim, Entry, Facts, Fdb, Flow, InterfaceName, Key, Link, LinkKind, Netns, Object,
+    Owner, Route, Scope, Stale, Standing, State, Step,
 };
 
 /// The kernel.
@@ -237,22 +237,26 @@ impl Fake {
         }
     }
 
-    /// A tunnel has an id that no other has, and never gets another.
-    fn check_tunnel(&self, key: &Key, present: Option<&Entry>, link: &Link) -> Refusal {
+    /// A tunnel has an id that no other has, and never gets another; of a device no two macvlans have one Ethernet address.
+    fn check_claim(&self, key: &Key, present: Option<&Entry>, link: &Link) -> Refusal {
         let underlay = |link: &Link| matches!(&link.kind, LinkKind::Vxlan { underlay: Some(_), .. });
-        let wanted = link.tunnel();
+        let wanted = link.claim();
+        let moves = matches!(wanted, Some(Claim::Mac { .. }));
         if let Some(Object::Link(present)) = present.map(|e| &e.object) {
-            refuse(present.tunnel() != wanted, || {
-                format!("{key}: cannot change {:?} to {wanted:?}", present.tunnel())
+            refuse(present.claim() != wanted && !moves || present.parent() != link.parent(), || {
+                format!("{key}: cannot change {:?} to {wanted:?}", present.claim())
             })?;
-            return refuse(underlay(present) && !underlay(link), || format!("{key}: cannot take its underlay away"));
+            refuse(underlay(present) && !underlay(link), || format!("{key}: cannot take its underlay away"))?;
+            if !moves {
+                return Ok(());
+            }
         }
-        let mut others = self.state.iter().filter_map(|(_, e)| match &e.object {
-            Object::Link(other) => other.tunnel(),
+        let mut others = self.state.iter().filter(|(k, _)| *k != key).filter_map(|(_, e)| match &e.object {
+            Object::Link(other) => other.claim(),
             _ => None,
         });
         refuse(wanted.is_some() && others.any(|other| Some(other) == wanted), || {
-            format!("{key}: a VXLAN device with the specified VNI already exists")
+            format!("{key}: somebody has {wanted:?} already")
         })
     }
 
@@ -264,7 +268,7 @@ impl Fake {
             );
             refuse(!there, || format!("{key}: no bridge {master}"))?;
         }
-        self.check_tunnel(key, present, link)?;
+        self.check_claim(key, present, link)?;
         match present {
             None => {
                 refuse(!after.owners.is_empty(), || format!("{key}: no alias in the creating message"))?;

@@ -297,6 +297,49 @@ ports    = ["8411:80"]
 networks = ["guests"]
 "#,
     },
+    // Containers on a link that the host is on, and one with nothing at all.
+    Part {
+        host: "",
+        first: r#"
+[networks.lan]
+driver = "macvlan"
+parent = "uplink"
+subnet = ["10.42.0.0/24", "fd42::/64"]
+
+[networks.nothing]
+driver = "null"
+
+[containers.lone]
+networks.lan = { mac = "02:00:00:00:42:01" }
+sysctl = { "net.ipv6.conf.all.accept_dad" = 0, "net.ipv6.conf.eth0.accept_dad" = 0 }
+
+[containers.lone-2]
+networks = ["lan"]
+sysctl = { "net.ipv6.conf.all.accept_dad" = 0, "net.ipv6.conf.eth0.accept_dad" = 0 }
+
+[containers.quiet]
+networks = ["nothing"]
+"#,
+        second: r#"
+[networks.lan]
+driver = "macvlan"
+type   = "private"
+parent = "uplink"
+subnet = ["10.42.0.0/24", "fd42::/64"]
+
+[containers.lone]
+networks.lan = { interface = "lan0" }
+sysctl = { "net.ipv6.conf.all.accept_dad" = 0, "net.ipv6.conf.lan0.accept_dad" = 0 }
+
+[containers.lone-2]
+networks.lan = { mac = "02:00:00:00:42:01" }
+sysctl = { "net.ipv6.conf.all.accept_dad" = 0, "net.ipv6.conf.eth0.accept_dad" = 0 }
+
+[containers.lone-3]
+networks = ["lan"]
+sysctl = { "net.ipv6.conf.all.accept_dad" = 0, "net.ipv6.conf.eth0.accept_dad" = 0 }
+"#,
+    },
     // Networks over several hosts, of every topology, each of which becomes another one.
     Part {
         host: "",

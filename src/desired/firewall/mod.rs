@@ -180,9 +180,9 @@ const MULTICAST_NET: Datum = Datum::Ipv6Net(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0,
 const LINK_LOCAL_NET: Datum = Datum::Ipv6Net(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
 
 impl Build<'_> {
-    /// The table, if there is any network.
+    /// The table, if there is any network that the host has a part in.
     pub(super) fn firewall(&mut self) {
-        if self.config.networks.is_empty() {
+        if !self.config.networks.iter().any(Network::has_bridge) {
             return;
         }
         self.want(Key::Table, Object::Table(Table::default()), &Owner::netrec());
@@ -355,7 +355,8 @@ impl Build<'_> {
     /// Each network's chains, and the look-ups that lead to them.
     fn networks(&mut self, published: &Published) {
         let (config, chosen) = (self.config, self.chosen);
-        for (index, (network, names)) in config.networks.iter().zip(&chosen.networks).enumerate() {
+        let networks = config.networks.iter().zip(&chosen.networks).enumerate();
+        for (index, (network, names)) in networks.filter(|(_, (network, _))| network.has_bridge()) {
             let (bridge, devices) = (names.bridge, devices(network, names));
             let inside = Inside { devices: &devices, links: &self.shared_links(network) };
             let localnet = published.localnet.contains(&index);
@@ -447,7 +448,8 @@ struct Tunnels {
 /// The devices of a network that its containers' packets come by: its bridge first, and a tunnel that is no port of it.
 fn devices(network: &Network, names: &ChosenNetwork) -> Vec<InterfaceName> {
     let tunnel = names.vxlan.filter(|_| !network.is_switched());
-    std::iter::once(names.bridge).chain(tunnel).collect()
+    let bridge = network.has_bridge().then_some(names.bridge);
+    bridge.into_iter().chain(tunnel).collect()
 }
 
 /// Where a network's containers are, as the host sees it.

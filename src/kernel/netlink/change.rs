@@ -12,9 +12,10 @@ use rtnetlink::packet_route::link::{
 
 use super::super::transport::{Refusal, Request};
 use super::link::{
-    Builder, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES, Mark, created_mtu, group_of, stp_state, tunnel,
+    Builder, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES, Mark, created_mtu, group_of, ipvlan, macvlan, stp_state,
+    tunnel,
 };
-use crate::state::{BridgePort, Device, InterfaceName, Link, LinkKind, Owner, Peer};
+use crate::state::{BridgePort, Device, InterfaceName, IpvlanMode, Link, LinkKind, MacvlanMode, Owner, Peer};
 
 /// Below this MTU in bytes a device has no IPv6 (`linux/ipv6.h`).
 const IPV6_MIN_MTU: u32 = 1280;
@@ -32,6 +33,33 @@ pub(crate) struct End {
     pub stp: bool,
     /// None but of a VXLAN device.
     pub tunnel: Option<Tunnel>,
+    /// None but of a device on another one that has modes.
+    pub mode: Option<Mode>,
+}
+
+/// How a device is on another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Macvlan(MacvlanMode),
+    Ipvlan(IpvlanMode),
+}
+
+impl Mode {
+    fn of(link: &Link) -> Option<Self> {
+        match link.kind {
+            LinkKind::Macvlan { mode, .. } => Some(Self::Macvlan(mode)),
+            LinkKind::Ipvlan { mode, .. } => Some(Self::Ipvlan(mode)),
+            _ => None,
+        }
+    }
+
+    fn attribute(self) -> LinkAttribute {
+        let (kind, data) = match self {
+            Self::Macvlan(mode) => (InfoKind::MacVlan, macvlan(mode)),
+            Self::Ipvlan(mode) => (InfoKind::IpVlan, ipvlan(mode)),
+        };
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)])
+    }
 }
 
 /// A VXLAN device as far as it can be changed.
@@ -52,17 +80,18 @@ impl Tunnel {
 }
 
 impl End {
-    /// The end that the link is keyed by.
-    pub(crate) fn near(name: InterfaceName, link: &Link, owner: Option<&Owner>) -> Self {
+    /// The end that the link is keyed by; in a container it says whose it is, with the inode of the namespace netrec runs in.
+    pub(crate) fn near(name: InterfaceName, link: &Link, owner: Option<&Owner>, inode: Option<u64>) -> Self {
         Self {
             name,
             device: link.device.clone(),
             group: group_of(link),
-            alias: owner.map(|owner| Mark { owner: owner.clone(), inode: None }.text()),
+            alias: owner.map(|owner| Mark { owner: owner.clone(), inode }.text()),
             master: link.master,
             port: link.port.unwrap_or_default(),
             stp: matches!(link.kind, LinkKind::Bridge { stp: true }),
             tunnel: Tunnel::of(link),
+            mode: Mode::of(link),
         }
     }
 
@@ -77,6 +106,7 @@ impl End {
             port: BridgePort::default(),
             stp: false,
             tunnel: None,
+            mode: None,
         }
     }
 
@@ -88,7 +118,7 @@ impl End {
             up: false,
             link_local: true,
             promote_secondaries: false,
-            no_arp: false,
+            no_arp: link.is_born_without_arp(),
             mtu,
             ..self.device.clone()
         };
@@ -305,6 +335,9 @@ fn settings(before: &End, after: &End) -> Option<Change> {
         let data = InfoData::Bridge(vec![InfoBridge::StpState(stp_state(after.stp))]);
         attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)]));
     }
+    if let Some(mode) = after.mode.filter(|_| before.mode != after.mode) {
+        attributes.push(mode.attribute());
+    }
     let master = match after.master {
         same if same == before.master => NewMaster::AsBefore,
         None => NewMaster::Nobody,
@@ -346,6 +379,7 @@ mod tests {
             port: BridgePort::default(),
             stp: false,
             tunnel: None,
+            mode: None,
         };
         let after = End { name: new, ..before.clone() };
         let sequence = |live_rename| -> Vec<(Stage, InterfaceName)> {
@@ -353,5 +387,38 @@ mod tests {
         };
         assert_eq!(sequence(true), [(Stage::Rename, name)]);
         assert_eq!(sequence(false), [(Stage::Down, name), (Stage::Rename, name), (Stage::Up, new)]);
+    }
+
+    /// Only in messages: this kernel has no ipvlan. A mode of its own takes no other message, and the flag that the kernel sets
+    /// along with it goes the same way.
+    #[test]
+    fn a_mode_changes_in_place() {
+        let link = |kind, no_arp| {
+            let device =
+                Device { mac: Mac([2; 6]), mtu: 1500, up: true, link_local: true, promote_secondaries: true, no_arp };
+            Link { kind, device, master: None, port: None, leaving: false }
+        };
+        let parent = "uplink".parse().unwrap();
+        let end = |link: &Link| End::near("eth0".parse().unwrap(), link, None, Some(7));
+        let sent = |before: &Link, after: &Link| {
+            let all = changes(&end(before), &end(after), Abilities { live_rename: true, ipv6: true });
+            assert_eq!(all.iter().map(|change| change.stage).collect::<Vec<_>>(), [Stage::Set]);
+            all[0].message.attributes.clone()
+        };
+        let macvlan = |mode| link(LinkKind::Macvlan { parent, mode }, false);
+        let ipvlan = |mode: IpvlanMode| link(LinkKind::Ipvlan { parent, mode }, !mode.has_link());
+        assert_eq!(
+            sent(&macvlan(MacvlanMode::Bridge), &macvlan(MacvlanMode::Vepa)),
+            [Mode::Macvlan(MacvlanMode::Vepa).attribute()]
+        );
+        assert_eq!(sent(&ipvlan(IpvlanMode::L2), &ipvlan(IpvlanMode::L3)), [Mode::Ipvlan(IpvlanMode::L3).attribute()]);
+        assert!(
+            changes(
+                &end(&ipvlan(IpvlanMode::L3)),
+                &end(&ipvlan(IpvlanMode::L3)),
+                Abilities { live_rename: true, ipv6: true }
+            )
+            .is_empty()
+        );
     }
 }

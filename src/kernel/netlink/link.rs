@@ -1,4 +1,5 @@
-//! Devices: bridges, the two ends of veth pairs, and VXLAN devices. How existing ones change is in `change`.
+//! Devices: bridges, the two ends of veth pairs, VXLAN devices, and what is on another device: VLANs, macvlans, ipvlans.
+//! How existing ones change is in `change`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,13 +8,17 @@ use nix::libc;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask,
+    BridgeStpState, InfoBridge, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVeth, InfoVlan, InfoVxlan, IpVlanMode,
+    LinkAttribute, LinkExtentMask, MacVlanMode,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::super::transport::{DumpError, Refusal, Request, Socket};
 use super::{Attributes, ip_of, text_of, u32_at};
-use crate::state::{BridgePort, Device, GROUP, GROUP_LEAVING, InterfaceName, Link, LinkKind, Mac, Owner, Standing};
+use crate::state::{
+    BridgePort, Device, GROUP, GROUP_LEAVING, InterfaceName, IpvlanMode, Link, LinkKind, Mac, MacvlanMode, Owner,
+    Standing,
+};
 
 // linux/if_link.h
 const IFLA_ADDRESS: u16 = 1;
@@ -45,6 +50,15 @@ const IFLA_VXLAN_LOCAL: u16 = 4;
 const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_LOCAL6: u16 = 17;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const MACVLAN_MODE_VEPA: u32 = 2;
+const MACVLAN_MODE_BRIDGE: u32 = 4;
+const MACVLAN_MODE_PASSTHRU: u32 = 8;
+const MACVLAN_MODE_SOURCE: u32 = 16;
+const IFLA_IPVLAN_MODE: u16 = 1;
+const IPVLAN_MODE_L3: u16 = 1;
+const IPVLAN_MODE_L3S: u16 = 2;
+const IFLA_VLAN_ID: u16 = 1;
 const IFLA_INET6_CONF: u16 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 /// Parameters of a device that its listing tells along, below `net/`, and where: their family's, and the place among the
@@ -88,9 +102,9 @@ pub(crate) struct RawLink {
     pub master: Option<u32>,
     /// Its settings as a bridge's port.
     pub port: Option<BridgePort>,
-    /// The index of a veth's other end, in that end's namespace.
+    /// The index of a veth's other end, or of the device that this one is on, in the namespace of that.
     pub peer: Option<u32>,
-    /// The number that this namespace gave to the other end's; none when it is this one.
+    /// The number that this namespace gave to that one; none when it is this one.
     pub peer_nsid: Option<u32>,
 }
 
@@ -110,7 +124,25 @@ pub(crate) enum RawKind {
         underlay: Option<u32>,
         learning: bool,
     },
+    Macvlan(MacvlanMode),
+    Ipvlan(IpvlanMode),
+    Vlan(u16),
     Other(String),
+}
+
+impl RawKind {
+    /// The kernel's name for it.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Bridge { .. } => "bridge",
+            Self::Veth => "veth",
+            Self::Vxlan { .. } => "vxlan",
+            Self::Macvlan(_) => "macvlan",
+            Self::Ipvlan(_) => "ipvlan",
+            Self::Vlan(_) => "vlan",
+            Self::Other(name) => name,
+        }
+    }
 }
 
 impl RawLink {
@@ -283,6 +315,9 @@ fn parse_info(link: &mut RawLink, info: &[u8]) {
         }
         Some("veth") => RawKind::Veth,
         Some("vxlan") => parse_vxlan(data),
+        Some("macvlan") => RawKind::Macvlan(parse_macvlan(data)),
+        Some("ipvlan") => RawKind::Ipvlan(parse_ipvlan(data)),
+        Some("vlan") => RawKind::Vlan(Attributes::new(data).value(IFLA_VLAN_ID).and_then(u16_of).unwrap_or(0)),
         Some(other) => RawKind::Other(other.to_owned()),
         None => RawKind::Other("device".to_owned()),
     };
@@ -307,6 +342,28 @@ fn parse_vxlan(data: &[u8]) -> RawKind {
         }
     }
     RawKind::Vxlan { vni, udp_port, local, underlay, learning }
+}
+
+fn parse_macvlan(data: &[u8]) -> MacvlanMode {
+    match Attributes::new(data).value(IFLA_MACVLAN_MODE).and_then(|mode| u32_at(mode, 0)) {
+        Some(MACVLAN_MODE_VEPA) => MacvlanMode::Vepa,
+        Some(MACVLAN_MODE_BRIDGE) => MacvlanMode::Bridge,
+        Some(MACVLAN_MODE_PASSTHRU) => MacvlanMode::Passthru,
+        Some(MACVLAN_MODE_SOURCE) => MacvlanMode::Source,
+        _ => MacvlanMode::Private,
+    }
+}
+
+fn parse_ipvlan(data: &[u8]) -> IpvlanMode {
+    match Attributes::new(data).value(IFLA_IPVLAN_MODE).and_then(u16_of) {
+        Some(IPVLAN_MODE_L3) => IpvlanMode::L3,
+        Some(IPVLAN_MODE_L3S) => IpvlanMode::L3s,
+        _ => IpvlanMode::L2,
+    }
+}
+
+fn u16_of(value: &[u8]) -> Option<u16> {
+    value.try_into().ok().map(u16::from_ne_bytes)
 }
 
 /// A port's switches, a byte each. One that the kernel does not know is as it is by default.
@@ -376,6 +433,9 @@ pub(crate) fn create(name: InterfaceName, link: &Link, related: &Related) -> Res
             data.extend(tunnel(*local, related.underlay, *learning));
             (InfoKind::Vxlan, InfoData::Vxlan(data))
         }
+        LinkKind::Macvlan { mode, .. } => (InfoKind::MacVlan, macvlan(*mode)),
+        LinkKind::Ipvlan { mode, .. } => (InfoKind::IpVlan, ipvlan(*mode)),
+        LinkKind::Vlan { vid, .. } => (InfoKind::Vlan, InfoData::Vlan(vec![InfoVlan::Id(*vid)])),
         LinkKind::Other { name } => {
             return Err(Refusal::new(libc::EOPNOTSUPP, format!("netrec makes no devices of kind {name}")));
         }
@@ -385,7 +445,28 @@ pub(crate) fn create(name: InterfaceName, link: &Link, related: &Related) -> Res
     if let Some(master) = related.master {
         message = message.controller(master);
     }
+    if let Some(parent) = related.parent {
+        message = message.append_extra_attribute(LinkAttribute::Link(parent));
+    }
+    if let Some(fd) = &related.netns {
+        message = message.setns_by_fd(fd.as_raw_fd());
+    }
     Ok(request(message, NLM_F_CREATE | NLM_F_EXCL))
+}
+
+/// A message that a kernel with ipvlans refuses as well, but for another reason: there is none on `lo` (index 1).
+pub(crate) fn ask_for_ipvlan() -> Result<Request, Refusal> {
+    let device = Device {
+        mac: Mac([2; 6]),
+        mtu: ETH_DATA_LEN,
+        up: false,
+        link_local: true,
+        promote_secondaries: false,
+        no_arp: false,
+    };
+    let kind = LinkKind::Ipvlan { parent: InterfaceName::LO, mode: IpvlanMode::L2 };
+    let link = Link { kind, device, master: None, port: None, leaving: false };
+    create(InterfaceName::UNKNOWN, &link, &Related { parent: Some(1), ..Related::default() })
 }
 
 /// What a creating message names beside the link itself.
@@ -395,8 +476,34 @@ pub(crate) struct Related {
     pub master: Option<u32>,
     /// The index of the device that a VXLAN device runs over.
     pub underlay: Option<u32>,
+    /// The index of the device that it is on.
+    pub parent: Option<u32>,
     /// The namespace of a veth's other end.
     pub peer_netns: Option<OwnedFd>,
+    /// The namespace of the link itself, where that is not the one that the message goes to.
+    pub netns: Option<OwnedFd>,
+}
+
+/// What makes a macvlan the kind of one that it is.
+pub(super) fn macvlan(mode: MacvlanMode) -> InfoData {
+    let mode = match mode {
+        MacvlanMode::Private => MacVlanMode::Private,
+        MacvlanMode::Vepa => MacVlanMode::Vepa,
+        MacvlanMode::Bridge => MacVlanMode::Bridge,
+        MacvlanMode::Passthru => MacVlanMode::Passthrough,
+        MacvlanMode::Source => MacVlanMode::Source,
+    };
+    InfoData::MacVlan(vec![InfoMacVlan::Mode(mode)])
+}
+
+/// The same of an ipvlan.
+pub(super) fn ipvlan(mode: IpvlanMode) -> InfoData {
+    let mode = match mode {
+        IpvlanMode::L2 => IpVlanMode::L2,
+        IpvlanMode::L3 => IpVlanMode::L3,
+        IpvlanMode::L3s => IpVlanMode::L3S,
+    };
+    InfoData::IpVlan(vec![InfoIpVlan::Mode(mode)])
 }
 
 /// What the kernel can change of a VXLAN device. A device below can be given or changed, but not taken away: a 0 in its
@@ -471,6 +578,8 @@ pub(crate) fn mark_lo(group: u32, mark: &Mark, up: Option<bool>) -> Request {
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_core::NetlinkSerializable;
+
     use super::*;
 
     #[test]
@@ -481,5 +590,109 @@ mod tests {
         }
         assert_eq!(Mark::parse("uplink to netrec web"), None);
         assert_eq!(Mark::parse("netrec web @here"), None);
+    }
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+    /// The body of the message that makes a link on the device of index 7.
+    fn created(kind: LinkKind) -> Vec<u8> {
+        let device =
+            Device { mac: Mac(MAC), mtu: 1400, up: false, link_local: true, promote_secondaries: false, no_arp: false };
+        let link = Link { kind, device, master: None, port: None, leaving: false };
+        let name = "eth0".parse().unwrap();
+        let message = create(name, &link, &Related { parent: Some(7), ..Related::default() }).unwrap().message;
+        let mut body = vec![0; message.buffer_len()];
+        message.serialize(&mut body);
+        body
+    }
+
+    fn value(body: &[u8], attribute: u16) -> Vec<u8> {
+        Attributes::new(&body[16..]).value(attribute).unwrap().to_vec()
+    }
+
+    /// An attribute as the kernel lays it out.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = u16::try_from(value.len() + 4).unwrap().to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// `IFLA_LINKINFO` of a kind with one attribute in its data.
+    fn info(kind: &str, of_kind: u16, value: &[u8]) -> Vec<u8> {
+        let name = attribute(IFLA_INFO_KIND, &[kind.as_bytes(), &[0]].concat());
+        [name, attribute(IFLA_INFO_DATA, &attribute(of_kind, value))].concat()
+    }
+
+    /// This kernel has neither ipvlans nor VLANs, so that their messages are compared with what `linux/if_link.h` says and
+    /// not tried: whether a kernel takes them, and what it makes of them, is not shown here.
+    #[test]
+    fn what_is_on_a_device_is_asked_for_in_one_message() {
+        let parent: InterfaceName = "uplink".parse().unwrap();
+        let macvlan = |mode| LinkKind::Macvlan { parent, mode };
+        let ipvlan = |mode| LinkKind::Ipvlan { parent, mode };
+        let all = [
+            (macvlan(MacvlanMode::Private), "macvlan", 1, 1_u32.to_ne_bytes().to_vec()),
+            (macvlan(MacvlanMode::Vepa), "macvlan", 1, 2_u32.to_ne_bytes().to_vec()),
+            (macvlan(MacvlanMode::Bridge), "macvlan", 1, 4_u32.to_ne_bytes().to_vec()),
+            (macvlan(MacvlanMode::Passthru), "macvlan", 1, 8_u32.to_ne_bytes().to_vec()),
+            (macvlan(MacvlanMode::Source), "macvlan", 1, 16_u32.to_ne_bytes().to_vec()),
+            (ipvlan(IpvlanMode::L2), "ipvlan", 1, 0_u16.to_ne_bytes().to_vec()),
+            (ipvlan(IpvlanMode::L3), "ipvlan", 1, 1_u16.to_ne_bytes().to_vec()),
+            (ipvlan(IpvlanMode::L3s), "ipvlan", 1, 2_u16.to_ne_bytes().to_vec()),
+            (LinkKind::Vlan { parent, vid: 4094 }, "vlan", 1, 4094_u16.to_ne_bytes().to_vec()),
+        ];
+        for (kind, name, of_kind, data) in all {
+            let body = created(kind.clone());
+            assert_eq!(value(&body, IFLA_LINK), 7_u32.to_ne_bytes(), "{kind:?}");
+            assert_eq!(value(&body, IFLA_ADDRESS), MAC, "{kind:?}");
+            assert_eq!(value(&body, IFLA_MTU), 1400_u32.to_ne_bytes(), "{kind:?}");
+            assert_eq!(value(&body, IFLA_GROUP), GROUP.to_ne_bytes(), "{kind:?}");
+            assert_eq!(value(&body, IFLA_LINKINFO), info(name, of_kind, &data), "{kind:?}");
+            // And is read back as what it was.
+            let raw = parse(&body).unwrap();
+            let read = match raw.kind {
+                RawKind::Macvlan(mode) => macvlan(mode),
+                RawKind::Ipvlan(mode) => ipvlan(mode),
+                RawKind::Vlan(vid) => LinkKind::Vlan { parent, vid },
+                other => panic!("{other:?}"),
+            };
+            assert_eq!((read, raw.peer), (kind, Some(7)));
+        }
+    }
+
+    /// The kernel tells more than was asked for: an ipvlan's flags, a VLAN's protocol, and where the device below is.
+    #[test]
+    fn what_the_kernel_tells_of_ipvlans_and_vlans_is_read() {
+        let reply = |info: Vec<u8>| {
+            let mut body = vec![0; 16];
+            body[4..8].copy_from_slice(&9_u32.to_ne_bytes());
+            body.extend(attribute(IFLA_IFNAME, b"eth0\0"));
+            body.extend(attribute(IFLA_GROUP, &GROUP.to_ne_bytes()));
+            body.extend(attribute(IFLA_LINK, &7_u32.to_ne_bytes()));
+            body.extend(attribute(IFLA_LINK_NETNSID, &3_u32.to_ne_bytes()));
+            body.extend(attribute(IFLA_IFALIAS, b"netrec containers.web.networks.lan @77\0"));
+            body.extend(attribute(IFLA_LINKINFO, &info));
+            parse(&body).unwrap()
+        };
+        let with = |kind: &str, data: &[Vec<u8>]| {
+            let name = attribute(IFLA_INFO_KIND, &[kind.as_bytes(), &[0]].concat());
+            reply([name, attribute(IFLA_INFO_DATA, &data.concat())].concat())
+        };
+        let ipvlan = with("ipvlan", &[attribute(1, &2_u16.to_ne_bytes()), attribute(2, &0_u16.to_ne_bytes())]);
+        assert_eq!(ipvlan.kind, RawKind::Ipvlan(IpvlanMode::L3s));
+        assert_eq!((ipvlan.peer, ipvlan.peer_nsid), (Some(7), Some(3)));
+        assert_eq!(ipvlan.standing(77), Standing::Ours);
+        assert_eq!(ipvlan.standing(78), Standing::Foreign(ANOTHER_HOST.into()));
+        // Protocol 802.1Q in network byte order, the id, and flags with their mask.
+        let data = [
+            attribute(5, &0x8100_u16.to_be_bytes()),
+            attribute(1, &10_u16.to_ne_bytes()),
+            attribute(2, &[1, 0, 0, 0, 255, 0, 0, 0]),
+        ];
+        assert_eq!(with("vlan", &data).kind, RawKind::Vlan(10));
+        let data = [attribute(1, &8_u32.to_ne_bytes()), attribute(2, &1_u16.to_ne_bytes())];
+        assert_eq!(with("macvlan", &data).kind, RawKind::Macvlan(MacvlanMode::Passthru));
     }
 }

@@ -54,17 +54,24 @@ impl Reader<'_> {
         match node {
             Node::Host(host) => Seat::Host(host),
             Node::World => Seat::World,
-            Node::Container(index) => Seat::Container(index, self.config.containers[index].hosts(self.config).start),
+            Node::Container(index) => {
+                let host = self.config.containers[index].hosts(self.config).start;
+                if self.shares_host(index) { Seat::Host(host) } else { Seat::Container(index, host) }
+            }
         }
+    }
+
+    fn shares_host(&self, container: usize) -> bool {
+        self.config.containers[container].shares_host()
     }
 
     /// Every place, hosts first.
     pub(super) fn seats(&self) -> Vec<Seat> {
         let hosts = (0..self.world.hosts.len()).map(Seat::Host);
         let containers =
-            self.config.containers.iter().enumerate().flat_map(|(index, container)| {
-                container.hosts(self.config).map(move |host| Seat::Container(index, host))
-            });
+            self.config.containers.iter().enumerate().filter(|(_, c)| !c.shares_host()).flat_map(
+                |(index, container)| container.hosts(self.config).map(move |host| Seat::Container(index, host)),
+            );
         hosts.chain([Seat::World]).chain(containers).collect()
     }
 
@@ -132,6 +139,11 @@ impl Reader<'_> {
         let mut list = match line.to {
             Target::Address(ip) => vec![self.attempt(ip, self.answers_at(ip, line), line)],
             Target::Node(Node::World) => self.by_machine(&self.world.outside, Seat::World, line),
+            // Services of the host's, by its own addresses.
+            Target::Node(node @ Node::Container(index)) if self.shares_host(index) => {
+                let seat = self.seat(node);
+                seat.host().map_or_else(Vec::new, |host| self.by_machine(self.machine(host), seat, line))
+            }
             Target::Node(Node::Container(index)) => self.container(index, line),
             Target::Node(Node::Host(host)) => self.host(host, line),
         };
@@ -169,7 +181,7 @@ impl Reader<'_> {
             return self.config.hosts.iter().position(is_gateway);
         }
         let gateway = network.subnets.iter().any(|s| s.gateway == Some(ip));
-        if gateway {
+        if gateway && network.has_bridge() {
             return Some(near.unwrap_or_else(|| router(self.config, index)));
         }
         self.chosen.networks[index].hosts.iter().position(|host| host.addresses.iter().any(|own| own.ip() == ip))
@@ -196,6 +208,8 @@ impl Reader<'_> {
     fn seen_from(&self, from: Node, to: IpAddr, by: Seat) -> Option<IpAddr> {
         let family = usize::from(to.is_ipv6());
         match from {
+            // On a link that it shares with the container it has another one.
+            Node::World if self.is_outside(to) => None,
             // The world's source address always reaches the container.
             Node::World => Some(self.world.outside.addresses()[family]),
             Node::Container(index) => match self.on_common_network(index, to) {
@@ -206,6 +220,12 @@ impl Reader<'_> {
             Node::Host(host) if self.by_underlay(from, to) => self.leaves_by(host, to.is_ipv6()),
             Node::Host(_) => None,
         }
+    }
+
+    /// Whether an address is of a network that the hosts have no bridge for.
+    fn is_outside(&self, ip: IpAddr) -> bool {
+        let mut networks = self.config.networks.iter().filter(|network| !network.has_bridge());
+        networks.any(|network| network.subnets.iter().any(|subnet| subnet.net.contains(ip)))
     }
 
     /// Whether an address is another host's on the underlay.
@@ -256,7 +276,7 @@ impl Reader<'_> {
         let container = &self.config.containers[index];
         let attachment = container.default_routes[family]?;
         let network = self.config.network(&container.attachments[attachment]);
-        if network.modes[family] == Mode::Nat {
+        if network.mode(family == 1) == Some(Mode::Nat) {
             let host = container.hosts(self.config).start;
             return network.snat_of(family == 1).or_else(|| self.leaves_by(host, family == 1));
         }
@@ -280,11 +300,12 @@ impl Reader<'_> {
     /// span hosts where the two are on different ones.
     fn common(&self, from: Node, index: usize) -> BTreeSet<usize> {
         let container = &self.config.containers[index];
-        let spans = |network: usize| self.config.networks[network].overlay().is_some();
+        let overlay = |network: usize| self.config.networks[network].overlay().is_some();
+        let spans = |network: usize| overlay(network) || self.config.networks[network].parent().is_some();
         let near = |host: Option<usize>| host.is_some_and(|host| container.is_on(host));
         let is_common = |network: &usize| match from {
             Node::World => false,
-            Node::Host(host) => !container.is_on(host) && spans(*network),
+            Node::Host(host) => !container.is_on(host) && overlay(*network),
             Node::Container(other) => {
                 self.config.containers[other].attachments.iter().any(|a| a.network == *network)
                     && (spans(*network) || near(self.seat(from).host()))

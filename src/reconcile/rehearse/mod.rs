@@ -22,7 +22,7 @@ use self::trace::trace;
 use self::tries::{Trial, Tried, transport};
 use self::world::World;
 use super::{PrepareError, Prepared, apply, prepare, prepare_destroy};
-use crate::config::Config;
+use crate::config::{Config, Expect, Node, Target};
 use crate::desired::Chosen;
 use crate::kernel::probe::{Listener, Space, Transport};
 use crate::kernel::{Backend, Linux, disown, sandbox};
@@ -135,13 +135,18 @@ pub fn rehearse(config: &Config, say: Say<'_>, linger: Linger<'_>) -> Result<Rep
         let which = sandbox::not_to_be_set(&before, &parameters)?;
         left_out = stand_ins::without_parameters(&mut config, &which);
     }
-    let mut rehearsal = Rehearsal::new(&config)?;
+    let lacking = if sandbox::has_ipvlan() { Vec::new() } else { stand_ins::without_ipvlan(&mut config) };
+    let mut rehearsal = Rehearsal::new(&config, lacking)?;
     for (what, note) in stood_in
         .into_iter()
         .map(|what| (what, "stood in for"))
         .chain(left_out.into_iter().map(|what| (what, "stood in for: as it is, a user namespace may not set it")))
     {
         rehearsal.row(what, Verdict::Ok, Instant::now(), note.to_owned());
+    }
+    for network in rehearsal.lacking.clone() {
+        let what = format!("ipvlan network `{}`", config.networks[network].name);
+        rehearsal.row(what, Verdict::NotTried, Instant::now(), NO_IPVLAN.to_owned());
     }
     rehearsal.run(say, linger)?;
     Ok(rehearsal.report)
@@ -153,12 +158,16 @@ struct Rehearsal<'a> {
     world: World,
     /// The namespaces of the hosts.
     hosts: Vec<Space>,
+    /// The networks (by index) that this kernel cannot make.
+    lacking: Vec<usize>,
     report: Report,
 }
 
+const NO_IPVLAN: &str = "this kernel has no ipvlan";
+
 impl<'a> Rehearsal<'a> {
     /// Makes the world.
-    fn new(config: &'a Config) -> Result<Self, RehearseError> {
+    fn new(config: &'a Config, lacking: Vec<usize>) -> Result<Self, RehearseError> {
         let start = Instant::now();
         let chosen = Chosen::new(config).map_err(|e| PrepareError::Invalid(Box::new(e)))?;
         let world = World::new(config, &chosen).ok_or_else(|| {
@@ -174,9 +183,11 @@ impl<'a> Rehearsal<'a> {
         }
         let hosts = world.hosts.iter().map(|host| open(&host.path())).collect::<Result<Vec<_>, _>>()?;
         for host in &hosts {
-            host.within(|| disown(world::uplink())).map_err(world_error)?.map_err(world_error)?;
+            for device in world.devices() {
+                host.within(|| disown(device)).map_err(world_error)?.map_err(world_error)?;
+            }
         }
-        let mut rehearsal = Self { config, chosen, world, hosts, report: Report::default() };
+        let mut rehearsal = Self { config, chosen, world, hosts, lacking, report: Report::default() };
         rehearsal.row("make the world".into(), Verdict::Ok, start, String::new());
         Ok(rehearsal)
     }
@@ -296,7 +307,8 @@ impl<'a> Rehearsal<'a> {
             .iter()
             .map(|line| {
                 let space = open(&self.path(reader.seat(line.from)))?;
-                Ok(Trial { line, space, attempts: reader.attempts(line) })
+                let lacks = self.lacks(line).then(|| NO_IPVLAN.to_owned());
+                Ok(Trial { line, space, attempts: reader.attempts(line), lacks })
             })
             .collect::<Result<_, RehearseError>>()?;
         let mut results: Vec<Tried> = thread::scope(|scope| {
@@ -309,6 +321,23 @@ impl<'a> Rehearsal<'a> {
         self.report.rows.extend(results.into_iter().map(|result| result.row));
         self.report.rows.extend(traced);
         Ok(())
+    }
+
+    /// Whether a line is about a container on a network that this kernel cannot make.
+    fn lacks(&self, line: &Expect) -> bool {
+        let to = match line.to {
+            Target::Node(node) => Some(node),
+            Target::Address(ip) => {
+                let is_of = |n: &usize| self.config.networks[*n].subnets.iter().any(|s| s.net.contains(ip));
+                return self.lacking.iter().any(is_of) || self.is_lacking(line.from);
+            }
+        };
+        self.is_lacking(line.from) || to.is_some_and(|node| self.is_lacking(node))
+    }
+
+    fn is_lacking(&self, node: Node) -> bool {
+        let Node::Container(index) = node else { return false };
+        self.config.containers[index].attachments.iter().any(|a| self.lacking.contains(&a.network))
     }
 
     /// What there is to look at: the machines and the containers.

@@ -1,10 +1,11 @@
-//! What a rehearsal does without, and has something of its own instead: namespaces and devices that others make.
+//! What a rehearsal does without, and has something of its own instead: namespaces and devices that others make, and
+//! networks that this kernel has not.
 
 use std::path::{Path, PathBuf};
 
 use super::world::{NAMES, World, uplink};
-use crate::config::{Config, Container, ContainerNetns};
-use crate::state::{Netns, ObjectName};
+use crate::config::{Config, Container, ContainerNetns, Driver, Node, Parent};
+use crate::state::{InterfaceName, Netns, ObjectName};
 
 /// The name of the namespace that stands in for one that the file takes from elsewhere; to the world it has the host's name
 /// in it. No machine and no other container is called so.
@@ -38,7 +39,26 @@ pub(super) fn with_stand_ins(config: &Config) -> (Config, Vec<String>) {
             container.netns = ContainerNetns::Path(Netns::new(path.to_string_lossy()));
         }
     }
+    // What begins in a container with the host's stack begins on the host.
+    for index in 0..config.expect.len() {
+        if let Node::Container(container) = config.expect[index].from
+            && config.containers[container].shares_host()
+        {
+            config.expect[index].from = Node::Host(config.containers[container].hosts(&config).start);
+        }
+    }
     for network in &mut config.networks {
+        if let Driver::Macvlan(parent, _) | Driver::Ipvlan(parent, _) = &mut network.driver {
+            let what = match parent.vlan {
+                Some((below, vid)) => format!("VLAN {vid} of `{below}`"),
+                None => format!("device `{}`", parent.name),
+            };
+            stood_in.push(format!(
+                "{what} that network `{}` is on, with the world and all hosts on its link",
+                network.name
+            ));
+            *parent = Parent { name: device(parent.name), vlan: None };
+        }
         if std::mem::take(&mut network.adopt) {
             stood_in.push(format!("the bridge that network `{}` adopts", network.name));
         }
@@ -54,6 +74,23 @@ pub(super) fn with_stand_ins(config: &Config) -> (Config, Vec<String>) {
         }
     }
     (config, stood_in)
+}
+
+/// The name of the device that stands in for a network's: its own, unless the machine's uplink is called so.
+fn device(name: InterfaceName) -> InterfaceName {
+    if name == uplink() { "uplink~".parse().unwrap_or(name) } else { name }
+}
+
+/// Takes the ipvlan networks out of the file. Their containers stay, without. Yields them by their indices.
+pub(super) fn without_ipvlan(config: &mut Config) -> Vec<usize> {
+    let networks = config.networks.iter_mut().enumerate();
+    let taken = networks.filter(|(_, network)| matches!(network.driver, Driver::Ipvlan(..)));
+    taken
+        .map(|(index, network)| {
+            network.driver = Driver::Null;
+            index
+        })
+        .collect()
 }
 
 /// The parameters that a file sets in its containers.

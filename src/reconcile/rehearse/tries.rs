@@ -20,6 +20,8 @@ pub(super) struct Trial<'a> {
     /// Where it begins.
     pub space: Space,
     pub attempts: Vec<Attempt>,
+    /// Why it cannot be tried here.
+    pub lacks: Option<String>,
 }
 
 /// A line that was tried.
@@ -42,6 +44,10 @@ impl Trial<'_> {
     pub(super) fn run(&self) -> Tried {
         let Self { line, attempts, .. } = self;
         let start = Instant::now();
+        if let Some(why) = &self.lacks {
+            let row = Row { what: line.text.clone(), verdict: Verdict::NotTried, ms: 0, note: why.clone() };
+            return Tried { row, silent: Vec::new() };
+        }
         let limit = if line.reach { ANSWER_LIMIT } else { SILENCE_LIMIT };
         let outcomes: Vec<(&Attempt, Outcome)> = thread::scope(|scope| {
             let running: Vec<_> =

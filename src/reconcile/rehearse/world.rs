@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use ipnetwork::IpNetwork;
 
 use super::stand_ins::stand_in;
-use crate::config::{Config, Container, ContainerNetns, Host, PortAddress, Target};
+use crate::config::{Config, Container, ContainerNetns, Host, Network, PortAddress, Target};
 use crate::desired::Chosen;
 use crate::state::{
     Address, BridgePort, Device, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object, ObjectName,
@@ -30,6 +30,7 @@ const OUTSIDE: u32 = 254;
 const SHORTEST: [u8; 2] = [8, 32];
 
 const UPLINK: &str = "uplink";
+const UNDERLAY: &str = "underlay";
 const MTU: u32 = 1500;
 
 /// A machine on the underlay: a host, or the one outside.
@@ -75,6 +76,7 @@ impl Machine {
         match &container.netns {
             ContainerNetns::Named(netns) => folder.join(netns.to_string()),
             ContainerNetns::Path(_) => folder.join(stand_in(container, None)),
+            ContainerNetns::Host => self.path(),
         }
     }
 
@@ -110,6 +112,8 @@ pub(super) struct World {
     pub hosts: Vec<Machine>,
     /// The machine outside.
     pub outside: Machine,
+    /// The devices that networks are on, which each host has one of.
+    parents: Vec<InterfaceName>,
     /// The state that makes it.
     pub state: State,
 }
@@ -123,9 +127,12 @@ impl World {
             "world".to_owned(),
             [nth(nets[0], OUTSIDE, nets[0].prefix())?, nth(nets[1], OUTSIDE, nets[1].prefix())?],
         );
-        let mut world = Self { hosts: machines(config, nets)?, outside, state: State::new() };
+        let parents: BTreeSet<_> =
+            config.networks.iter().filter_map(Network::parent).map(|parent| parent.name).collect();
+        let parents = parents.into_iter().collect();
+        let mut world = Self { hosts: machines(config, nets)?, outside, parents, state: State::new() };
         let mut builder = Builder { state: State::new(), owner: Owner::new("rehearsal") };
-        builder.bridge();
+        builder.bridge(UNDERLAY);
         world.give_addresses(config);
         for (number, machine) in (1..).zip(world.machines()) {
             builder.machine(machine, number);
@@ -141,7 +148,16 @@ impl World {
             builder.route(&world.outside, net, host.addresses()[usize::from(net.is_ipv6())]);
         }
         builder.stand_ins(config, &world.hosts);
+        let machines: Vec<&Machine> = world.machines().collect();
+        for (number, device) in (1..).zip(&world.parents) {
+            builder.segment(config, *device, number, &machines);
+        }
         Some(Self { state: builder.state, ..world })
+    }
+
+    /// The devices that each host has.
+    pub(super) fn devices(&self) -> impl Iterator<Item = InterfaceName> {
+        std::iter::once(uplink()).chain(self.parents.iter().copied())
     }
 
     fn machines(&self) -> impl Iterator<Item = &Machine> {
@@ -180,7 +196,8 @@ impl World {
     /// What the world reaches by which host: networks, and of those that several hosts have whatever is on another one.
     fn reached_by(&self, config: &Config, chosen: &Chosen) -> Vec<(IpNetwork, usize)> {
         let mut all = Vec::new();
-        for (index, network) in config.networks.iter().enumerate() {
+        let bridged = config.networks.iter().enumerate().filter(|(_, network)| network.has_bridge());
+        for (index, network) in bridged {
             if network.overlay().is_some_and(|overlay| overlay.topology.has_pieces()) {
                 for (host, piece) in config.hosts.iter().map(|host| network.on_host(host)).enumerate() {
                     all.extend(piece.subnets.iter().map(|subnet| (subnet.net, host)));
@@ -313,7 +330,7 @@ impl Builder {
         }
     }
 
-    fn bridge(&mut self) {
+    fn bridge(&mut self, name: &str) {
         let link = Link {
             kind: LinkKind::Bridge { stp: false },
             device: Self::device(0, 0, false),
@@ -321,7 +338,7 @@ impl Builder {
             port: None,
             leaving: false,
         };
-        self.want(Key::Link { netns: Netns::HOST, name: Self::name("underlay") }, Object::Link(link));
+        self.want(Key::Link { netns: Netns::HOST, name: Self::name(name) }, Object::Link(link));
     }
 
     fn namespace(&mut self, name: String) {
@@ -332,24 +349,61 @@ impl Builder {
     /// A namespace with an uplink to the underlay, and its addresses.
     fn machine(&mut self, machine: &Machine, number: u16) {
         self.namespace(machine.netns());
-        let peer = Peer { netns: Netns::new(machine.netns()), name: uplink(), device: Self::device(1, number, true) };
+        self.plug(machine, uplink(), (UNDERLAY, &format!("to{number}")), [1, 2], number);
+        for ip in machine.on_link.into_iter().chain(machine.more.iter().map(|ip| single(*ip))) {
+            self.address(machine, uplink(), ip);
+        }
+    }
+
+    fn address(&mut self, machine: &Machine, link: InterfaceName, ip: IpNetwork) {
+        let key = Key::Address { netns: Netns::new(machine.netns()), link, ip };
+        self.want(key, Object::Address(Address::lasting()));
+    }
+
+    /// Joins a machine to a link by a device of a name; the bridge that is the link has a port of its own name for it. The
+    /// numbers tell the two ends' Ethernet addresses apart.
+    fn plug(
+        &mut self,
+        machine: &Machine,
+        name: InterfaceName,
+        (bridge, port): (&str, &str),
+        ends: [u8; 2],
+        number: u16,
+    ) {
+        let peer = Peer { netns: Netns::new(machine.netns()), name, device: Self::device(ends[0], number, true) };
         let link = Link {
             kind: LinkKind::Veth { peer },
-            device: Self::device(2, number, false),
-            master: Some(Self::name("underlay")),
+            device: Self::device(ends[1], number, false),
+            master: Some(Self::name(bridge)),
             port: Some(BridgePort::default()),
             leaving: false,
         };
-        self.want(Key::Link { netns: Netns::HOST, name: Self::name(&format!("to{number}")) }, Object::Link(link));
+        self.want(Key::Link { netns: Netns::HOST, name: Self::name(port) }, Object::Link(link));
         // Else the kernel looks for others with its link-local address for a second or two, and hands nothing on meanwhile.
-        let dad = Key::Sysctl {
-            netns: Netns::new(machine.netns()),
-            path: format!("net/ipv6/conf/{}/accept_dad", uplink()).into(),
-        };
+        let dad =
+            Key::Sysctl { netns: Netns::new(machine.netns()), path: format!("net/ipv6/conf/{name}/accept_dad").into() };
         self.want(dad, Object::Sysctl(Sysctl { value: "0".to_owned() }));
-        for ip in machine.on_link.into_iter().chain(machine.more.iter().map(|ip| single(*ip))) {
-            let key = Key::Address { netns: Netns::new(machine.netns()), link: uplink(), ip };
-            self.want(key, Object::Address(Address::lasting()));
+    }
+
+    /// A link that a device of every host's is on, and of the machine outside: which is the router of the networks there,
+    /// and where they name none has a route to them all the same.
+    fn segment(&mut self, config: &Config, device: InterfaceName, number: u16, machines: &[&Machine]) {
+        let bridge = format!("segment{number}");
+        self.bridge(&bridge);
+        let Some((outside, hosts)) = machines.split_last() else { return };
+        let name = Self::name(&bridge);
+        for (place, machine) in (1_u16..).zip(machines) {
+            let inner = if place as usize > hosts.len() { name } else { device };
+            let place = number.wrapping_mul(1024).wrapping_add(place);
+            self.plug(machine, inner, (&bridge, &format!("s{place}")), [3, 4], place);
+        }
+        let on_it = config.networks.iter().filter(|network| network.parent().is_some_and(|p| p.name == device));
+        for subnet in on_it.flat_map(|network| &network.subnets) {
+            match subnet.gateway.and_then(|ip| IpNetwork::new(ip, subnet.net.prefix()).ok()) {
+                Some(ip) => self.address(outside, name, ip),
+                None => self
+                    .want(Key::route(Netns::new(outside.netns()), subnet.net), Object::Route(Route::new(name, None))),
+            }
         }
     }
 

@@ -1,0 +1,412 @@
+//! Networks without a bridge: macvlan, host and null. What of ipvlan and VLANs this kernel lacks is tried in messages alone
+//! (src/kernel/netlink/link.rs).
+
+use std::panic::catch_unwind;
+use std::process::Command;
+use std::thread;
+
+use crate::lab::{self, Lab, Snapshot, assert_same, until};
+
+/// A network on the host's uplink, whose router is the machine outside, beside one with a bridge.
+const LAN: &str = r#"
+[networks.front]
+subnet = ["10.20.0.0/24", "fd20::/64"]
+
+[networks.lan]
+driver = "macvlan"
+parent = "uplink"
+subnet = ["10.40.0.0/24", "fd40::/64"]
+
+[networks.second]
+driver = "macvlan"
+parent = "uplink"
+subnet = "10.41.0.0/24"
+gateway = false
+
+[networks.none]
+driver = "null"
+
+[networks.own]
+driver = "host"
+
+[containers.both]
+networks = { front = { address = ["10.20.0.10", "fd20::10"] }, lan = { address = ["10.40.0.10", "fd40::10"] } }
+ports = ["8080:80"]
+
+[containers.db]
+networks.lan = { address = ["10.40.0.11", "fd40::11"], interface = "lan0", mac = "02:00:00:00:40:11" }
+
+[containers.web]
+networks = { lan = { address = ["10.40.0.12", "fd40::12"] }, second = { address = "10.41.0.12" } }
+
+[containers.third]
+networks.second = { address = "10.41.0.13" }
+
+[containers.quiet]
+networks = ["none"]
+
+[containers.agent]
+networks = ["own"]
+"#;
+
+/// The router of the network on the uplink: the machine outside.
+fn router(lab: &Lab) {
+    for net in ["10.40.0.1/24", "fd40::1/64"] {
+        lab.world.add_address("w0", net);
+    }
+}
+
+#[test]
+fn packets_go_by_the_parents_link() {
+    lab::in_lab(|lab| {
+        router(lab);
+        lab.host.apply(LAN);
+        assert_same::<String, _>("a second plan", &[], &lab.host.plan(LAN).actions());
+        let (both, db, web) = (lab.container("both"), lab.container("db"), lab.container("web"));
+        let _open = [
+            both.listen_tcp("both", "[::]:80"),
+            db.listen_tcp("db", "[::]:80"),
+            web.listen_tcp("web", "[::]:80"),
+            lab.world.listen_tcp("world", "[::]:81"),
+            lab.host.listen_tcp("host", "[::]:82"),
+        ];
+        let _third = lab.container("third").listen_tcp("third", "0.0.0.0:80");
+        // The host is none of the network's, and its own devices do not see each other (macvlan.rst).
+        lab.expect(
+            "web tcp 10.40.0.11:80 -> db sees 10.40.0.12
+             web tcp [fd40::11]:80 -> db sees fd40::12
+             db tcp 10.40.0.10:80 -> both sees 10.40.0.11
+             world tcp 10.40.0.11:80 -> db sees 10.40.0.1
+             world tcp [fd40::12]:80 -> web sees fd40::1
+             db tcp 10.40.0.1:81 -> world sees 10.40.0.11
+             db tcp 192.0.2.9:81 -> world sees 10.40.0.11
+             web tcp [2001:db8::9]:81 -> world sees fd40::12
+             web tcp 10.41.0.13:80 -> third sees 10.41.0.12
+             world tcp 192.0.2.1:8080 -> both sees 192.0.2.9
+             world tcp [2001:db8::1]:8080 -> both sees 2001:db8::9
+             both tcp 192.0.2.9:81 -> world sees 192.0.2.1
+             db tcp 192.0.2.1:82 -> blocked",
+        );
+        // The host's own stack, and none at all.
+        assert_eq!(
+            lab.container("quiet").sh("ip -br link | tr -s ' '").trim(),
+            "lo UNKNOWN 00:00:00:00:00:00 <LOOPBACK,UP,LOWER_UP>"
+        );
+        assert_eq!(lab.host.netns_names(), ["both", "db", "quiet", "third", "web"]);
+        let ends = lab.host.sh("ip -o link show type veth | grep -c ': ve-'");
+        assert_eq!(ends.trim(), "1");
+    });
+}
+
+/// What is done by hand, and the plan that mends it.
+const DAMAGE: &[(&str, &str)] = &[
+    (
+        "ip -n db link del lan0",
+        "create link lan0 in db\ncreate address 10.40.0.11/24 dev lan0 in db\ncreate address fd40::11/64 dev lan0 in db
+        create route default in db\ncreate route default (ipv6) in db\ncreate sysctl net/ipv6/conf/lan0/accept_ra in db",
+    ),
+    (
+        "ip -n db link set lan0 name other",
+        "create link lan0 in db\ndelete link other in db
+        create address 10.40.0.11/24 dev lan0 in db\ndelete address 10.40.0.11/24 dev other in db
+        create address fd40::11/64 dev lan0 in db\ndelete address fd40::11/64 dev other in db
+        replace route default in db\nreplace route default (ipv6) in db\ncreate sysctl net/ipv6/conf/lan0/accept_ra in db",
+    ),
+    ("ip -n db link set lan0 type macvlan mode private", "update link lan0 in db"),
+    ("ip -n db link set lan0 type macvlan mode vepa", "update link lan0 in db"),
+    (
+        "ip -n db link set lan0 down",
+        "update link lan0 in db\ncreate address fd40::11/64 dev lan0 in db
+        create route default in db\ncreate route default (ipv6) in db",
+    ),
+    ("ip -n db link set lan0 address 02:00:00:00:00:07", "update link lan0 in db"),
+    ("ip -n db link set lan0 mtu 1400", "update link lan0 in db"),
+    ("ip -n db link set lan0 arp off", "update link lan0 in db"),
+    ("ip -n db link set lan0 group 20051", "update link lan0 in db"),
+    ("ip -n db addr del 10.40.0.11/24 dev lan0", "create address 10.40.0.11/24 dev lan0 in db\ncreate route default in db"),
+    ("ip -n db addr add 10.40.0.77/24 dev lan0", "delete address 10.40.0.77/24 dev lan0 in db"),
+    ("ip -n db addr del fd40::11/64 dev lan0", "create address fd40::11/64 dev lan0 in db"),
+    ("ip -n db route del default", "create route default in db"),
+    ("ip -n db -6 route del default", "create route default (ipv6) in db"),
+    ("ip netns exec db sysctl -qw net.ipv6.conf.lan0.accept_ra=1", "update sysctl net/ipv6/conf/lan0/accept_ra in db"),
+    (
+        // Two have each other's Ethernet address; neither can take its own while the other has it.
+        "ip -n db link set lan0 down; ip -n third link set eth0 down
+        ip -n db link set lan0 address 02:00:00:00:00:07
+        ip -n third -o link show eth0 | sed 's/.*ether \\([^ ]*\\).*/\\1/' > /run/mac
+        ip -n third link set eth0 address 02:00:00:00:40:11
+        ip -n db link set lan0 address $(cat /run/mac)
+        ip -n db link set lan0 up; ip -n third link set eth0 up",
+        "replace link lan0 in db\nreplace address 10.40.0.11/24 dev lan0 in db\ncreate address fd40::11/64 dev lan0 in db
+        create route default in db\ncreate route default (ipv6) in db\nreplace sysctl net/ipv6/conf/lan0/accept_ra in db
+        replace link eth0 in third\nreplace address 10.41.0.13/24 dev eth0 in third
+        replace sysctl net/ipv6/conf/eth0/accept_ra in third",
+    ),
+    (
+        "ip netns del third; while ip -o link show type macvlan 2>/dev/null | grep -q third; do sleep 0.05; done",
+        "create netns third\ncreate link eth0 in third\ncreate address 10.41.0.13/24 dev eth0 in third
+        create sysctl net/ipv6/conf/eth0/accept_ra in third",
+    ),
+];
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(|line| line.trim().to_owned()).collect()
+}
+
+fn at_rest(lab: &Lab) -> Snapshot {
+    drop(lab.host.settle());
+    Snapshot::of_machine(&lab.host)
+}
+
+/// Waits until the host is as it was; link states follow a little later.
+fn is_again(what: &str, lab: &Lab, before: &Snapshot) {
+    let mut left = String::new();
+    let _ = catch_unwind(std::panic::AssertUnwindSafe(|| {
+        until(what, || {
+            left = before.diff(&Snapshot::of_machine(&lab.host));
+            left.is_empty()
+        });
+    }));
+    assert_eq!(left, "", "{what}: left");
+}
+
+#[test]
+fn every_damage_to_a_macvlan_is_shown_and_mended() {
+    lab::sandbox(|| {
+        let wrong: Vec<&str> = DAMAGE
+            .chunks(6)
+            .flat_map(|some| {
+                thread::scope(|s| {
+                    let mends = |damage: &'static str, actions: &'static str| {
+                        let lab = Lab::new();
+                        lab.host.apply(LAN);
+                        let before = at_rest(&lab);
+                        lab.host.sh(damage);
+                        assert_same(damage, &lines(actions), &lab.host.plan(LAN).actions());
+                        lab.host.apply(LAN);
+                        assert_same::<String, _>(damage, &[], &lab.host.plan(LAN).actions());
+                        is_again(damage, &lab, &before);
+                    };
+                    let running: Vec<_> = some
+                        .iter()
+                        .map(|(damage, actions)| (*damage, s.spawn(move || mends(damage, actions))))
+                        .collect();
+                    running.into_iter().filter_map(|(damage, t)| t.join().err().map(|_| damage)).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        assert_same("damages that went wrong", &[""; 0], &wrong);
+    });
+}
+
+/// A change of the file: what is replaced by what, and the plan.
+const CHANGES: &[(&str, &str, &str)] = &[
+    ("parent = \"uplink\"\nsubnet = [", "parent = \"uplink\"\ntype = \"private\"\nsubnet = [",
+        "update link eth0 in web\nupdate link eth1 in both\nupdate link lan0 in db"),
+    ("parent = \"uplink\"\nsubnet = [", "parent = \"uplink\"\nmtu = 1400\nsubnet = [",
+        "update link eth0 in web\nupdate link eth1 in both\nupdate link lan0 in db"),
+    ("02:00:00:00:40:11", "02:00:00:00:40:99", "update link lan0 in db"),
+    ("\"lan0\"", "\"lan1\"",
+        "create link lan1 in db\ndelete link lan0 in db
+        create address 10.40.0.11/24 dev lan1 in db\ndelete address 10.40.0.11/24 dev lan0 in db
+        create address fd40::11/64 dev lan1 in db\ndelete address fd40::11/64 dev lan0 in db
+        replace route default in db\nreplace route default (ipv6) in db\ncreate sysctl net/ipv6/conf/lan1/accept_ra in db"),
+    ("10.40.0.11", "10.40.0.15", "create address 10.40.0.15/24 dev lan0 in db\ndelete address 10.40.0.11/24 dev lan0 in db"),
+    ("subnet = [\"10.40.0.0/24\", \"fd40::/64\"]", "subnet = [\"10.40.0.0/24\", \"fd40::/64\"]\ngateway = \"10.40.0.2\"",
+        "update route default in db\nupdate route default in web"),
+    // Another device, and all that is on it.
+    ("parent = \"uplink\"\nsubnet = \"10.41", "parent = \"spare\"\nsubnet = \"10.41",
+        "replace link eth0 in third\nreplace address 10.41.0.13/24 dev eth0 in third
+        replace sysctl net/ipv6/conf/eth0/accept_ra in third
+        replace link eth1 in web\nreplace address 10.41.0.12/24 dev eth1 in web
+        replace sysctl net/ipv6/conf/eth1/accept_ra in web"),
+    // The whole of it, for one container: not to be had by a change in place, and with the device's Ethernet address.
+    ("[containers.third]\nnetworks.second", "[networks.whole]\ndriver = \"macvlan\"\nparent = \"spare\"\ntype = \"passthru\"\n\
+        subnet = \"10.42.0.0/24\"\n[containers.third]\nnetworks.whole = { address = \"10.42.0.3\" }\n#",
+        "replace link eth0 in third\ncreate address 10.42.0.3/24 dev eth0 in third\ndelete address 10.41.0.13/24 dev eth0 in third
+        create route default in third\nreplace sysctl net/ipv6/conf/eth0/accept_ra in third"),
+    // A bridge network in the place of the other, under the same name and address.
+    ("[networks.second]\ndriver = \"macvlan\"\nparent = \"uplink\"\nsubnet = \"10.41.0.0/24\"\ngateway = false",
+        "[networks.second]\nsubnet = \"10.41.0.0/24\"\ngateway = false", ""),
+    // They change places: one on a bridge with one that is not, and two that are not.
+    (
+        "front = { address = [\"10.20.0.10\", \"fd20::10\"] }, lan = { address = [\"10.40.0.10\", \"fd40::10\"] }",
+        "front = { address = [\"10.20.0.10\", \"fd20::10\"], interface = \"eth1\" }, lan = { address = [\"10.40.0.10\", \
+         \"fd40::10\"], interface = \"eth0\" }",
+        "",
+    ),
+    (
+        "networks = { lan = { address = [\"10.40.0.12\", \"fd40::12\"] }, second = { address = \"10.41.0.12\" } }",
+        "networks = { second = { address = \"10.41.0.12\" }, lan = { address = [\"10.40.0.12\", \"fd40::12\"] } }",
+        "",
+    ),
+    // Nothing, in the place of something.
+    ("networks = [\"none\"]", "networks = [\"second\"]", ""),
+    ("networks = [\"own\"]", "networks = [\"none\"]", "create netns agent"),
+    ("[containers.quiet]\nnetworks = [\"none\"]\n", "", "delete netns quiet"),
+    ("[containers.agent]\nnetworks = [\"own\"]\n", "", ""),
+    ("[containers.third]\nnetworks.second = { address = \"10.41.0.13\" }\n", "",
+        "delete netns third\ndelete link eth0 in third\ndelete address 10.41.0.13/24 dev eth0 in third"),
+];
+
+#[test]
+fn every_change_of_a_key_is_made_and_taken_back() {
+    lab::sandbox(|| {
+        let wrong: Vec<&str> = CHANGES
+            .chunks(6)
+            .flat_map(|some| {
+                thread::scope(|s| {
+                    let change = |old: &str, new: &str, actions: &str| {
+                        let lab = Lab::new();
+                        lab.host.link(&lab.world, "spare", "w1");
+                        assert!(LAN.contains(old), "{old}");
+                        let changed = LAN.replace(old, new);
+                        lab.host.apply(LAN);
+                        let before = at_rest(&lab);
+                        let plan = lab.host.plan(&changed).actions();
+                        if !actions.is_empty() {
+                            assert_same(new, &lines(actions), &plan);
+                        }
+                        lab.host.apply(&changed);
+                        assert_same::<String, _>(new, &[], &lab.host.plan(&changed).actions());
+                        lab.host.apply(LAN);
+                        assert_same::<String, _>(new, &[], &lab.host.plan(LAN).actions());
+                        is_again(new, &lab, &before);
+                    };
+                    let running: Vec<_> = some
+                        .iter()
+                        .map(|(old, new, actions)| (*new, s.spawn(move || change(old, new, actions))))
+                        .collect();
+                    running.into_iter().filter_map(|(new, t)| t.join().err().map(|_| new)).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        assert_same("changes that went wrong", &[""; 0], &wrong);
+    });
+}
+
+#[test]
+fn a_parent_takes_all_along_and_back_again_all_is_mended() {
+    lab::in_lab(|lab| {
+        lab.host.link(&lab.world, "spare", "w1");
+        let file = LAN.replace("parent = \"uplink\"\nsubnet = \"10.41", "parent = \"spare\"\nsubnet = \"10.41");
+        lab.host.apply(&file);
+        let before = lab.host.plan(&file);
+        assert_eq!(before.actions(), [""; 0]);
+        lab.host.run(["ip", "link", "del", "spare"]);
+        let refused = lab.host.try_netrec(&file, &["plan"]);
+        assert_eq!((refused.status, refused.stdout.as_str()), (1, ""));
+        assert_eq!(
+            refused.stderr,
+            "error: network `second` (/run/lab/netrec.toml:10) is to be on `spare`, which this host does not have: create it \
+             first, or take the network out\n"
+        );
+        lab.host.link(&lab.world, "spare", "w1");
+        let missing = "create link eth0 in third\ncreate address 10.41.0.13/24 dev eth0 in third
+            create sysctl net/ipv6/conf/eth0/accept_ra in third
+            create link eth1 in web\ncreate address 10.41.0.12/24 dev eth1 in web
+            create sysctl net/ipv6/conf/eth1/accept_ra in web";
+        assert_same("the parent is back", &lines(missing), &lab.host.plan(&file).actions());
+        lab.host.apply(&file);
+        assert_eq!(lab.host.plan(&file).actions(), [""; 0]);
+        let _third = lab.container("third").listen_tcp("third", "0.0.0.0:80");
+        lab.expect("web tcp 10.41.0.13:80 -> third sees 10.41.0.12");
+    });
+}
+
+#[test]
+fn destroy_finds_macvlans_in_every_namespace_that_has_a_name() {
+    lab::in_lab(|lab| {
+        // One that netrec did not make, and that no file names any more.
+        lab.host.sh("ip netns add theirs; ip -n theirs link set lo up");
+        let before = at_rest(lab);
+        let file = "[networks.lan]\ndriver = \"macvlan\"\nparent = \"uplink\"\nsubnet = \"10.40.0.0/24\"\n\
+            [containers.one]\nnetns = \"/run/netns/theirs\"\nnetworks = [\"lan\"]\n[containers.two]\nnetworks = [\"lan\"]\n";
+        lab.host.apply(file);
+        let other = "[networks.lan]\ndriver = \"macvlan\"\nparent = \"uplink\"\nsubnet = \"10.40.0.0/24\"\n";
+        let gone: Vec<String> =
+            lab.host.plan(other).actions().into_iter().filter(|action| action.contains(" link ")).collect();
+        assert_same("what is named no longer", &["delete link eth0 in theirs", "delete link eth0 in two"], &gone);
+        lab.host.apply(other);
+        is_again("the containers are gone", lab, &before);
+        lab.host.apply(file);
+        lab.host.destroy(file);
+        is_again("destroy", lab, &before);
+        assert_eq!(lab.host.destroy(file).json["writes"], 0);
+    });
+}
+
+/// What this kernel lacks is said in a sentence, and nothing is left behind. A kernel that has it makes it.
+#[test]
+fn a_driver_that_the_kernel_lacks_is_named() {
+    lab::in_lab(|lab| {
+        let before = at_rest(lab);
+        let file = |driver: &str, parent: &str| {
+            format!(
+                "[networks.lan]\ndriver = \"{driver}\"\nparent = \"{parent}\"\nsubnet = \"10.40.0.0/24\"\n\
+                 [containers.one]\nnetworks = [\"lan\"]\n"
+            )
+        };
+        let kinds = [
+            ("ipvlan", "ipvlan", file("ipvlan", "uplink"), "eth0 in one"),
+            ("vlan", "8021q", file("macvlan", "uplink.10"), "uplink.10 in host"),
+        ];
+        for (kind, module, file, link) in kinds {
+            let add = match kind {
+                "vlan" => "ip link add link uplink name probe type vlan id 9",
+                _ => "ip link add link uplink name probe type ipvlan",
+            };
+            let has = lab.host.output(Command::new("sh").args(["-c", add])).status == 0;
+            if has {
+                lab.host.run(["ip", "link", "del", "probe"]);
+                lab.host.apply(&file);
+                assert_eq!(lab.host.plan(&file).actions(), [""; 0]);
+                lab.host.destroy(&file);
+            } else {
+                let failed = lab.host.try_netrec(&file, &["apply", "-y"]);
+                assert_eq!(failed.status, 4, "{failed:?}");
+                let said =
+                    format!("create link {link}: this kernel has no {kind} driver (modprobe {module}): Operation not");
+                assert!(failed.stderr.contains(&said), "{}", failed.stderr);
+            }
+            is_again(kind, lab, &before);
+        }
+    });
+}
+
+/// A device that others cannot be on, and one that is there already under a VLAN's name.
+#[test]
+fn parents_that_will_not_do_are_refused() {
+    lab::in_lab(|lab| {
+        lab.host.sh("ip link add br-x type bridge; ip link add x0 master br-x type veth peer name x1
+            ip link set uplink mtu 1400; ip link add uplink.10 type bridge; ip link set x1 down");
+        let said = |rest: &str| {
+            let file = format!(
+                "[networks.lan]\ndriver = \"macvlan\"\nsubnet = \"10.40.0.0/24\"\n{rest}\n[containers.one]\nnetworks = [\"lan\"]\n"
+            );
+            let refused = lab.host.try_netrec(&file, &["plan"]);
+            assert_eq!(refused.status, 1);
+            refused.stderr.replacen("error: network `lan` (/run/lab/netrec.toml:1) is to be on ", "", 1)
+        };
+        assert_eq!(
+            said("parent = \"x0\""),
+            "`x0`, which is a port of `br-x`, and so hands all its frames to that: name `br-x` instead\n"
+        );
+        assert_eq!(
+            said("parent = \"uplink\"\nmtu = 1500"),
+            "`uplink`, whose MTU is 1400: the network's cannot be 1500\n"
+        );
+        assert_eq!(
+            said("parent = \"uplink.10\""),
+            "`uplink.10`, which is there and is not VLAN 10 of `uplink`: give that device another name, or take the network out\n"
+        );
+        assert_eq!(said("parent = \"x1.7\""), "`x1.7`, but `x1` is down: bring it up with `ip link set x1 up`\n");
+        assert_eq!(
+            said("parent = \"none.7\""),
+            "`none.7`, but this host has no `none` for VLAN 7: create it first, or take the network out\n"
+        );
+        // Of a network without containers nothing is made.
+        let empty = "[networks.lan]\ndriver = \"macvlan\"\nparent = \"none\"\nsubnet = \"10.40.0.0/24\"\n";
+        assert_eq!(lab.host.plan(empty).actions(), [""; 0]);
+    });
+}
