@@ -57,8 +57,8 @@ pub struct NetworkStatus {
     pub name: String,
     /// Its driver.
     pub driver: &'static str,
-    /// Its bridge.
-    pub device: InterfaceName,
+    /// Its bridge, or the device that its containers' are on; none where it has none.
+    pub device: Option<InterfaceName>,
     /// Its subnets on this host.
     pub subnets: Vec<IpNetwork>,
     /// How many containers of this host are on it.
@@ -186,7 +186,7 @@ impl Status {
             [
                 name.clone(),
                 (*driver).to_owned(),
-                device.to_string(),
+                device.map_or_else(|| "-".to_owned(), |device| device.to_string()),
                 subnets.join(" "),
                 containers.to_string(),
                 state.in_words(),
@@ -338,6 +338,9 @@ impl<'a> View<'a> {
                 (_, Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => {
                     view.macs.insert((&peer.netns, peer.name), peer.device.mac);
                 }
+                (Key::Link { netns, name }, Object::Link(Link { kind: LinkKind::Macvlan { .. }, device, .. })) => {
+                    view.macs.insert((netns, *name), device.mac);
+                }
                 _ => {}
             }
         }
@@ -356,8 +359,11 @@ impl<'a> View<'a> {
         let attached = |container: &&Container| container.attachments.iter().any(|a| a.network == index);
         NetworkStatus {
             name: network.name.to_string(),
-            driver: if network.overlay().is_some() { "overlay" } else { "bridge" },
-            device: bridge_name(network),
+            driver: network.driver.as_str(),
+            device: match network.parent() {
+                Some(parent) => Some(parent.name),
+                None => network.has_bridge().then(|| bridge_name(network)),
+            },
             subnets: network.subnets.iter().map(|subnet| subnet.net).collect(),
             containers: self.config.containers.iter().filter(attached).count(),
             state: self.state(&network.owner),

@@ -297,25 +297,33 @@ ports    = ["8411:80"]
 networks = ["guests"]
 "#,
     },
-    // Containers on a link that the host is on, and one with nothing at all.
+    // Containers on a link that the host is on, and one with nothing at all. Without IPv6 where a device gets another Ethernet
+    // address or is made anew: the kernel keeps the link-local address of the former, and forgets the device's parameters.
     Part {
         host: "",
         first: r#"
 [networks.lan]
 driver = "macvlan"
 parent = "uplink"
-subnet = ["10.42.0.0/24", "fd42::/64"]
+subnet = "10.42.0.0/24"
+
+[networks.lan6]
+driver = "macvlan"
+parent = "uplink"
+subnet = ["10.43.0.0/24", "fd43::/64"]
 
 [networks.nothing]
 driver = "null"
 
 [containers.lone]
 networks.lan = { mac = "02:00:00:00:42:01" }
-sysctl = { "net.ipv6.conf.all.accept_dad" = 0, "net.ipv6.conf.eth0.accept_dad" = 0 }
 
 [containers.lone-2]
 networks = ["lan"]
-sysctl = { "net.ipv6.conf.all.accept_dad" = 0, "net.ipv6.conf.eth0.accept_dad" = 0 }
+
+[containers.lone-6]
+networks = ["lan6"]
+sysctl   = { "net.ipv6.conf.all.accept_dad" = 0, "net.ipv6.conf.eth0.accept_dad" = 0 }
 
 [containers.quiet]
 networks = ["nothing"]
@@ -325,19 +333,26 @@ networks = ["nothing"]
 driver = "macvlan"
 type   = "private"
 parent = "uplink"
-subnet = ["10.42.0.0/24", "fd42::/64"]
+subnet = "10.42.0.0/24"
+
+[networks.lan6]
+driver = "macvlan"
+type   = "vepa"
+parent = "uplink"
+subnet = ["10.43.0.0/24", "fd43::/64"]
 
 [containers.lone]
 networks.lan = { interface = "lan0" }
-sysctl = { "net.ipv6.conf.all.accept_dad" = 0, "net.ipv6.conf.lan0.accept_dad" = 0 }
 
 [containers.lone-2]
 networks.lan = { mac = "02:00:00:00:42:01" }
-sysctl = { "net.ipv6.conf.all.accept_dad" = 0, "net.ipv6.conf.eth0.accept_dad" = 0 }
 
 [containers.lone-3]
 networks = ["lan"]
-sysctl = { "net.ipv6.conf.all.accept_dad" = 0, "net.ipv6.conf.eth0.accept_dad" = 0 }
+
+[containers.lone-6]
+networks.lan6 = { address = ["10.43.0.9", "fd43::9"] }
+sysctl   = { "net.ipv6.conf.all.accept_dad" = 0, "net.ipv6.conf.eth0.accept_dad" = 0 }
 "#,
     },
     // Networks over several hosts, of every topology, each of which becomes another one.
