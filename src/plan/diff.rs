@@ -317,13 +317,23 @@ fn early(desired: &State, live: &State) -> (BTreeSet<Key>, BTreeSet<InterfaceNam
         return Default::default();
     }
     let routers: BTreeSet<_> = desired.into_iter().filter_map(|(key, entry)| router(key, &entry.object)).collect();
+    // Where a device does not promote secondary addresses, as one of somebody else's need not, a subnet's first address takes
+    // the others along (`inet_del_ifa`), so that it goes before another one comes.
+    let takes_along = |link: InterfaceName, subnet: Ipv4Network| {
+        let device = live.get(&Key::Link { netns: Netns::HOST, name: link }).map(|entry| &entry.object);
+        let promotes = matches!(device, Some(Object::Link(link)) if link.device.promote_secondaries);
+        let of_subnet = |(on, ip): (InterfaceName, Ipv4Network)| {
+            on == link && (ip.network(), ip.prefix()) == (subnet.network(), subnet.prefix())
+        };
+        !promotes && desired.into_iter().any(|(key, _)| of_host(key).is_some_and(of_subnet) && live.get(key).is_none())
+    };
     for (key, entry) in found {
         let (Some((link, ip)), Object::Address(address)) = (of_host(key), &entry.object) else { continue };
         let Ok(subnet) = Ipv4Network::new(ip.network(), ip.prefix()) else { continue };
         let route = Key::route(Netns::HOST, subnet.into());
         let comes = desired.get(&route).is_some() && live.get(&route).is_none();
         // In the way of a route: as its router, which the host cannot be itself, or by the kernel's own to its subnet.
-        let blocks = (comes && !address.no_prefix_route) || routers.contains(&ip.ip());
+        let blocks = (comes && !address.no_prefix_route) || routers.contains(&ip.ip()) || takes_along(link, subnet);
         going.entry(link).or_default().push((key, blocks));
     }
     let links = |(key, _): (&Key, &Entry)| of_host(key).map(|(link, _)| link);

@@ -15,6 +15,8 @@ use crate::state::{BridgePort, Claim, Device, Entry, InterfaceName, Key, Link, L
 /// The phases, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
+    /// Links on their way out that are wanted after all stay: whatever link goes takes all of these along.
+    Keep,
     /// Container ends whose name another one needs get a name out of the way.
     MoveAside,
     /// Namespaces are made.
@@ -118,7 +120,8 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
             create_link(&action.key, after, emit);
         }
         (Key::Link { .. }, Op::Update) => {
-            let moved = move_aside(&action.key, before, aside, emit);
+            let kept = keep(before, after.as_ref(), emit);
+            let moved = move_aside(&action.key, kept, aside, emit);
             raise_link(&action.key, moved, after, emit);
         }
         (Key::Link { .. }, Op::Delete) => {
@@ -290,6 +293,23 @@ fn new_claims(actions: &[Action]) -> BTreeSet<Claim> {
 }
 
 /// Gives a container's end that is in the way another name.
+fn keep(
+    before: Option<Entry>,
+    after: Option<&Entry>,
+    emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>),
+) -> Option<Entry> {
+    let leaves = |entry: Option<&Entry>| matches!(entry.map(|e| &e.object), Some(Object::Link(link)) if link.leaving);
+    if !leaves(before.as_ref()) || leaves(after) {
+        return before;
+    }
+    let mut kept = before.clone();
+    if let Some(Object::Link(link)) = kept.as_mut().map(|e| &mut e.object) {
+        link.leaving = false;
+    }
+    emit(Phase::Keep, before, kept.clone());
+    kept
+}
+
 fn move_aside(
     key: &Key,
     before: Option<Entry>,

@@ -267,6 +267,34 @@ fn a_bridge_of_somebody_else_is_used_as_it_is() {
     });
 }
 
+/// A bridge that does not promote secondary addresses, as is the kernel's default, drops all of a subnet with its first one.
+#[test]
+fn the_gateway_on_a_bridge_of_somebody_else_moves() {
+    lab::in_lab(|lab| {
+        foreign_bridge(lab, "10.99.0.7/24");
+        for promotes in ["0", "1"] {
+            lab.host.set_sysctl("net/ipv4/conf/all/promote_secondaries", "0");
+            lab.host.set_sysctl("net/ipv4/conf/br0/promote_secondaries", promotes);
+            lab.host.apply(ADOPTS);
+            let moved = ADOPTS.replace("adopt = true", "adopt = true\ngateway = ['10.20.0.254', 'fd20::fe']");
+            for (file, gateway) in
+                [(moved.as_str(), "10.20.0.254"), (ADOPTS, "10.20.0.1"), (moved.as_str(), "10.20.0.254")]
+            {
+                lab.host.apply(file);
+                assert_eq!(lab.host.plan(file).actions(), [""; 0], "{gateway}, promote_secondaries={promotes}");
+                let addresses = lab.host.run(["ip", "-4", "-o", "addr", "show", "dev", "br0"]);
+                let addresses: Vec<&str> =
+                    addresses.lines().filter_map(|line| line.split_whitespace().nth(3)).collect();
+                assert_eq!(addresses, ["10.99.0.7/24", &format!("{gateway}/24")], "promote_secondaries={promotes}");
+            }
+            drop(lab.host.settle());
+            let _listener = lab.container("web").listen_tcp("web", "0.0.0.0:80");
+            lab.expect("world tcp 192.0.2.1:8080 -> web sees 192.0.2.9");
+            lab.host.destroy(ADOPTS);
+        }
+    });
+}
+
 /// A container on two networks knows a neighbour of the one who asks for its port on the other, and would answer it past the
 /// host.
 #[test]

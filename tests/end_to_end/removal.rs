@@ -161,3 +161,30 @@ fn forwarding_that_was_turned_on_stays_on_and_is_mentioned() {
         assert_eq!(before.diff(&at_rest(lab)), "");
     });
 }
+
+/// A removal that failed half-way leaves links in the group of those that go. The next link that goes takes all of the group
+/// along, those too that the file wants again.
+#[test]
+fn links_on_their_way_out_that_are_wanted_again_stay() {
+    lab::in_lab(|lab| {
+        let file = |vni: u32| {
+            format!(
+                "[hosts.host]\nid = 1\naddress = '192.0.2.1'\n[hosts.far]\nid = 2\naddress = '192.0.2.9'\n\
+                 [networks.wide]\ndriver = 'overlay'\nvni = {vni}\nsubnet = '10.30.0.0/24'\n\
+                 [networks.front]\nsubnet = '10.20.0.0/24'\n\
+                 [containers.web]\nhost = 'host'\nnetworks.front = {{ address = '10.20.0.10' }}\nnetworks.wide = {{}}\nports = ['8080:80']\n"
+            )
+        };
+        let (before, after) = (file(4100), file(4101));
+        lab.host.apply(&before);
+        let _listener = lab.container("web").listen_tcp("web", "0.0.0.0:80");
+        let mut connection = lab.world.connect("192.0.2.1:8080").expect("a connection");
+        let links = "ip -o link show group 20050 | cut -d: -f2 | cut -d@ -f1 | grep -v vx-wide";
+        lab.host.sh(&format!("for link in $({links}); do ip link set $link group 20051; done"));
+        let done = lab.host.apply(&after).actions();
+        assert!(done.contains(&"replace link vx-wide".to_owned()), "{done:?}");
+        assert_eq!(lab.host.plan(&after).actions(), [""; 0]);
+        assert_eq!(connection.echo("still there").as_deref(), Ok("still there"));
+        assert_eq!(lab.host.run(["ip", "link", "show", "group", "20051"]), "");
+    });
+}

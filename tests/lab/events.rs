@@ -113,10 +113,15 @@ impl Machine {
         }
     }
 
+    /// Whether there is an address that may not be used yet, or a device that has a carrier and does not know it yet.
     fn has_tentative(&self) -> bool {
         let named = self.netns_names().into_iter().map(|n| self.named(&n));
-        let spaces = named.chain(Some((**self).clone()));
-        spaces.into_iter().any(|s| s.run(["ip", "-o", "addr", "show", "tentative"]).contains("tentative"))
+        let mut spaces = named.chain(Some((**self).clone()));
+        spaces.any(|s| {
+            let links = s.run(["ip", "-o", "link", "show", "type", "veth"]);
+            s.run(["ip", "-o", "addr", "show", "tentative"]).contains("tentative")
+                || links.lines().any(|link| link.contains(",LOWER_UP") && link.contains(" state UNKNOWN "))
+        })
     }
 }
 
