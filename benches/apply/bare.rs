@@ -279,7 +279,7 @@ fn create(name: InterfaceName, link: &Link, bridges: &BTreeMap<InterfaceName, u3
             let far = described(Builder::default(), peer.name, &peer.device).setns_by_fd(DESCRIPTOR);
             (InfoKind::Veth, InfoData::Veth(InfoVeth::Peer(far.build())))
         }
-        LinkKind::Vxlan { .. } | LinkKind::Other { .. } => unreachable!("netrec makes none"),
+        LinkKind::Vxlan { .. } | LinkKind::Ifb | LinkKind::Other { .. } => unreachable!("netrec makes none"),
     };
     let builder = Builder::new_with_info_kind(kind).set_info_data(data);
     let mut message = described(builder, name, &link.device);

@@ -27,8 +27,8 @@ pub(crate) use reader::closest;
 pub(crate) use render::clean;
 pub use report::{Invalid, Problem, Source, Sources};
 pub use types::{
-    Attachment, Config, Container, ContainerNetns, Expect, Host, Mode, Network, Node, Overlap, Overlay, Place, Port,
-    PortAddress, PortRange, Protocol, Settings, Subnet, Target, Topology,
+    Attachment, Config, Container, ContainerNetns, ContainerRoute, Expect, Host, Mode, Network, Node, Overlap, Overlay,
+    Place, Port, PortAddress, PortRange, Protocol, Settings, Subnet, Target, Topology,
 };
 
 /// Parses and checks the texts of one configuration.

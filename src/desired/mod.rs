@@ -6,6 +6,7 @@ mod chosen;
 mod container;
 mod firewall;
 mod overlay;
+mod shaping;
 mod show;
 
 use std::collections::{BTreeSet, HashMap};
@@ -14,7 +15,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork, bridge_name};
+pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork, ChosenShaper, bridge_name};
 pub use show::filled_in;
 
 use crate::config::{Config, Container, ContainerNetns, Invalid, Network, Overlap};

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{Build, Chosen, ChosenAttachment, ChosenNetwork, DesiredError, Whole, here};
-use crate::config::{Attachment, Config, Container, Host, Network, Overlap, Overlay, Port, PortAddress, PortRange};
+use crate::config::{
+    Attachment, Config, Container, ContainerRoute, Host, Network, Overlap, Overlay, Port, PortAddress, PortRange,
+};
 use crate::state::Facts;
 
 /// The filled-in file, with its tables in file order; MTUs are those of this host, which is called `host` where that is not
@@ -121,11 +123,28 @@ fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]
 }
 
 fn attachment(attachment: &Attachment, chosen: &ChosenAttachment) -> Value {
-    json!({
+    let mut value = json!({
         "address": chosen.addresses.iter().map(|a| a.ip.ip()).collect::<Vec<_>>(),
         "mac": chosen.mac,
         "interface": attachment.interface,
-    })
+        "priority": attachment.priority,
+        "routes": attachment.routes.iter().map(route).collect::<Vec<_>>(),
+    });
+    for (key, rate) in [("ingress", attachment.ingress), ("egress", attachment.egress)] {
+        if let Some(rate) = rate {
+            value[key] = json!(rate);
+        }
+    }
+    let sysctl = attachment.sysctls.iter().map(|(path, value)| (path.clone(), json!(value)));
+    value["sysctl"] = Value::Object(sysctl.collect());
+    value
+}
+
+fn route(route: &ContainerRoute) -> Value {
+    match route.via {
+        Some(via) => json!({ "to": route.to, "via": via, "metric": route.metric }),
+        None => json!({ "to": route.to, "type": "blackhole", "metric": route.metric }),
+    }
 }
 
 fn range(range: PortRange) -> Value {

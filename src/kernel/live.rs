@@ -13,6 +13,7 @@ use super::netlink::link::{self, ANOTHER_HOST, Mark, RawKind, RawLink};
 use super::netlink::route::{self, RTPROT_KERNEL, RawRoute};
 use super::netns::{self, Handle, Id, Namespaces};
 use super::reach;
+use super::shaping;
 use super::space::{Space, namespace_mark};
 use super::sysctl::{Proc, Procs};
 use super::transport::{DumpError, Refusal, Socket};
@@ -59,8 +60,13 @@ pub(super) fn read(
     }
     let reached = reach::read(reader.namespaces.host(), &host.links, reader.inode, scope)?;
     reader.entries.extend(reached);
+    let mut shaped = Vec::new();
+    for space in std::iter::once(&host).chain(&spaces) {
+        shaped.extend(reader.shaping(space)?);
+    }
     let Reader { mut entries, mut sysctls, .. } = reader;
     entries.append(&mut sysctls);
+    entries.append(&mut shaped);
     Ok(entries)
 }
 
@@ -236,6 +242,7 @@ impl Reader<'_> {
                     LinkKind::Veth { peer: far.map_or_else(unknown_peer, |(peer, _)| peer) }
                 }
                 RawKind::Veth => LinkKind::Other { name: "veth".into() },
+                RawKind::Ifb => LinkKind::Ifb,
                 RawKind::Other(name) => LinkKind::Other { name: name.clone() },
             };
             let link = Link {
@@ -291,6 +298,7 @@ impl Reader<'_> {
                 RawKind::Bridge { .. } => "bridge".to_owned(),
                 RawKind::Veth => "veth".to_owned(),
                 RawKind::Vxlan { .. } => "vxlan".to_owned(),
+                RawKind::Ifb => "ifb".to_owned(),
                 RawKind::Other(name) => name.clone(),
             };
             let kind = LinkKind::Other { name };
@@ -387,6 +395,16 @@ impl Reader<'_> {
             let mark = dev.and_then(|l| l.mark.as_ref()).filter(|_| ours);
             self.add(key, object, mark, standing);
         }
+    }
+
+    /// The queueing disciplines of a namespace.
+    fn shaping(&mut self, space: &Space) -> Result<Vec<(Key, Entry)>, ReadError> {
+        let Space { netns, links, .. } = space;
+        if !shaping::is_of_interest(netns, links, self.inode, self.scope) {
+            return Ok(Vec::new());
+        }
+        let socket = self.namespaces.socket(netns).map_err(|refusal| read_error(&whose(netns), &refusal))?;
+        shaping::read(socket, netns, links, self.inode, self.scope)
     }
 
     fn add(&mut self, key: Key, object: Object, mark: Option<&Mark>, standing: Standing) {

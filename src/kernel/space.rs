@@ -30,8 +30,8 @@ impl Space {
         Ok(Self { netns: netns.clone(), id, links, whole: false, addresses: Vec::new(), routes: Vec::new() })
     }
 
-    /// Reads the namespace that the socket is in: the whole of it where it is `wanted` or marked by the netrec that runs
-    /// in the namespace of the inode number `inode`.
+    /// Reads the namespace that the socket is in: the whole of it where it is `wanted`, or where it or an end of a link in
+    /// it is marked by the netrec that runs in the namespace of the inode number `inode`.
     pub(super) fn read(
         socket: &mut Socket,
         netns: &Netns,
@@ -40,8 +40,9 @@ impl Space {
         wanted: bool,
     ) -> Result<Self, ReadError> {
         let mut space = Self::of_links(socket, netns, id)?;
-        let marked = |lo: &RawLink| namespace_mark(lo).is_some_and(|mark| mark.inode == Some(inode));
-        if !wanted && !space.links.iter().any(|link| link.loopback && marked(link)) {
+        let is_marked = |link: &RawLink| if link.loopback { link.group == GROUP } else { link.is_marked() };
+        let by_us = |link: &RawLink| link.mark.as_ref().is_some_and(|mark| mark.inode == Some(inode));
+        if !wanted && !space.links.iter().any(|link| is_marked(link) && by_us(link)) {
             return Ok(space);
         }
         space.addresses = address::dump(socket).map_err(|e| dump_error("addresses", netns, e))?;

@@ -8,6 +8,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod attachments;
 mod changes;
 mod commands;
 mod confirm;
@@ -23,6 +24,7 @@ mod plans;
 mod ports;
 mod reload;
 mod removal;
+mod shaping;
 mod surroundings;
 mod targets;
 mod traffic;

@@ -20,6 +20,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
+const IFLA_QDISC: u16 = 6;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
@@ -88,6 +89,8 @@ pub(crate) struct RawLink {
     pub master: Option<u32>,
     /// Its settings as a bridge's port.
     pub port: Option<BridgePort>,
+    /// Whether what it sends goes through a token bucket filter.
+    pub shaped: bool,
     /// The index of a veth's other end, in that end's namespace.
     pub peer: Option<u32>,
     /// The number that this namespace gave to the other end's; none when it is this one.
@@ -110,6 +113,7 @@ pub(crate) enum RawKind {
         underlay: Option<u32>,
         learning: bool,
     },
+    Ifb,
     Other(String),
 }
 
@@ -240,6 +244,7 @@ pub(super) fn parse(body: &[u8]) -> Option<RawLink> {
         parameters: [None; TOLD.len()],
         master: None,
         port: None,
+        shaped: false,
         peer: None,
         peer_nsid: None,
     };
@@ -250,6 +255,7 @@ pub(super) fn parse(body: &[u8]) -> Option<RawLink> {
             IFLA_IFALIAS => link.mark = text_of(value).and_then(Mark::parse),
             IFLA_ADDRESS => link.device.mac = Mac(value.try_into().unwrap_or_default()),
             IFLA_MTU => link.device.mtu = u32_at(value, 0)?,
+            IFLA_QDISC => link.shaped = text_of(value) == Some("tbf"),
             IFLA_MASTER => link.master = u32_at(value, 0),
             IFLA_LINK => link.peer = u32_at(value, 0),
             IFLA_LINK_NETNSID => link.peer_nsid = u32_at(value, 0),
@@ -283,6 +289,7 @@ fn parse_info(link: &mut RawLink, info: &[u8]) {
         }
         Some("veth") => RawKind::Veth,
         Some("vxlan") => parse_vxlan(data),
+        Some("ifb") => RawKind::Ifb,
         Some(other) => RawKind::Other(other.to_owned()),
         None => RawKind::Other("device".to_owned()),
     };
@@ -376,6 +383,9 @@ pub(crate) fn create(name: InterfaceName, link: &Link, related: &Related) -> Res
             data.extend(tunnel(*local, related.underlay, *learning));
             (InfoKind::Vxlan, InfoData::Vxlan(data))
         }
+        LinkKind::Ifb => {
+            return Ok(request(describe(Builder::new_with_info_kind(InfoKind::Ifb), name, &link.device), NEW));
+        }
         LinkKind::Other { name } => {
             return Err(Refusal::new(libc::EOPNOTSUPP, format!("netrec makes no devices of kind {name}")));
         }
@@ -385,8 +395,11 @@ pub(crate) fn create(name: InterfaceName, link: &Link, related: &Related) -> Res
     if let Some(master) = related.master {
         message = message.controller(master);
     }
-    Ok(request(message, NLM_F_CREATE | NLM_F_EXCL))
+    Ok(request(message, NEW))
 }
+
+/// The flags of a creating message.
+const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
 /// What a creating message names beside the link itself.
 #[derive(Debug, Default)]

@@ -15,7 +15,7 @@ use rtnetlink::packet_route::route::{
 use super::super::transport::{DumpError, Refusal, Request, Socket};
 use super::link::RawLink;
 use super::{Attributes, family_of, ip_of, u32_at};
-use crate::state::{self, PROTOCOL, RT_TABLE_MAIN};
+use crate::state::{self, IP6_RT_PRIO_ADDRCONF, PROTOCOL, RT_TABLE_MAIN};
 
 // linux/rtnetlink.h
 const RTA_DST: u16 = 1;
@@ -42,8 +42,6 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// `RTPROT_KERNEL`: made by the kernel along with an address.
 pub(crate) const RTPROT_KERNEL: u8 = 2;
-/// The metric of the routes that the kernel makes along with IPv6 addresses (`IP6_RT_PRIO_ADDRCONF`); IPv4's is 0.
-const IP6_RT_PRIO_ADDRCONF: u32 = 256;
 /// `RTPROT_RA`: from a router advertisement.
 pub(crate) const RTPROT_RA: u8 = 9;
 
@@ -85,12 +83,10 @@ impl RawRoute {
     }
 }
 
-/// The unicast routes of all tables, or all of one protocol, which the kernel sorts out.
+/// The routes of all tables that decide what becomes of packets, or of these all of one protocol, which the kernel sorts
+/// out. (It can do so by type too, but by one only.)
 pub(crate) fn dump(socket: &mut Socket, protocol: Option<u8>) -> Result<Vec<RawRoute>, DumpError> {
-    match protocol {
-        None => dump_where(socket, None, None),
-        protocol => socket.dump(&request(RouteType::Unspec, protocol, None), |body| parse(body, &DECIDING)),
-    }
+    socket.dump(&request(RouteType::Unspec, protocol, None), |body| parse(body, &DECIDING))
 }
 
 /// The routes of all tables but the local one that decide what becomes of packets: unicast ones, and those that refuse. Of
