@@ -180,7 +180,6 @@ fn damaged_routes_are_mended() {
             ("ip -n web route replace unreachable 10.9.0.0/16 proto 78", "update route 10.9.0.0/16 in web"),
             ("ip -n web -6 route replace blackhole fd21::/64 metric 1024 proto 78", "update route fd21::/64 in web"),
             ("ip -n web route add blackhole 10.8.0.0/16 proto 78", "delete route 10.8.0.0/16 in web"),
-            ("ip -n web route add blackhole 10.8.0.0/16 proto 78 table 7", "delete route 10.8.0.0/16 table 7 in web"),
             (
                 "ip -n web link set eth0 down; ip -n web link set eth0 up",
                 "create route 10.21.0.0/24 in web\ncreate route fd21::/64 in web\ncreate address fd20::10/64 dev eth0 in web",

@@ -83,10 +83,16 @@ impl RawRoute {
     }
 }
 
-/// The routes of all tables that decide what becomes of packets, or of these all of one protocol, which the kernel sorts
-/// out. (It can do so by type too, but by one only.)
-pub(crate) fn dump(socket: &mut Socket, protocol: Option<u8>) -> Result<Vec<RawRoute>, DumpError> {
-    socket.dump(&request(RouteType::Unspec, protocol, None), |body| parse(body, &DECIDING))
+/// The routes of one protocol, of all tables, that decide what becomes of packets.
+pub(crate) fn dump_of(socket: &mut Socket, protocol: u8) -> Result<Vec<RawRoute>, DumpError> {
+    socket.dump(&request(RouteType::Unspec, Some(protocol), None), |body| parse(body, &DECIDING))
+}
+
+/// The routes of the main table that decide what becomes of packets. The kernel could sort out one type, but not several;
+/// of other types it has those that it makes along with addresses, and they are in a table of their own.
+pub(crate) fn dump_main(socket: &mut Socket) -> Result<Vec<RawRoute>, DumpError> {
+    let main = |body: &[u8]| parse(body, &DECIDING).filter(|route| route.table == RT_TABLE_MAIN);
+    socket.dump(&request(RouteType::Unspec, None, Some(RouteHeader::RT_TABLE_MAIN)), main)
 }
 
 /// The routes of all tables but the local one that decide what becomes of packets: unicast ones, and those that refuse. Of
