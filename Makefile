@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RUNNER := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: test setup fmt lint docs unit examples bench matrix faults fuzz
+.PHONY: test setup fmt lint docs unit examples bench rates matrix faults fuzz
 
 test: setup fmt lint docs unit examples
 
@@ -33,6 +33,10 @@ bench:
 	$(CARGO) bench --bench ports
 	$(CARGO) bench --bench overlay
 	$(CARGO) bench --bench watch
+
+# How well limits of traffic are kept, from 1 Mbit/s to 1 Gbit/s, on a machine that does nothing else; a minute and a half.
+rates:
+	NETREC_RATES=all $(CARGO) test --all-features --test end_to_end rates_are_kept -- --nocapture
 
 # The whole sweeps of which `make test` tries a sample, by hand and as root: who may talk to whom in every cell; and a death
 # at every single kernel write, every failure there, a second one on the way back, and 500 deaths at random instants

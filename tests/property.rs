@@ -15,7 +15,9 @@ use netrec::kernel::Backend;
 use netrec::plan::diff;
 use netrec::reconcile::{Books, Kept, Undo, apply, prepare, prepare_destroy, prepare_part, unwatched};
 use netrec::state::firewall::{Expr, Rule, Verdict};
-use netrec::state::{End, Entry, Facts, Flow, Key, Link, LinkKind, Netns, Object, Owner, Scope, State, facts};
+use netrec::state::{
+    End, Entry, Facts, Flow, Key, Link, LinkKind, Netns, Object, Owner, Qdisc, Route, Scope, State, facts,
+};
 
 /// xorshift64*, so that a failure can be had again by its seed.
 struct Random(u64);
@@ -81,16 +83,38 @@ fn file(random: &mut Random) -> String {
         if random.one_in(4) {
             writeln!(text, "sysctl = {{ \"net.ipv4.ip_default_ttl\" = {} }}", 60 + random.below(5)).unwrap();
         }
-        if random.one_in(3) {
+        if random.one_in(2) {
             for (i, n) in list.iter().enumerate() {
                 writeln!(text, "[containers.c{c}.networks.{n}]\ninterface = \"if{}\"", (i + random.below(2)) * 2 + i)
                     .unwrap();
+                settings(random, i, &mut text);
             }
         } else {
             writeln!(text, "networks = {list:?}").unwrap();
         }
     }
     text
+}
+
+/// Settings of a container's attachment of this number.
+fn settings(random: &mut Random, number: usize, text: &mut String) {
+    if random.one_in(3) {
+        writeln!(text, "priority = {}", random.below(3)).unwrap();
+    }
+    for key in ["ingress", "egress"] {
+        if random.one_in(3) {
+            writeln!(text, "{key} = \"{}mbit\"", 1 + random.below(3)).unwrap();
+        }
+    }
+    if random.one_in(4) {
+        writeln!(text, "sysctl = {{ \"net.ipv4.conf.IFNAME.log_martians\" = {} }}", random.below(2)).unwrap();
+    }
+    // A router is an address of its network, which not every draw has; such a draw is no file.
+    if random.one_in(5) {
+        let to = format!("10.9{number}.0.0/16");
+        let route = if random.one_in(2) { "type = \"blackhole\"" } else { "via = \"10.20.0.1\"" };
+        writeln!(text, "routes = [{{ to = \"{to}\", {route} }}]").unwrap();
+    }
 }
 
 fn config(text: &str) -> Option<Config> {
@@ -150,6 +174,12 @@ fn drift(host: &mut Fake, random: &mut Random) {
                 _ => address.deprecated = true,
             },
             Object::Sysctl(sysctl) => sysctl.value = "7".into(),
+            Object::Route(route) if random.one_in(2) => *route = Route::blackhole(),
+            Object::Qdisc(qdisc) if random.one_in(2) => match qdisc {
+                Qdisc::Clsact { redirect } if random.one_in(2) => *redirect = None,
+                Qdisc::Tbf { burst_us, .. } if random.one_in(2) => *burst_us += 1,
+                other => *other = Qdisc::Other { name: "fq".into() },
+            },
             _ => {
                 host.remove_by_hand(&key);
                 continue;

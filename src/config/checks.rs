@@ -11,7 +11,7 @@ use super::reader::{Placed, Problems};
 use super::report::Problem;
 use super::types::{ContainerNetns, Mode, Place, PortAddress, PortRange, Protocol};
 use super::{containers, hosts, networks, ports, values};
-use crate::state::INTERFACE_NAME_MAX;
+use crate::state::{INTERFACE_NAME_MAX, IP6_RT_PRIO_ADDRCONF, WAY_METRIC, usual_metric};
 
 /// The most ports of a bridge: numbers 1 to `BR_MAX_PORTS` - 1 of the kernel's `br_private.h`.
 const BRIDGE_PORTS: usize = 1023;
@@ -34,6 +34,7 @@ pub(super) fn all(
     addresses(hosts, networks, containers, problems);
     macs(networks, containers, problems);
     interfaces(containers, problems);
+    routes(hosts, networks, containers, problems);
     ports(networks, containers, problems);
     port_clashes(hosts, networks, containers, problems);
 }
@@ -524,6 +525,101 @@ fn interfaces(containers: &[containers::Draft], problems: &mut Problems) {
             }
         }
     }
+}
+
+/// Routes by routers that their network does not have, and two of a container's to one place.
+fn routes(
+    hosts: &[hosts::Draft],
+    networks: &[networks::Draft],
+    containers: &[containers::Draft],
+    problems: &mut Problems,
+) {
+    for container in containers {
+        let mut seen = Firsts::new();
+        for attachment in &container.attachments {
+            let network = &networks[attachment.network];
+            for route in &attachment.routes {
+                let host = container.host_index().map(|host| &hosts[host]);
+                problems.extend(route.via.as_ref().and_then(|via| no_router(network, host, via, route)));
+                if let Some(first) = seen.before((route.to.value, route.metric), &route.place) {
+                    let message = format!(
+                        "container `{}` has two routes to `{}` of one metric ({})",
+                        container.name, route.to.value, route.metric
+                    );
+                    let problem = Problem::new(route.place.clone(), message).with_label("the second");
+                    let problem = problem.with_other(first, "the first");
+                    problems.push(problem.with_help("the one of the lower `metric` is used"));
+                } else {
+                    problems.extend(taken_route(networks, container, route));
+                }
+            }
+        }
+    }
+}
+
+/// Why an address cannot be the router of a route.
+fn no_router(
+    network: &networks::Draft,
+    host: Option<&hosts::Draft>,
+    via: &Placed<IpAddr>,
+    route: &containers::DraftRoute,
+) -> Option<Problem> {
+    let Placed { value: address, place } = via;
+    if address.is_ipv6() != route.to.value.is_ipv6() {
+        let family = |ipv6| if ipv6 { "IPv6" } else { "IPv4" };
+        let (to, router) = (family(route.to.value.is_ipv6()), family(address.is_ipv6()));
+        let message = format!("an {to} route cannot lead by an {router} router");
+        return Some(Problem::new(place.clone(), message).with_other(route.to.place.clone(), format!("it is {to}")));
+    }
+    // One by its link-local address is on every link that has IPv6.
+    if let IpAddr::V6(ip) = address
+        && ip.is_unicast_link_local()
+        && network.mode(true).is_some()
+    {
+        return None;
+    }
+    let Some(subnet) = network.subnet_of(*address) else {
+        return network.whole.then(|| network.stranger(*address, place.clone(), &format!("the router `{address}`")));
+    };
+    if let Some(why) = values::unusable(*address, &subnet.net) {
+        let message = format!("the router `{address}` is {why} of `{}`", subnet.net);
+        return Some(Problem::new(place.clone(), message).with_other(subnet.place.clone(), "the subnet"));
+    }
+    let piece = network.overlay()?.piece(subnet.net, host?.id.value)?;
+    (!piece.contains(*address)).then(|| {
+        let host = host.map(|host| host.name.to_string()).unwrap_or_default();
+        let message = format!("the router `{address}` is not in the piece of host `{host}`, which is {piece}");
+        Problem::new(place.clone(), message)
+    })
+}
+
+/// Why a route cannot be, where another one has its place: a default route, or one to a subnet that the container is in.
+fn taken_route(
+    networks: &[networks::Draft],
+    container: &containers::Draft,
+    route: &containers::DraftRoute,
+) -> Option<Problem> {
+    let (to, ipv6) = (route.to.value, route.to.value.is_ipv6());
+    if to.prefix() == 0
+        && route.metric == usual_metric(to)
+        && let Some(default) = container.default_routes[usize::from(ipv6)].map(|index| &container.attachments[index])
+    {
+        let name = &networks[default.network].name;
+        let message = format!("the default route of container `{}` leads by network `{name}`", container.name);
+        let problem = Problem::new(route.place.clone(), message).with_other(default.place.clone(), "the network");
+        let help = format!("give this one a `metric` other than {}, which is the other's", route.metric);
+        return Some(problem.with_help(help));
+    }
+    let subnets = container.attachments.iter().flat_map(|a| networks[a.network].subnets.iter().map(move |s| (a, s)));
+    let (attachment, subnet) = subnets.into_iter().find(|(attachment, subnet)| {
+        let overlay = networks[attachment.network].overlay();
+        let by_hosts = overlay.is_some_and(|overlay| overlay.topology.has_pieces() && route.metric == WAY_METRIC);
+        subnet.net == to && (by_hosts || route.metric == if ipv6 { IP6_RT_PRIO_ADDRCONF } else { 0 })
+    })?;
+    let message = format!("container `{}` is in `{to}` itself, by a route of that metric", container.name);
+    let problem = Problem::new(route.place.clone(), message).with_other(attachment.place.clone(), "by this network");
+    let problem = problem.with_other(subnet.place.clone(), "its subnet");
+    Some(problem.with_help("give the route another `metric`"))
 }
 
 /// Ports that lead nowhere: of containers without a network, without one of the port's family, or without one that lets

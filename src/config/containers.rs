@@ -1,21 +1,24 @@
 //! `[containers.NAME]` and its attachments: one container at a time.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Range;
+
+use ipnetwork::IpNetwork;
 
 use super::file::{Hosts, Networks, owner};
 use super::networks::interface_name;
 use super::reader::{Fault, Item, Placed, Problems, Table, known_ones, named, parsed, tick};
 use super::report::Problem;
-use super::types::{Attachment, Container, ContainerNetns, Mode, Place, of_hosts};
+use super::types::{Attachment, Container, ContainerNetns, ContainerRoute, Mode, Place, of_hosts};
 use super::{networks, ports, sysctl, values};
-use crate::state::{InterfaceName, Mac, Netns, ObjectName, Owner};
+use crate::state::{InterfaceName, Mac, Netns, ObjectName, Owner, Rate, usual_metric};
 
 const KEYS: [&str; 5] = ["host", "netns", "networks", "ports", "sysctl"];
 const KEYS_LATER: [&str; 5] = ["docker", "podman", "pid", "machine", "unit"];
-const ATTACHMENT_KEYS: [&str; 3] = ["address", "mac", "interface"];
-const ATTACHMENT_KEYS_LATER: [&str; 5] = ["priority", "routes", "ingress", "egress", "sysctl"];
+const ATTACHMENT_KEYS: [&str; 8] = ["address", "mac", "interface", "priority", "routes", "ingress", "egress", "sysctl"];
+const ROUTE_KEYS: [&str; 4] = ["to", "via", "metric", "type"];
 
 /// The longest path in bytes (`PATH_MAX` less its NUL).
 const PATH_MAX: usize = 4095;
@@ -49,7 +52,24 @@ pub(super) struct DraftAttachment {
     pub(super) addresses: Vec<Placed<IpAddr>>,
     pub(super) mac: Option<Placed<Mac>>,
     pub(super) interface: Option<Placed<InterfaceName>>,
+    /// The highest gives the default routes.
+    priority: i32,
+    pub(super) routes: Vec<DraftRoute>,
+    ingress: Option<Rate>,
+    egress: Option<Rate>,
+    sysctls: Vec<(String, String)>,
     owner: Owner,
+}
+
+/// A route with its places.
+#[derive(Debug)]
+pub(super) struct DraftRoute {
+    /// The whole of it.
+    pub(super) place: Place,
+    pub(super) to: Placed<IpNetwork>,
+    /// The router; none where packets are lost.
+    pub(super) via: Option<Placed<IpAddr>>,
+    pub(super) metric: u32,
 }
 
 impl Draft {
@@ -73,13 +93,19 @@ impl Draft {
         let given: HashSet<_> = self.attachments.iter().filter_map(|a| Some(a.interface.as_ref()?.value)).collect();
         let mut free = (0_u32..).filter_map(|n| format!("eth{n}").parse().ok()).filter(|name| !given.contains(name));
         let attachment = |a: DraftAttachment| {
+            let interface = a.interface.map(|i| i.value).or_else(|| free.next())?;
             Some(Attachment {
                 network: a.network,
                 owner: a.owner,
                 place: a.place,
                 addresses: a.addresses.into_iter().map(|a| a.value).collect(),
                 mac: a.mac.map(|m| m.value),
-                interface: a.interface.map(|i| i.value).or_else(|| free.next())?,
+                interface,
+                priority: a.priority,
+                routes: a.routes.into_iter().map(DraftRoute::finish).collect(),
+                ingress: a.ingress,
+                egress: a.egress,
+                sysctls: a.sysctls,
             })
         };
         Container {
@@ -93,6 +119,12 @@ impl Draft {
             default_routes: self.default_routes,
             sysctls: self.sysctls,
         }
+    }
+}
+
+impl DraftRoute {
+    fn finish(self) -> ContainerRoute {
+        ContainerRoute { place: self.place, to: self.to.value, via: self.via.map(|via| via.value), metric: self.metric }
     }
 }
 
@@ -132,8 +164,12 @@ pub(super) fn read(
         read_networks(&mut draft, &item, networks, problems);
     }
     alone(&mut draft, table, networks, problems);
-    draft.default_routes =
-        [false, true].map(|ipv6| draft.attachments.iter().position(|a| networks.drafts[a.network].has_way_out(ipv6)));
+    draft.default_routes = [false, true].map(|ipv6| {
+        let leads_out = |(_, a): &(usize, &DraftAttachment)| networks.drafts[a.network].has_way_out(ipv6);
+        let candidates = draft.attachments.iter().enumerate().filter(leads_out);
+        // Of equal ones the first in the file.
+        candidates.min_by_key(|(_, a)| Reverse(a.priority)).map(|(index, _)| index)
+    });
     if let Some(item) = table.get("ports") {
         draft.ports = ports::read(&owner(&["containers", draft.name.as_str()]), &item, problems);
         let mut published = std::mem::take(&mut draft.ports);
@@ -326,13 +362,25 @@ fn alone(draft: &mut Draft, table: Table, networks: &Networks, problems: &mut Pr
 
 fn attachment(container: &Draft, network: usize, name: &str, place: Place) -> DraftAttachment {
     let owner = owner(&["containers", container.name.as_str(), "networks", name]);
-    DraftAttachment { network, place, addresses: Vec::new(), mac: None, interface: None, owner }
+    DraftAttachment {
+        network,
+        place,
+        addresses: Vec::new(),
+        mac: None,
+        interface: None,
+        priority: 0,
+        routes: Vec::new(),
+        ingress: None,
+        egress: None,
+        sysctls: Vec::new(),
+        owner,
+    }
 }
 
 fn read_attachment(attachment: &mut DraftAttachment, item: &Item, network: &networks::Draft, problems: &mut Problems) {
     let help = "write `{ }` for an attachment without settings";
     let Some(table) = item.table(help, problems) else { return };
-    table.check_keys("an attachment", &ATTACHMENT_KEYS, &ATTACHMENT_KEYS_LATER, problems);
+    table.check_keys("an attachment", &ATTACHMENT_KEYS, &[], problems);
     if !network.has_interfaces() {
         for item in ATTACHMENT_KEYS.into_iter().filter_map(|key| table.get(key)) {
             let message = format!("{} is of an interface, and network `{}` gives none", tick(item.key()), network.name);
@@ -369,4 +417,98 @@ fn read_attachment(attachment: &mut DraftAttachment, item: &Item, network: &netw
     {
         attachment.interface = parsed(interface_name(text), &item, problems).map(|name| item.placed(name));
     }
+    if let Some(item) = table.get("priority") {
+        let (least, most) = (i32::MIN.into(), i32::MAX.into());
+        let number = item.integer("a whole number of 32 bits, which may be negative", least..=most, problems);
+        attachment.priority = number.and_then(|n| i32::try_from(n).ok()).unwrap_or_default();
+    }
+    if let Some(item) = table.get("routes") {
+        read_routes(attachment, &item, problems);
+    }
+    attachment.ingress = table.get("ingress").and_then(|item| read_rate(&item, problems));
+    attachment.egress = table.get("egress").and_then(|item| read_rate(&item, problems));
+    if let Some(item) = table.get("sysctl") {
+        attachment.sysctls = sysctl::read_for_interface(&item, problems);
+    }
+}
+
+fn read_rate(item: &Item, problems: &mut Problems) -> Option<Rate> {
+    let text = item.string("a rate such as `10mbit`", problems)?;
+    parsed(values::rate(text), item, problems)
+}
+
+fn read_routes(attachment: &mut DraftAttachment, item: &Item, problems: &mut Problems) {
+    let Some(items) = item.as_list() else {
+        let help = "write `routes = [{ to = \"10.9.0.0/16\", via = \"10.20.0.5\" }]`";
+        problems.push(item.type_problem("a list of routes").with_help(help));
+        return;
+    };
+    for item in items {
+        let help = "write `{ to = \"10.9.0.0/16\", via = \"10.20.0.5\" }`";
+        let Some(table) = item.table(help, problems) else { continue };
+        attachment.routes.extend(read_route(&item, table, problems));
+    }
+}
+
+fn read_route(item: &Item, table: Table, problems: &mut Problems) -> Option<DraftRoute> {
+    let meant = table.check_keys("a route", &ROUTE_KEYS, &[], problems);
+    let lost = match table.get("type") {
+        None => false,
+        Some(item) => {
+            let text = item.string("`\"blackhole\"`", problems)?;
+            if text != "blackhole" {
+                let problem = Problem::new(item.place(), format!("unknown type {} of a route", tick(text)));
+                let help = "the only one is `blackhole`; a route without a type leads to its `via`";
+                problems.push(problem.with_help(help));
+                return None;
+            }
+            true
+        }
+    };
+    let to = match table.get("to") {
+        Some(item) => read_destination(&item, problems),
+        None if meant.contains(&"to") => None,
+        None => {
+            let problem = Problem::new(item.place(), "the route leads nowhere: `to` is missing");
+            problems.push(problem.with_help("`to` is where it leads, such as `10.9.0.0/16`, or `0.0.0.0/0`"));
+            None
+        }
+    };
+    let via = match table.get("via") {
+        Some(item) if lost => {
+            let problem = Problem::new(item.key_place(), "a blackhole has no router");
+            problems.push(problem.with_help("leave out `via`, or `type`"));
+            return None;
+        }
+        Some(item) => {
+            let address = parsed(values::address(item.string("an address", problems)?), &item, problems)?;
+            Some(item.placed(address))
+        }
+        None if !lost => {
+            if !meant.contains(&"via") {
+                let problem = Problem::new(item.place(), "the route has no router: `via` is missing");
+                problems.push(problem.with_help("name an address of the network, or write `type = \"blackhole\"`"));
+            }
+            return None;
+        }
+        None => None,
+    };
+    let metric = match table.get("metric") {
+        Some(item) => {
+            let number = item.integer("a number from 0 to 4294967295", 0..=u32::MAX.into(), problems)?;
+            u32::try_from(number).ok()
+        }
+        None => Some(0),
+    };
+    let (to, metric) = (to?, metric?);
+    // IPv6 has no metric 0: the kernel takes it for its usual one.
+    let metric = if metric == 0 { usual_metric(to.value) } else { metric };
+    Some(DraftRoute { place: item.place(), to, via, metric })
+}
+
+fn read_destination(item: &Item, problems: &mut Problems) -> Option<Placed<IpNetwork>> {
+    let net = parsed(values::cidr(item.string("a subnet", problems)?), item, problems)?;
+    let (net, fault) = values::without_host_bits(net);
+    problems.extend(fault.map(|fault| fault.at(item)));
+    Some(item.placed(net))
 }

@@ -31,8 +31,8 @@ pub(crate) use reader::closest;
 pub(crate) use render::clean;
 pub use report::{Invalid, Problem, Source, Sources};
 pub use types::{
-    Attachment, Config, Container, ContainerNetns, Driver, Expect, Host, Mode, Network, Node, Overlap, Overlay, Parent,
-    Place, Port, PortAddress, PortRange, Protocol, Settings, Subnet, Target, Topology,
+    Attachment, Config, Container, ContainerNetns, ContainerRoute, Driver, Expect, Host, Mode, Network, Node, Overlap,
+    Overlay, Parent, Place, Port, PortAddress, PortRange, Protocol, Settings, Subnet, Target, Topology,
 };
 
 /// Parses and checks the texts of one configuration.

@@ -10,15 +10,23 @@ use toml::de::DeValue;
 
 use super::reader::{Fault, Item, Problems, parsed, shorten, tick};
 use super::report::Problem;
-use super::types::Place;
+use super::types::{Attachment, Place};
 
 /// Parameters as (path below `/proc/sys`, value), in file order.
 type Sysctls = Vec<(String, String)>;
 
 /// Reads a table of parameters.
 pub(super) fn read(item: &Item, problems: &mut Problems) -> Sysctls {
-    let mut reader = Reader { sysctls: Vec::new(), seen: HashMap::new(), problems };
-    let help = "write `sysctl = { \"net.ipv4.ip_forward\" = 1 }`";
+    read_all(item, false, "write `sysctl = { \"net.ipv4.ip_forward\" = 1 }`", problems)
+}
+
+/// Reads a table of parameters of an interface, with [`Attachment::INTERFACE`] for its name.
+pub(super) fn read_for_interface(item: &Item, problems: &mut Problems) -> Sysctls {
+    read_all(item, true, "write `sysctl = { \"net.ipv4.conf.IFNAME.rp_filter\" = 2 }`", problems)
+}
+
+fn read_all(item: &Item, of_interface: bool, help: &str, problems: &mut Problems) -> Sysctls {
+    let mut reader = Reader { sysctls: Vec::new(), seen: HashMap::new(), of_interface, problems };
     if let Some(table) = item.table(help, reader.problems) {
         for item in table.items() {
             reader.top(&item);
@@ -30,6 +38,8 @@ pub(super) fn read(item: &Item, problems: &mut Problems) -> Sysctls {
 struct Reader<'p> {
     sysctls: Sysctls,
     seen: HashMap<String, Place>,
+    /// Whether each is to be one of the interface.
+    of_interface: bool,
     problems: &'p mut Problems,
 }
 
@@ -60,11 +70,28 @@ impl Reader<'_> {
 
     /// A parameter by its name as written and the parts of its path.
     fn parameter(&mut self, name: &str, parts: &[String], item: &Item) {
-        match checked(name, parts) {
+        match checked(name, parts).and_then(|path| self.placed(name, parts, path)) {
             Ok(path) => self.value(name, path, item),
             Err((message, help)) => {
                 self.problems.push(Problem::new(item.key_place(), message).with_help(help));
             }
+        }
+    }
+
+    /// The path of a parameter that may stand where it does.
+    fn placed(&self, name: &str, parts: &[String], path: String) -> Result<String, (String, &'static str)> {
+        let name = tick(name);
+        match (self.of_interface, parts.iter().filter(|part| *part == Attachment::INTERFACE).count()) {
+            (true, 0) => Err((
+                format!("{name} is not a parameter of the interface"),
+                "name it `IFNAME`, as in `net.ipv4.conf.IFNAME.rp_filter`; the others belong to `sysctl` of the container",
+            )),
+            (true, 2..) => Err((format!("{name} names the interface more than once"), "`IFNAME` stands for it once")),
+            (false, 1..) => Err((
+                format!("{name} is a parameter of an interface"),
+                "`IFNAME` has a meaning in `sysctl` of an attachment only: `networks.NET = { sysctl = { … } }`",
+            )),
+            _ => Ok(path),
         }
     }
 

@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use super::render::Painter;
 use super::report::Sources;
 use super::values;
-use crate::state::{InterfaceName, IpvlanMode, Mac, MacvlanMode, Netns, ObjectName, Owner};
+use crate::state::{InterfaceName, IpvlanMode, Mac, MacvlanMode, Netns, ObjectName, Owner, Rate};
 
 /// Where something stands: a source by its number, and bytes in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -434,7 +434,8 @@ pub struct Container {
     pub attachments: Vec<Attachment>,
     /// Its published ports, in file order.
     pub ports: Vec<Port>,
-    /// The attachments (by index) that give the default route of IPv4 and of IPv6: the first whose network has a way out.
+    /// The attachments (by index) that give the default route of IPv4 and of IPv6: of those whose network has a way out, the
+    /// first of the highest priority.
     pub default_routes: [Option<usize>; 2],
     /// `net.*` parameters set inside, as (path below `/proc/sys` with slashes, value), in file order.
     pub sysctls: Vec<(String, String)>,
@@ -498,6 +499,43 @@ pub struct Attachment {
     pub mac: Option<Mac>,
     /// The name of the interface inside: the one given, or the first free `ethN`.
     pub interface: InterfaceName,
+    /// Of a container's attachments the one with the highest gives the default routes.
+    pub priority: i32,
+    /// Routes of the container by this attachment, in file order.
+    pub routes: Vec<ContainerRoute>,
+    /// The most that gets to the container, where the file limits it.
+    pub ingress: Option<Rate>,
+    /// The most that the container sends, where the file limits it.
+    pub egress: Option<Rate>,
+    /// Parameters of the interface, as (path below `/proc/sys` with slashes, value), in file order; a part of each path is
+    /// [`Attachment::INTERFACE`] in place of the interface's name.
+    pub sysctls: Vec<(String, String)>,
+}
+
+impl Attachment {
+    /// What stands for the name of the interface in parameters.
+    pub const INTERFACE: &'static str = "IFNAME";
+
+    /// The parameters of the interface, as (path below `/proc/sys` with slashes, value).
+    pub fn parameters(&self) -> impl Iterator<Item = (String, &str)> {
+        self.sysctls.iter().map(|(general, value)| {
+            let part = |part| if part == Self::INTERFACE { self.interface.as_str() } else { part };
+            (general.split('/').map(part).collect::<Vec<_>>().join("/"), value.as_str())
+        })
+    }
+}
+
+/// A route of a container's that the file gives.
+#[derive(Clone, Debug)]
+pub struct ContainerRoute {
+    /// The whole of it.
+    pub place: Place,
+    /// Where it leads; no host bits are set.
+    pub to: IpNetwork,
+    /// The router, of the same family; none where packets are lost (`type = "blackhole"`).
+    pub via: Option<IpAddr>,
+    /// Its metric as the kernel keeps it: of IPv6 never 0.
+    pub metric: u32,
 }
 
 /// One published port.

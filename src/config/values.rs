@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::reader::{Fault, tick};
+use crate::state::Rate;
 
 /// An IP address, as it is used in arithmetic.
 pub(super) fn bits(address: IpAddr) -> u128 {
@@ -163,6 +164,32 @@ pub(super) fn not_unicast(net: &IpNetwork) -> Option<String> {
             None
         }
     })
+}
+
+/// Parses `500kbit`, `10mbit` or `1gbit`: bits per second, by powers of 1000.
+pub(super) fn rate(text: &str) -> Result<Rate, Fault> {
+    let wrong = || {
+        Fault::new(format!("{} is not a rate", tick(text)))
+            .help("a rate is a whole number and a unit: `500kbit`, `10mbit`, `1gbit`, in bits per second")
+    };
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    if number.is_empty() {
+        return Err(wrong());
+    }
+    let Some((_, factor)) = Rate::UNITS.iter().find(|(name, _)| *name == unit) else {
+        return Err(if unit.is_empty() { wrong().label("the unit is missing") } else { wrong() });
+    };
+    // What is too much for the number is too much for a rate.
+    let bits = number.parse::<u64>().ok().and_then(|n| n.checked_mul(*factor)).unwrap_or(u64::MAX);
+    let (least, most) = (Rate::LEAST, Rate::MOST);
+    if bits < least.bits() {
+        return Err(Fault::new(format!("{} is too low", tick(text))).label(format!("at least `{least}`")));
+    }
+    if bits > most.bits() {
+        return Err(Fault::new(format!("{} is too high", tick(text))).label(format!("at most `{most}`")));
+    }
+    Ok(Rate::from_bits(bits))
 }
 
 /// The longest duration: a year, so that adding one to a clock cannot overflow.

@@ -66,8 +66,19 @@ pub struct ChosenAttachment {
     pub mac: Mac,
     /// The Ethernet address of its end in the host.
     pub host_mac: Mac,
+    /// The device that what the container sends waits at, where that is limited.
+    pub shaper: Option<ChosenShaper>,
     /// The addresses with the prefix lengths of their subnets, those of the file first.
     pub addresses: Vec<ChosenAddress>,
+}
+
+/// A device that limits what comes in by another one.
+#[derive(Clone, Copy, Debug)]
+pub struct ChosenShaper {
+    /// Its name.
+    pub name: InterfaceName,
+    /// Its Ethernet address.
+    pub mac: Mac,
 }
 
 /// An address of an attachment.
@@ -131,8 +142,17 @@ impl Chosen {
                     let (hosts, whose) = (container.hosts(config), Whose::End(&container.name, network));
                     names.take(hosts, host_end, whose, &attachment.place, &mut problems);
                 }
+                let shaper = attachment.egress.map(|_| ChosenShaper {
+                    name: InterfaceName::hashed("if-", &container.name, hash(&id)),
+                    mac: mac(&format!("{id}@shaper")),
+                });
+                if let Some(shaper) = shaper {
+                    let whose = Whose::Shaper(&container.name, network);
+                    names.take(container.hosts(config), shaper.name, whose, &attachment.place, &mut problems);
+                }
                 attachments.push(ChosenAttachment {
                     host_end,
+                    shaper,
                     mac: attachment.mac.unwrap_or_else(|| mac(&id)),
                     host_mac: host_mac(&config.networks[attachment.network], &id),
                     addresses: addresses.remove(&(c, a)).unwrap_or_default(),
@@ -142,6 +162,7 @@ impl Chosen {
         }
         let chosen = Self { networks, containers };
         chosen.macs(config, &mut problems);
+        chosen.routers(config, &mut problems);
         if problems.is_empty() { Ok(chosen) } else { Err(Invalid::new(config.sources.clone(), problems)) }
     }
 }
@@ -172,6 +193,25 @@ impl Chosen {
             let problem = Problem::new(place.clone(), message).with_label("the second");
             let problem = problem.with_other(first.clone(), "the first");
             problems.push(problem.with_help("give one of them another `mac`"));
+        }
+    }
+}
+
+impl Chosen {
+    /// Routes of containers by their own addresses, which the kernel has for no routers.
+    fn routers(&self, config: &Config, problems: &mut Vec<Problem>) {
+        let containers = config.containers.iter().zip(&self.containers);
+        for (container, attachment, own) in containers
+            .flat_map(|(container, own)| container.attachments.iter().zip(own).map(move |(a, o)| (container, a, o)))
+        {
+            let is_own = |via: IpAddr| own.addresses.iter().any(|address| address.ip.ip() == via);
+            for (route, via) in attachment.routes.iter().filter_map(|route| Some((route, route.via?))) {
+                if is_own(via) {
+                    let message = format!("the router `{via}` is container `{}` itself", container.name);
+                    let problem = Problem::new(route.place.clone(), message);
+                    problems.push(problem.with_help("name the address of another one on the network"));
+                }
+            }
         }
     }
 }
@@ -236,6 +276,8 @@ enum Whose<'a> {
     Vxlan(&'a ObjectName),
     /// The host's end of a container on a network.
     End(&'a ObjectName, &'a ObjectName),
+    /// The device that limits what a container sends to a network.
+    Shaper(&'a ObjectName, &'a ObjectName),
 }
 
 impl fmt::Display for Whose<'_> {
@@ -244,6 +286,9 @@ impl fmt::Display for Whose<'_> {
             Self::Bridge(network) => write!(f, "the bridge of network `{network}`"),
             Self::Vxlan(network) => write!(f, "the VXLAN device of network `{network}`"),
             Self::End(container, network) => write!(f, "the host's end of `{container}` on network `{network}`"),
+            Self::Shaper(container, network) => {
+                write!(f, "the device that limits what `{container}` sends to network `{network}`")
+            }
         }
     }
 }

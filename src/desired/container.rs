@@ -4,18 +4,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
+use super::shaping::{Limits, Point};
 use super::{Build, Chosen, ChosenAttachment, Whole};
 use crate::config::{Attachment, Config, Container, ContainerNetns, Driver, Mode, Network, Port};
 use crate::state::{
     Address, BridgePort, Device, InterfaceName, Key, Link, LinkKind, Netns, NetnsObject, Object, Owner, Peer,
-    RT_TABLE_MAIN, Route, facts,
+    RT_TABLE_MAIN, Route, WAY_METRIC, facts,
 };
 
 /// The switches that have the firewall look at bridged packets, for IPv4 and IPv6.
 const BRIDGE_NF: [(bool, &str); 2] = [(false, facts::BRIDGE_NF_IPV4), (true, facts::BRIDGE_NF_IPV6)];
-
-/// The metric of containers' routes to other hosts' pieces.
-const WAY_METRIC: u32 = 1024;
 
 /// A container with what was chosen for its attachments.
 #[derive(Clone, Copy)]
@@ -132,11 +130,24 @@ impl<'a> Build<'a> {
             self.want(key, Object::Address(Address::lasting()), &attachment.owner);
         }
         self.ways_to_pieces(network, &attachment.owner, (netns, attachment.interface), chosen);
-        if self.facts.has_ipv6() {
+        let accept_ra = format!("net/ipv6/conf/{}/accept_ra", attachment.interface);
+        // The file's own word counts.
+        let is_said = attachment.parameters().any(|(path, _)| path == accept_ra);
+        if self.facts.has_ipv6() && !is_said {
             // Else any container of the network could make itself the IPv6 router of the others, on a network without
             // IPv6 too.
-            let path = format!("net/ipv6/conf/{}/accept_ra", attachment.interface);
-            self.want_sysctl(netns, path, "0", &attachment.owner);
+            self.want_sysctl(netns, accept_ra, "0", &attachment.owner);
+        }
+        for (path, value) in attachment.parameters() {
+            self.want_sysctl(netns, path, value, &attachment.owner);
+        }
+        for route in &attachment.routes {
+            let key = Key::Route { netns: netns.clone(), table: RT_TABLE_MAIN, to: route.to, metric: route.metric };
+            let route = match route.via {
+                Some(via) => Route::new(attachment.interface, Some(via)),
+                None => Route::blackhole(),
+            };
+            self.want(key, Object::Route(route), &attachment.owner);
         }
     }
 
@@ -179,6 +190,10 @@ impl<'a> Build<'a> {
             leaving: false,
         };
         self.want(Key::Link { netns: Netns::HOST, name: chosen.host_end }, Object::Link(link), &attachment.owner);
+        // What the host's end sends gets to the container.
+        let point = Point { netns: &Netns::HOST, link: chosen.host_end, mtu };
+        let limits = Limits { out: attachment.ingress, into: attachment.egress };
+        self.shape(point, limits, chosen.shaper, &attachment.owner);
     }
 
     /// Where each host has a piece of the subnet, the others' are behind the gateway, whatever the default route is.

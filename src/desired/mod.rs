@@ -7,6 +7,7 @@ mod container;
 mod firewall;
 mod on_parent;
 mod overlay;
+mod shaping;
 mod show;
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,7 +16,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork, bridge_name};
+pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork, ChosenShaper, bridge_name};
 pub use show::filled_in;
 
 use crate::config::{Config, Container, ContainerNetns, Invalid, Network, Overlap};

@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Build, Chosen, ChosenAttachment, ChosenNetwork, DesiredError, Whole, here};
 use crate::config::{
-    Attachment, Config, Container, Driver, Host, Network, Overlap, Overlay, Port, PortAddress, PortRange,
+    Attachment, Config, Container, ContainerRoute, Driver, Host, Network, Overlap, Overlay, Port, PortAddress,
+    PortRange,
 };
 use crate::state::Facts;
 
@@ -142,11 +143,27 @@ fn attachment(network: &Network, attachment: &Attachment, chosen: &ChosenAttachm
     let mut value = json!({
         "address": chosen.addresses.iter().map(|a| a.ip.ip()).collect::<Vec<_>>(),
         "interface": attachment.interface,
+        "priority": attachment.priority,
+        "routes": attachment.routes.iter().map(route).collect::<Vec<_>>(),
     });
+    for (key, rate) in [("ingress", attachment.ingress), ("egress", attachment.egress)] {
+        if let Some(rate) = rate {
+            value[key] = json!(rate);
+        }
+    }
     if !network.shares_mac() {
         value["mac"] = json!(chosen.mac);
     }
+    let sysctl = attachment.sysctls.iter().map(|(path, value)| (path.clone(), json!(value)));
+    value["sysctl"] = Value::Object(sysctl.collect());
     value
+}
+
+fn route(route: &ContainerRoute) -> Value {
+    match route.via {
+        Some(via) => json!({ "to": route.to, "via": via, "metric": route.metric }),
+        None => json!({ "to": route.to, "type": "blackhole", "metric": route.metric }),
+    }
 }
 
 fn range(range: PortRange) -> Value {

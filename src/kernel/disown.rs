@@ -20,7 +20,7 @@ pub fn disown(device: InterfaceName) -> Result<(), ReadError> {
     let mut socket = Socket::open().map_err(|error| failed(&error.into()))?;
     let index = link::index(&mut socket, device).map_err(|refusal| failed(&refusal))?;
     let addresses = address::dump(&mut socket).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
-    let routes = route::dump(&mut socket, Some(PROTOCOL)).map_err(|e| dump_error("routes", &Netns::HOST, e))?;
+    let routes = route::dump_of(&mut socket, PROTOCOL).map_err(|e| dump_error("routes", &Netns::HOST, e))?;
     let mut requests: Vec<Request> = vec![link::disown(device)];
     requests.extend(addresses.iter().filter(|a| a.protocol == PROTOCOL).map(|a| address::disown(a.index, a.ip)));
     requests.extend(routes.into_iter().filter(|r| r.table == RT_TABLE_MAIN && r.index == Some(index)).map(|raw| {

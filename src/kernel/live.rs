@@ -13,6 +13,7 @@ use super::netlink::link::{self, ANOTHER_HOST, Mark, RawKind, RawLink};
 use super::netlink::route::{self, RTPROT_KERNEL, RawRoute};
 use super::netns::{self, Handle, Id, Namespaces};
 use super::reach;
+use super::shaping;
 use super::space::{Space, namespace_mark};
 use super::sysctl::{Proc, Procs};
 use super::transport::{DumpError, Refusal, Socket};
@@ -60,8 +61,13 @@ pub(super) fn read(
     }
     let reached = reach::read(reader.namespaces.host(), &host.links, reader.inode, scope)?;
     reader.entries.extend(reached);
+    let mut shaped = Vec::new();
+    for space in std::iter::once(&host).chain(&spaces) {
+        shaped.extend(reader.shaping(space)?);
+    }
     let Reader { mut entries, mut sysctls, .. } = reader;
     entries.append(&mut sysctls);
+    entries.append(&mut shaped);
     Ok(entries)
 }
 
@@ -238,6 +244,7 @@ impl Reader<'_> {
                 }
                 RawKind::Veth => LinkKind::Other { name: "veth".into() },
                 RawKind::Macvlan(_) | RawKind::Ipvlan(_) | RawKind::Vlan(_) => on_parent(raw, &host.links),
+                RawKind::Ifb => LinkKind::Ifb,
                 RawKind::Other(name) => LinkKind::Other { name: name.clone() },
             };
             let link = Link {
@@ -417,6 +424,16 @@ impl Reader<'_> {
             let mark = dev.and_then(|l| l.mark.as_ref()).filter(|_| ours);
             self.add(key, object, mark, standing);
         }
+    }
+
+    /// The queueing disciplines of a namespace.
+    fn shaping(&mut self, space: &Space) -> Result<Vec<(Key, Entry)>, ReadError> {
+        let Space { netns, links, .. } = space;
+        if !shaping::is_of_interest(netns, links, self.inode, self.scope) {
+            return Ok(Vec::new());
+        }
+        let socket = self.namespaces.socket(netns).map_err(|refusal| read_error(&whose(netns), &refusal))?;
+        shaping::read(socket, netns, links, self.inode, self.scope)
     }
 
     fn add(&mut self, key: Key, object: Object, mark: Option<&Mark>, standing: Standing) {

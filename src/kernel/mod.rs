@@ -20,6 +20,7 @@ pub mod probe;
 mod reach;
 mod run;
 pub mod sandbox;
+mod shaping;
 mod sockets;
 mod space;
 mod sysctl;

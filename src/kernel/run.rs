@@ -2,6 +2,7 @@
 //! out in stages, each for all steps and in as few sends as possible before the next.
 
 use std::collections::BTreeMap;
+use std::mem::discriminant;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
@@ -13,14 +14,15 @@ use super::fault::Writes;
 use super::netlink::change::{self, Abilities, Change, End, Stage};
 use super::netlink::link::{Mark, Related};
 use super::netlink::neighbour::{self, Place};
+use super::netlink::qdisc::Way;
 use super::netlink::route::NewRoute;
-use super::netlink::{address, link, route};
+use super::netlink::{address, link, qdisc, route};
 use super::netns::Namespaces;
 use super::sysctl::{Proc, Procs};
 use super::transport::{BATCH, Refusal, Request};
 use crate::state::{
-    Address, Entry, Fdb, GROUP, InterfaceName, Key, Link, LinkKind, Mac, MacvlanMode, Netns, Object, Owner, PROTOCOL,
-    Step,
+    Address, Entry, Fdb, GROUP, Hook, InterfaceName, Key, Link, LinkKind, Mac, MacvlanMode, Netns, Object, Owner,
+    PROTOCOL, Qdisc, Step,
 };
 
 type Outcomes = Vec<Result<(), Refusal>>;
@@ -141,6 +143,7 @@ impl Runner<'_> {
             Key::Route { netns, .. } => route_operation(netns, step).map(|o| vec![o]),
             Key::Neighbour { netns, link, ip } => neighbour_operation(netns, *link, *ip, step).map(|o| vec![o]),
             Key::Fdb { netns, link, mac } => fdb_operations(netns, *link, *mac, step),
+            Key::Qdisc { netns, link, hook } => qdisc_operations(netns, *link, *hook, step),
             _ => Ok(Vec::new()),
         }
     }
@@ -301,6 +304,7 @@ fn changeable(before: &Link, after: &Link) -> bool {
         }
         (LinkKind::Ipvlan { .. }, LinkKind::Ipvlan { .. }) => before.parent() == after.parent(),
         (LinkKind::Vlan { .. }, LinkKind::Vlan { .. }) => before.claim() == after.claim(),
+        (LinkKind::Ifb, LinkKind::Ifb) => true,
         (LinkKind::Other { name: a }, LinkKind::Other { name: b }) => a == b,
         _ => false,
     }
@@ -477,6 +481,59 @@ fn place_of(namespaces: &mut Namespaces, netns: &Netns, link: InterfaceName, ent
     })
 }
 
+/// Errors that mean a queueing discipline or its filter is gone: with its device; with what it hung on; the kernel's default in
+/// its place has no handle.
+const QDISC_GONE: &[i32] = &[libc::ENODEV, libc::ENOENT, libc::EINVAL];
+
+fn qdisc_operations<'a>(
+    netns: &'a Netns,
+    link: InterfaceName,
+    hook: Hook,
+    step: &'a Step,
+) -> Result<Vec<Operation<'a>>, Refusal> {
+    let operation = |stage, accept, build: Box<Build<'a>>| Operation { stage, netns, accept, build };
+    let (before, after) = (qdisc_of(step.before.as_ref())?, qdisc_of(step.after.as_ref())?);
+    let mut list = Vec::new();
+    let stays = matches!((before, after), (Some(before), Some(after)) if discriminant(before) == discriminant(after));
+    if before.is_some() && !stays {
+        let build = move |namespaces: &mut Namespaces| Ok((qdisc::delete(namespaces.index(netns, link)?, hook), None));
+        list.push(operation(Stage::Clear, QDISC_GONE, Box::new(build)));
+    }
+    let Some(after) = after else { return Ok(list) };
+    let ways: &[Way] = match before {
+        Some(before) if stays && qdisc::shrinks(before, after) => &[Way::Between, Way::Change],
+        _ if stays => &[Way::Change],
+        _ => &[Way::New],
+    };
+    for &way in ways {
+        let build =
+            move |namespaces: &mut Namespaces| Ok((qdisc::set(namespaces.index(netns, link)?, after, way)?, None));
+        list.push(operation(Stage::Rest, &[], Box::new(build)));
+    }
+    let Qdisc::Clsact { redirect } = after else { return Ok(list) };
+    if stays {
+        let build =
+            move |namespaces: &mut Namespaces| Ok((qdisc::delete_redirect(namespaces.index(netns, link)?), None));
+        list.push(operation(Stage::Clear, QDISC_GONE, Box::new(build)));
+    }
+    if let Some(to) = *redirect {
+        let build = move |namespaces: &mut Namespaces| {
+            let index = namespaces.index(netns, link)?;
+            Ok((qdisc::add_redirect(index, namespaces.index(netns, to)?), None))
+        };
+        list.push(operation(Stage::Filters, &[], Box::new(build)));
+    }
+    Ok(list)
+}
+
+fn qdisc_of(entry: Option<&Entry>) -> Result<Option<&Qdisc>, Refusal> {
+    match entry.map(|e| &e.object) {
+        None => Ok(None),
+        Some(Object::Qdisc(qdisc)) => Ok(Some(qdisc)),
+        Some(_) => Err(mismatch()),
+    }
+}
+
 /// The sentence about a failed step: `create link ve-web-1a2b3c in host: File exists (kernel: …)`.
 pub(super) fn explain(step: &Step, refusal: &Refusal) -> StepError {
     let verb = match (&step.before, &step.after) {
@@ -526,6 +583,12 @@ fn advice(step: &Step, refusal: &Refusal) -> Option<String> {
         (libc::EOPNOTSUPP, Some(Object::Fdb(Fdb { port: Some(port), .. }))) if refusal.kernel.is_none() => {
             Some(format!("{port} is no port of a bridge"))
         }
+        (libc::ENOENT, Some(Object::Qdisc(Qdisc::Tbf { .. }))) => {
+            Some("this kernel has no token bucket filter (modprobe sch_tbf)".into())
+        }
+        (libc::ENOENT, Some(Object::Qdisc(_))) => {
+            Some("this kernel cannot redirect what comes in (modprobe sch_ingress cls_u32 act_mirred)".into())
+        }
         (libc::EXFULL, Some(Object::Link(_))) => Some("a bridge has at most 1023 ports".into()),
         _ => None,
     }
@@ -540,6 +603,7 @@ fn kind_of(kind: &LinkKind) -> &str {
         LinkKind::Macvlan { .. } => "macvlan",
         LinkKind::Ipvlan { .. } => "ipvlan",
         LinkKind::Vlan { .. } => "vlan",
+        LinkKind::Ifb => "ifb",
         LinkKind::Other { name } => name,
     }
 }

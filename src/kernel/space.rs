@@ -49,11 +49,13 @@ impl Space {
             return Ok(space);
         }
         space.addresses = address::dump(socket).map_err(|e| dump_error("addresses", netns, e))?;
-        // Those of others are in the way in containers only.
-        let protocol = netns.is_host().then_some(PROTOCOL);
-        space.routes = route::dump(socket, protocol).map_err(|e| dump_error("routes", netns, e))?;
+        let routes = |e| dump_error("routes", netns, e);
         if netns.is_host() {
-            space.routes.extend(route::dump_connected(socket).map_err(|e| dump_error("routes", netns, e))?);
+            space.routes = route::dump_of(socket, PROTOCOL).map_err(routes)?;
+            space.routes.extend(route::dump_connected(socket).map_err(routes)?);
+        } else {
+            // Those of others are in the way here; of its own netrec has none in other tables.
+            space.routes = route::dump_main(socket).map_err(routes)?;
         }
         space.whole = true;
         Ok(space)

@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::discriminant;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::{IpNetwork, Ipv4Network};
@@ -12,7 +13,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use super::{Action, Conflict, Op};
 use crate::state::{
     Claim, Entry, Fdb, InterfaceName, Key, Link, LinkKind, MacvlanMode, Netns, Object, Owner, Route, Standing, State,
-    Warning,
+    Warning, device_of, of_renamed,
 };
 
 /// The actions that make live state the desired one, in the order of their keys, and what stands in their way.
@@ -197,11 +198,14 @@ impl Fate {
                 let link = *self.renamed.get(&(netns.clone(), *link))?;
                 Some(Key::Neighbour { netns: netns.clone(), link, ip: *ip })
             }
+            Key::Qdisc { netns, link, hook } => {
+                let link = *self.renamed.get(&(netns.clone(), *link))?;
+                Some(Key::Qdisc { netns: netns.clone(), link, hook: *hook })
+            }
             Key::Sysctl { netns, path } => {
                 let device = device_of(path)?;
                 let new = self.renamed.get(&(netns.clone(), device))?;
-                let path = path.replacen(&format!("/conf/{device}/"), &format!("/conf/{new}/"), 1);
-                Some(Key::Sysctl { netns: netns.clone(), path: path.into() })
+                Some(Key::Sysctl { netns: netns.clone(), path: of_renamed(path, *new)?.into() })
             }
             // The key does not name the device, the route does.
             Key::Route { .. } => Some(key.clone()),
@@ -251,7 +255,10 @@ impl Fate {
             (Key::Set { .. } | Key::Chain { .. }, _) => self.table,
             (Key::Netns { .. } | Key::Link { .. } | Key::Table, _) => false,
             (
-                Key::Address { netns, link, .. } | Key::Neighbour { netns, link, .. } | Key::Fdb { netns, link, .. },
+                Key::Address { netns, link, .. }
+                | Key::Neighbour { netns, link, .. }
+                | Key::Fdb { netns, link, .. }
+                | Key::Qdisc { netns, link, .. },
                 _,
             ) => self.emptied.contains(netns) || lost(netns, *link),
             (Key::Route { netns, .. }, Object::Route(Route { dev: Some(dev), .. })) => {
@@ -275,11 +282,6 @@ impl Fate {
         }
         Some(entry)
     }
-}
-
-/// The device that a parameter belongs to: `eth0` of `net/ipv6/conf/eth0/accept_ra`.
-pub(super) fn device_of(path: &str) -> Option<InterfaceName> {
-    path.split_once("/conf/")?.1.split('/').next()?.parse().ok()
 }
 
 /// The link of the host that something is reached by over IPv4.
@@ -380,8 +382,10 @@ fn forced(before: &Object, after: &Object) -> Vec<&'static str> {
             (LinkKind::Macvlan { .. }, LinkKind::Macvlan { .. })
             | (LinkKind::Ipvlan { .. }, LinkKind::Ipvlan { .. })
             | (LinkKind::Vlan { .. }, LinkKind::Vlan { .. }) => fixed_on_parent(b, a),
+            (LinkKind::Ifb, LinkKind::Ifb) => vec![],
             _ => vec!["type"],
         },
+        (Object::Qdisc(b), Object::Qdisc(a)) if discriminant(b) != discriminant(a) => vec!["type"],
         (Object::Set(b), Object::Set(a)) if a != b => vec!["type"],
         (Object::Chain(b), Object::Chain(a)) => match (&b.base, &a.base) {
             (Some(b), Some(a)) => {

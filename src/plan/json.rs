@@ -70,6 +70,10 @@ fn value(key: &Key, entry: Option<&Entry>) -> Value {
             map.insert("table".into(), json!(table));
             map.insert("metric".into(), json!(metric));
         }
+        Key::Qdisc { link, hook, .. } => {
+            map.insert("link".into(), json!(link));
+            map.insert("hook".into(), json!(hook));
+        }
         Key::Element { set, key } => {
             map.insert("set".into(), json!(set));
             map.insert("key".into(), json!(key.to_string()));

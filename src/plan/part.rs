@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use similar::{ChangeTag, TextDiff};
 
-use super::diff::device_of;
 use super::{Action, Op, diff};
 use crate::state::firewall::{Chain, Element, ElementData, Rule, Verdict};
-use crate::state::{Claim, Entry, Fdb, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, Route, State};
+use crate::state::{
+    Claim, Entry, Fdb, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, Qdisc, Route, State, device_of,
+};
 
 /// The part of a desired state that is to be made.
 #[derive(Debug)]
@@ -115,7 +116,13 @@ fn hangs_on(key: &Key, entry: &Entry) -> Vec<Place> {
             std::iter::once(end(netns, *link)).chain(port.map(|port| end(netns, port))).collect()
         }
         (Key::Address { netns, link, .. } | Key::Neighbour { netns, link, .. }, _) => vec![end(netns, *link)],
+        (Key::Qdisc { netns, link, .. }, object) => {
+            std::iter::once(end(netns, *link)).chain(redirect(object).map(|to| end(netns, to))).collect()
+        }
         (Key::Route { netns, .. }, Object::Route(Route { dev: Some(dev), .. })) => vec![end(netns, *dev)],
+        (Key::Route { netns, .. }, Object::Route(Route { dev: None, .. })) if !netns.is_host() => {
+            vec![Place::Netns(netns.clone())]
+        }
         (Key::Sysctl { netns, path }, _) => {
             let device = device_of(path).map(|device| end(netns, device));
             std::iter::once(Place::Netns(netns.clone())).chain(device).collect()
@@ -124,6 +131,14 @@ fn hangs_on(key: &Key, entry: &Entry) -> Vec<Place> {
             vec![Place::Chain(chain.clone())]
         }
         _ => vec![],
+    }
+}
+
+/// The device that a queueing discipline sends everything to.
+fn redirect(object: &Object) -> Option<InterfaceName> {
+    match object {
+        Object::Qdisc(Qdisc::Clsact { redirect }) => *redirect,
+        _ => None,
     }
 }
 

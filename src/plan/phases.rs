@@ -43,6 +43,8 @@ pub enum Phase {
     Yield,
     /// Addresses are added.
     Addresses,
+    /// Queueing disciplines are set, before anything can pass.
+    Shape,
     /// Forwarding is turned on.
     Forwarding,
     /// Containers' ends come up.
@@ -56,6 +58,8 @@ pub enum Phase {
     Unroute,
     /// Neighbours and entries of forwarding databases go.
     Unreach,
+    /// Queueing disciplines go: before the devices that they send packets to.
+    Unshape,
     /// Addresses go.
     Detach,
     /// Links go.
@@ -140,6 +144,10 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
         (Key::Neighbour { .. } | Key::Fdb { .. }, Op::Delete) => emit(Phase::Unreach, before, None),
         (Key::Neighbour { .. } | Key::Fdb { .. }, Op::Replace) => emit(Phase::Reach, None, after),
         (Key::Neighbour { .. } | Key::Fdb { .. }, _) => emit(Phase::Reach, before, after),
+        (Key::Qdisc { .. }, Op::Delete) => emit(Phase::Unshape, before, None),
+        // Where no attribute forces it, it is its link that is made anew.
+        (Key::Qdisc { .. }, Op::Replace) => emit(Phase::Shape, before.filter(|_| !action.replace.is_empty()), after),
+        (Key::Qdisc { .. }, _) => emit(Phase::Shape, before, after),
         (Key::Sysctl { netns, path }, op) => {
             let phase = if opens(netns, path, after.as_ref()) {
                 Phase::Forwarding

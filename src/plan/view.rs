@@ -15,6 +15,7 @@ pub(super) fn attributes(object: &Object) -> Value {
         Object::Neighbour(o) => serde_json::to_value(o),
         Object::Fdb(o) => serde_json::to_value(o),
         Object::Sysctl(o) => serde_json::to_value(o),
+        Object::Qdisc(o) => serde_json::to_value(o),
         Object::Table(o) => serde_json::to_value(o),
         Object::Set(o) => Ok(json!({ "type": o.to_string() })),
         Object::Chain(o) => Ok(chain(o)),

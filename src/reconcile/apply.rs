@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use crate::kernel::{Backend, ReadError, StepError};
 use crate::plan::flows::Change;
 use crate::plan::{Action, Diff, Op, Phase, announcements, diff, phases};
-use crate::state::{Entry, Key, Object, Scope, State, Step};
+use crate::state::{Entry, Key, Object, Qdisc, Scope, State, Step};
 
 use super::Prepared;
 
@@ -235,6 +235,7 @@ fn restored(entry: &Entry) -> Option<Entry> {
         Object::Netns(netns) if netns.unbound => return None,
         Object::Fdb(fdb) if fdb.extra.iter().any(|word| word == "local") => return None,
         Object::Fdb(fdb) => fdb.extra.clear(),
+        Object::Qdisc(Qdisc::Other { .. }) => return None,
         _ => {}
     }
     Some(entry)

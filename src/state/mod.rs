@@ -6,6 +6,7 @@ pub mod firewall;
 mod flow;
 mod names;
 mod object;
+mod rate;
 mod surroundings;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
@@ -18,9 +19,11 @@ pub use facts::{Asked, Facts};
 pub use flow::{End, Flow, Stale};
 pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner};
 pub use object::{
-    Address, BridgePort, Claim, Device, Fdb, GROUP, GROUP_LEAVING, IpvlanMode, Key, Kind, Link, LinkKind, MacvlanMode,
-    Neighbour, NetnsObject, Object, PROTOCOL, Peer, RT_TABLE_MAIN, Route, RouteType, Sysctl,
+    Address, BridgePort, Claim, Device, Fdb, GROUP, GROUP_LEAVING, Hook, IP6_RT_PRIO_ADDRCONF, IpvlanMode, Key, Kind,
+    Link, LinkKind, MacvlanMode, Neighbour, NetnsObject, Object, PROTOCOL, Peer, Qdisc, RT_TABLE_MAIN, Route,
+    RouteType, Sysctl, WAY_METRIC, device_of, of_renamed, usual_metric,
 };
+pub use rate::Rate;
 pub use surroundings::{
     At, Condition, ForeignChain, ForeignRule, ForeignTable, ForeignVerdict, Listener, OneOf, Process, Published,
     Surroundings, TableFamily,
@@ -258,6 +261,9 @@ pub struct Scope {
     /// Devices of the host that are to have neighbours or entries in their forwarding database: those of netrec's are
     /// looked at for such. (So are VXLAN devices and their bridges, whether named or not.)
     pub reaching: BTreeSet<InterfaceName>,
+    /// Devices that are to have queueing disciplines: on those of netrec's, somebody else's in the way are reported.
+    #[serde(default)]
+    pub shaped: BTreeSet<(Netns, InterfaceName)>,
 }
 
 /// Maps whose keys are no text, as lists of pairs.
@@ -324,6 +330,22 @@ impl Scope {
                 _ => {}
             }
         }
+        // Under its new name a device keeps what the file says of it.
+        let old_names: BTreeMap<(Netns, InterfaceName), InterfaceName> = live
+            .iter()
+            .filter_map(|(key, found)| {
+                let ((netns, new), (_, old)) = (end(desired.get(key)?)?, end(found)?);
+                (new != old).then_some(((netns, new), old))
+            })
+            .collect();
+        let wanted = desired.iter().filter(|(key, _)| !old_names.is_empty() && matches!(key, Key::Sysctl { .. }));
+        for (key, _) in wanted {
+            let Key::Sysctl { netns, path } = key else { continue };
+            let old = device_of(path).and_then(|device| old_names.get(&(netns.clone(), device)));
+            if let Some(path) = old.and_then(|old| of_renamed(path, *old)) {
+                scope.sysctls.entry(netns.clone()).or_default().insert(path.into());
+            }
+        }
         let inside = scope.sysctls.keys().filter(|netns| !netns.is_host());
         scope.namespaces = inside.cloned().collect();
         scope
@@ -336,6 +358,7 @@ impl Scope {
             && self.ends.is_empty()
             && self.addressed.is_empty()
             && self.reaching.is_empty()
+            && self.shaped.is_empty()
     }
 
     /// With what another scope looks at too.
@@ -348,6 +371,7 @@ impl Scope {
         self.ends.extend(other.ends);
         self.addressed.extend(other.addressed);
         self.reaching.extend(other.reaching);
+        self.shaped.extend(other.shaped);
         self
     }
 
@@ -372,6 +396,9 @@ impl Scope {
                 }
                 (Key::Neighbour { netns, link, .. } | Key::Fdb { netns, link, .. }, _) if netns.is_host() => {
                     scope.reaching.insert(*link);
+                }
+                (Key::Qdisc { netns, link, .. }, _) => {
+                    scope.shaped.insert((netns.clone(), *link));
                 }
                 (Key::Sysctl { netns, path }, _) => {
                     scope.sysctls.entry(netns.clone()).or_default().insert(path.clone());

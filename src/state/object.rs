@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::firewall::{Chain, Concat, Element, Set, Table};
 use super::names::{InterfaceName, Mac, Netns};
+use super::rate::Rate;
 
 /// `IFLA_GROUP` of netrec's links and of `lo` in its namespaces.
 pub const GROUP: u32 = 20050;
@@ -36,6 +37,8 @@ pub enum Kind {
     Fdb,
     /// A kernel parameter under `/proc/sys/net`.
     Sysctl,
+    /// A queueing discipline of a device.
+    Qdisc,
     /// The firewall table.
     Table,
     /// A set or map of it.
@@ -57,6 +60,7 @@ impl Kind {
             Self::Neighbour => "neighbour",
             Self::Fdb => "fdb",
             Self::Sysctl => "sysctl",
+            Self::Qdisc => "qdisc",
             Self::Table => "table",
             Self::Set => "set",
             Self::Chain => "chain",
@@ -147,6 +151,15 @@ pub enum Key {
         /// The path below `/proc/sys`, with slashes (a device's name may hold a dot): `net/ipv4/ip_forward`.
         path: Arc<str>,
     },
+    /// A queueing discipline of a link of netrec's, in any namespace.
+    Qdisc {
+        /// Where it is.
+        netns: Netns,
+        /// The device.
+        link: InterfaceName,
+        /// What it is for.
+        hook: Hook,
+    },
     /// The firewall table.
     Table,
     /// A set or map of it.
@@ -184,6 +197,7 @@ impl Key {
             Self::Neighbour { .. } => Kind::Neighbour,
             Self::Fdb { .. } => Kind::Fdb,
             Self::Sysctl { .. } => Kind::Sysctl,
+            Self::Qdisc { .. } => Kind::Qdisc,
             Self::Table => Kind::Table,
             Self::Set { .. } => Kind::Set,
             Self::Chain { .. } => Kind::Chain,
@@ -199,6 +213,7 @@ impl Key {
             | Self::Route { netns, .. }
             | Self::Neighbour { netns, .. }
             | Self::Fdb { netns, .. }
+            | Self::Qdisc { netns, .. }
             | Self::Sysctl { netns, .. } => netns,
             _ => &Netns::HOST,
         }
@@ -230,6 +245,7 @@ impl Key {
             Self::Neighbour { link, ip, .. } => format!("{ip} dev {link}"),
             Self::Fdb { link, mac, .. } => format!("{mac} dev {link}"),
             Self::Sysctl { path, .. } => path.to_string(),
+            Self::Qdisc { link, hook, .. } => format!("{hook} dev {link}"),
             Self::Table => format!("inet {}", super::firewall::TABLE),
             Self::Set { name } | Self::Chain { name } => name.to_string(),
             Self::Element { set, key } => format!("{set} {{ {key} }}"),
@@ -237,10 +253,35 @@ impl Key {
     }
 }
 
+/// The two places of a device that queueing disciplines are for, in the words of tc(8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hook {
+    /// What leaves by the device.
+    Root,
+    /// What comes in by it.
+    Ingress,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Root => "root",
+            Self::Ingress => "ingress",
+        })
+    }
+}
+
 /// The kernel's default metric of routes: of IPv6 `IP6_RT_PRIO_USER`.
-fn usual_metric(to: IpNetwork) -> u32 {
+pub fn usual_metric(to: IpNetwork) -> u32 {
     if to.is_ipv4() { 0 } else { 1024 }
 }
+
+/// The metric of the routes that the kernel makes along with IPv6 addresses (`IP6_RT_PRIO_ADDRCONF`); IPv4's is 0.
+pub const IP6_RT_PRIO_ADDRCONF: u32 = 256;
+
+/// The metric of containers' routes to other hosts' pieces: none that a route of the kernel's has.
+pub const WAY_METRIC: u32 = 1024;
 
 /// `RT_TABLE_MAIN`.
 pub const RT_TABLE_MAIN: u32 = 254;
@@ -274,6 +315,8 @@ pub enum Object {
     Fdb(Fdb),
     /// A kernel parameter.
     Sysctl(Sysctl),
+    /// A queueing discipline.
+    Qdisc(Qdisc),
     /// The firewall table.
     Table(Table),
     /// A set or map.
@@ -446,6 +489,8 @@ pub enum LinkKind {
         /// The VLAN's id, 1 to 4094.
         vid: u16,
     },
+    /// A device that hands back what it is sent, so that what comes in by another one can be queued (`ifb`).
+    Ifb,
     /// Anything else; netrec never wants one, but may find one in the way.
     Other {
         /// The kernel's name for the kind, or `device` where it has none.
@@ -641,7 +686,15 @@ impl Route {
 
     /// A route of netrec's that leads nowhere.
     pub fn unreachable() -> Self {
-        let kind = RouteType::Unreachable;
+        Self::without_device(RouteType::Unreachable)
+    }
+
+    /// A route of netrec's that loses what is sent there, without a word.
+    pub fn blackhole() -> Self {
+        Self::without_device(RouteType::Blackhole)
+    }
+
+    fn without_device(kind: RouteType) -> Self {
         Self { via: None, dev: None, protocol: PROTOCOL, onlink: false, src: None, scope: None, kind }
     }
 }
@@ -689,6 +742,50 @@ impl Fdb {
 pub struct Sysctl {
     /// Its value, without surrounding white space, with runs of white space within as one space.
     pub value: String,
+}
+
+/// A queueing discipline, with what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Qdisc {
+    /// A token bucket filter (`tc-tbf(8)`) with netrec's handle.
+    Tbf {
+        /// How much passes in the long run; with headers, from Ethernet's on.
+        rate: Rate,
+        /// How long a full bucket lasts at the rate, in microseconds: what may pass at once, and the largest packet.
+        burst_us: u32,
+        /// How much may wait, in bytes, the bucket's content included.
+        limit: u32,
+    },
+    /// The hook for what comes in (`tc-clsact`), with netrec's filter.
+    Clsact {
+        /// The device that all packets are redirected to; none where there is no such filter.
+        redirect: Option<InterfaceName>,
+    },
+    /// Somebody else's, where one of netrec's is to be.
+    Other {
+        /// The kernel's name for the kind.
+        name: String,
+    },
+}
+
+/// A parameter's path before the name of its device, that name, and the path behind it: the device's folder is below `conf`
+/// or `neigh`.
+fn around_device(path: &str) -> Option<(&str, &str, &str)> {
+    let at = ["/conf/", "/neigh/"].into_iter().find_map(|folder| Some(path.find(folder)? + folder.len()))?;
+    let (before, rest) = path.split_at(at);
+    let (device, behind) = rest.split_once('/')?;
+    Some((before, device, behind))
+}
+
+/// The device that a parameter belongs to: `eth0` of `net/ipv6/conf/eth0/accept_ra`.
+pub fn device_of(path: &str) -> Option<InterfaceName> {
+    around_device(path)?.1.parse().ok()
+}
+
+/// The path of a device's parameter once the device has another name.
+pub fn of_renamed(path: &str, name: InterfaceName) -> Option<String> {
+    around_device(path).map(|(before, _, behind)| format!("{before}{name}/{behind}"))
 }
 
 #[cfg(test)]

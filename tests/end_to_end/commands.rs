@@ -159,6 +159,7 @@ fn what_show_prints_is_a_file_that_wants_the_same() {
         for example in [
             include_str!("../../examples/policies.toml"),
             include_str!("../../examples/addresses.toml"),
+            include_str!("../../examples/attachments.toml"),
             "[networks.front]\nsubnet = ['10.78.0.0/24', 'fd78::/64']\n[containers.web]\nnetworks = ['front']\n\
              ports = [{ host = 80, container = 80, address = ['192.0.2.1', '2001:db8::1'] }, '81:80', { host = 82,\
              container = 80, address = ['192.0.2.1', '192.0.2.2'], allow = '192.0.2.0/24' }]\n",

@@ -8,6 +8,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod attachments;
 mod changes;
 mod commands;
 mod confirm;
@@ -27,6 +28,7 @@ mod ports;
 mod reload;
 mod removal;
 mod safety;
+mod shaping;
 #[cfg(feature = "fault-injection")]
 mod signals;
 mod status;

@@ -12,8 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use netrec::kernel::{Backend, ReadError, StepError};
 use netrec::state::firewall::{Concat, Datum, ElementData, Expr, SetData, Verdict};
 use netrec::state::{
-    Address, Asked, BridgePort, Claim, Entry, Facts, Fdb, Flow, InterfaceName, Key, Link, LinkKind, Netns, Object,
-    Owner, Route, Scope, Stale, Standing, State, Step,
+    Address, Asked, BridgePort, Claim, Entry, Facts, Fdb, Flow, Hook, InterfaceName, Key, Link, LinkKind, Netns,
+    Object, Owner, Qdisc, Route, Scope, Stale, Standing, State, Step,
 };
 
 /// The kernel.
@@ -102,10 +102,23 @@ impl Fake {
         self.went_down(netns, name);
         let conf = format!("/conf/{name}/");
         self.drop_where(|k, _| match k {
-            Key::Address { netns: n, link, .. } | Key::Fdb { netns: n, link, .. } => n == netns && *link == name,
+            Key::Address { netns: n, link, .. }
+            | Key::Fdb { netns: n, link, .. }
+            | Key::Qdisc { netns: n, link, .. } => n == netns && *link == name,
             Key::Sysctl { netns: n, path } => n == netns && path.contains(&conf),
             _ => false,
         });
+        // A filter stays without the device that it leads to.
+        let leads_here: Vec<Key> = self
+            .state
+            .iter()
+            .filter(|(k, e)| k.netns() == netns && e.object == Object::Qdisc(Qdisc::Clsact { redirect: Some(name) }))
+            .map(|(k, _)| k.clone())
+            .collect();
+        for key in leads_here {
+            let object = Object::Qdisc(Qdisc::Clsact { redirect: None });
+            self.state.insert(key, Entry { object, owners: Vec::new(), standing: Standing::Ours });
+        }
         if netns.is_host() {
             self.unplugged(name);
             let orphans: Vec<(Key, Entry)> = self
@@ -171,6 +184,10 @@ impl Fake {
                 refuse(self.end(netns, *link).is_none(), || format!("{key}: no such device"))?;
                 let _ = ip;
             }
+            (Key::Route { netns, .. }, Object::Route(Route { via: None, dev: None, kind, .. })) => {
+                let there = netns.is_host() || self.get(&Key::Netns { netns: netns.clone() }).is_some();
+                refuse(!there || kind.is_unicast(), || format!("{key}: no such namespace, or no way"))?;
+            }
             (Key::Route { netns, .. }, Object::Route(Route { via, dev: Some(dev), onlink, src, .. })) => {
                 let up = self.end(netns, *dev).ok_or_else(|| format!("{key}: no device {dev}"))?.1;
                 refuse(!up, || format!("{key}: {dev} is down"))?;
@@ -191,6 +208,19 @@ impl Fake {
                 refuse(self.end(netns, *link).is_none(), || format!("{key}: no such device"))?;
             }
             (Key::Fdb { link, .. }, Object::Fdb(fdb)) => self.check_entry(key, *link, fdb)?,
+            (Key::Qdisc { netns, link, hook }, Object::Qdisc(qdisc)) => {
+                refuse(self.end(netns, *link).is_none(), || format!("{key}: no such device"))?;
+                let to = match (hook, qdisc) {
+                    (Hook::Root, Qdisc::Tbf { burst_us, .. }) => {
+                        refuse(*burst_us > 4_294_967, || format!("{key}: a bucket of more than the kernel keeps"))?;
+                        None
+                    }
+                    (Hook::Ingress, Qdisc::Clsact { redirect }) => *redirect,
+                    _ => return Err(format!("{key}: netrec makes no {qdisc:?} there")),
+                };
+                let there = to.is_none_or(|to| self.end(netns, to).is_some_and(|(_, up)| up));
+                refuse(!there, || format!("{key}: {to:?} is not there or down"))?;
+            }
             (Key::Sysctl { netns, path }, _) => {
                 if let Some(name) = path.split_once("/conf/").and_then(|(_, rest)| rest.split('/').next()) {
                     let known = name == "all" || name.parse().is_ok_and(|name| self.end(netns, name).is_some());
@@ -538,7 +568,8 @@ impl Backend for Fake {
                     (
                         Key::Address { netns, link, .. }
                         | Key::Neighbour { netns, link, .. }
-                        | Key::Fdb { netns, link, .. },
+                        | Key::Fdb { netns, link, .. }
+                        | Key::Qdisc { netns, link, .. },
                         _,
                     ) => entry.owners = owner_of(netns, *link),
                     (Key::Route { netns, .. }, Object::Route(Route { dev: Some(dev), .. })) => {

@@ -14,6 +14,7 @@ mod lab;
 mod links;
 mod namespaces;
 mod overlay;
+mod shaping;
 mod tunnels;
 
 use netrec::kernel::{Backend, Linux};

@@ -154,6 +154,8 @@ pub(crate) enum Stage {
     Clear,
     /// What is not about links.
     Rest,
+    /// Filters, on what is there by then.
+    Filters,
 }
 
 /// Which bridge a link becomes a port of.

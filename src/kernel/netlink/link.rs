@@ -25,6 +25,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
+const IFLA_QDISC: u16 = 6;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
@@ -102,6 +103,8 @@ pub(crate) struct RawLink {
     pub master: Option<u32>,
     /// Its settings as a bridge's port.
     pub port: Option<BridgePort>,
+    /// Whether what it sends goes through a token bucket filter.
+    pub shaped: bool,
     /// The index of a veth's other end, or of the device that this one is on, in the namespace of that.
     pub peer: Option<u32>,
     /// The number that this namespace gave to that one; none when it is this one.
@@ -127,6 +130,7 @@ pub(crate) enum RawKind {
     Macvlan(MacvlanMode),
     Ipvlan(IpvlanMode),
     Vlan(u16),
+    Ifb,
     Other(String),
 }
 
@@ -140,6 +144,7 @@ impl RawKind {
             Self::Macvlan(_) => "macvlan",
             Self::Ipvlan(_) => "ipvlan",
             Self::Vlan(_) => "vlan",
+            Self::Ifb => "ifb",
             Self::Other(name) => name,
         }
     }
@@ -272,6 +277,7 @@ pub(super) fn parse(body: &[u8]) -> Option<RawLink> {
         parameters: [None; TOLD.len()],
         master: None,
         port: None,
+        shaped: false,
         peer: None,
         peer_nsid: None,
     };
@@ -282,6 +288,7 @@ pub(super) fn parse(body: &[u8]) -> Option<RawLink> {
             IFLA_IFALIAS => link.mark = text_of(value).and_then(Mark::parse),
             IFLA_ADDRESS => link.device.mac = Mac(value.try_into().unwrap_or_default()),
             IFLA_MTU => link.device.mtu = u32_at(value, 0)?,
+            IFLA_QDISC => link.shaped = text_of(value) == Some("tbf"),
             IFLA_MASTER => link.master = u32_at(value, 0),
             IFLA_LINK => link.peer = u32_at(value, 0),
             IFLA_LINK_NETNSID => link.peer_nsid = u32_at(value, 0),
@@ -318,6 +325,7 @@ fn parse_info(link: &mut RawLink, info: &[u8]) {
         Some("macvlan") => RawKind::Macvlan(parse_macvlan(data)),
         Some("ipvlan") => RawKind::Ipvlan(parse_ipvlan(data)),
         Some("vlan") => RawKind::Vlan(Attributes::new(data).value(IFLA_VLAN_ID).and_then(u16_of).unwrap_or(0)),
+        Some("ifb") => RawKind::Ifb,
         Some(other) => RawKind::Other(other.to_owned()),
         None => RawKind::Other("device".to_owned()),
     };
@@ -436,6 +444,9 @@ pub(crate) fn create(name: InterfaceName, link: &Link, related: &Related) -> Res
         LinkKind::Macvlan { mode, .. } => (InfoKind::MacVlan, macvlan(*mode)),
         LinkKind::Ipvlan { mode, .. } => (InfoKind::IpVlan, ipvlan(*mode)),
         LinkKind::Vlan { vid, .. } => (InfoKind::Vlan, InfoData::Vlan(vec![InfoVlan::Id(*vid)])),
+        LinkKind::Ifb => {
+            return Ok(request(describe(Builder::new_with_info_kind(InfoKind::Ifb), name, &link.device), NEW));
+        }
         LinkKind::Other { name } => {
             return Err(Refusal::new(libc::EOPNOTSUPP, format!("netrec makes no devices of kind {name}")));
         }
@@ -451,7 +462,7 @@ pub(crate) fn create(name: InterfaceName, link: &Link, related: &Related) -> Res
     if let Some(fd) = &related.netns {
         message = message.setns_by_fd(fd.as_raw_fd());
     }
-    Ok(request(message, NLM_F_CREATE | NLM_F_EXCL))
+    Ok(request(message, NEW))
 }
 
 /// A message that a kernel with ipvlans refuses as well, but for another reason: there is none on `lo` (index 1).
@@ -468,6 +479,9 @@ pub(crate) fn ask_for_ipvlan() -> Result<Request, Refusal> {
     let link = Link { kind, device, master: None, port: None, leaving: false };
     create(InterfaceName::UNKNOWN, &link, &Related { parent: Some(1), ..Related::default() })
 }
+
+/// The flags of a creating message.
+const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
 /// What a creating message names beside the link itself.
 #[derive(Debug, Default)]

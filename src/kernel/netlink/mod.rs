@@ -1,4 +1,4 @@
-//! Links, addresses, routes, neighbours and forwarding databases: of each the reading and the writing side by side. Messages that change something are
+//! Links, addresses, routes, neighbours, forwarding databases and queueing disciplines: of each the reading and the writing side by side. Messages that change something are
 //! built from rtnetlink's types. Dumps are read by hand, as only a few of the many attributes are wanted: of a link with
 //! all its statistics and settings for both families the typed parser would make hundreds of values.
 
@@ -6,6 +6,7 @@ pub(super) mod address;
 pub(super) mod change;
 pub(super) mod link;
 pub(super) mod neighbour;
+pub(super) mod qdisc;
 pub(super) mod route;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -83,6 +84,8 @@ pub(super) fn is_any(body: &[u8]) -> bool {
         route::fields(body).is_some(),
         neighbour::parse(body, 1).is_some(),
         neighbour::parse_fdb(body).is_some(),
+        qdisc::parse(body).is_some(),
+        qdisc::parse_filter(body).is_some(),
     ];
     found.contains(&true)
 }

@@ -15,7 +15,7 @@ use rtnetlink::packet_route::route::{
 use super::super::transport::{DumpError, Refusal, Request, Socket};
 use super::link::RawLink;
 use super::{Attributes, family_of, ip_of, u32_at};
-use crate::state::{self, PROTOCOL, RT_TABLE_MAIN};
+use crate::state::{self, IP6_RT_PRIO_ADDRCONF, PROTOCOL, RT_TABLE_MAIN};
 
 // linux/rtnetlink.h
 const RTA_DST: u16 = 1;
@@ -42,8 +42,6 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// `RTPROT_KERNEL`: made by the kernel along with an address.
 pub(crate) const RTPROT_KERNEL: u8 = 2;
-/// The metric of the routes that the kernel makes along with IPv6 addresses (`IP6_RT_PRIO_ADDRCONF`); IPv4's is 0.
-const IP6_RT_PRIO_ADDRCONF: u32 = 256;
 /// `RTPROT_RA`: from a router advertisement.
 pub(crate) const RTPROT_RA: u8 = 9;
 
@@ -85,12 +83,16 @@ impl RawRoute {
     }
 }
 
-/// The unicast routes of all tables, or all of one protocol, which the kernel sorts out.
-pub(crate) fn dump(socket: &mut Socket, protocol: Option<u8>) -> Result<Vec<RawRoute>, DumpError> {
-    match protocol {
-        None => dump_where(socket, None, None),
-        protocol => socket.dump(&request(RouteType::Unspec, protocol, None), |body| parse(body, &DECIDING)),
-    }
+/// The routes of one protocol, of all tables, that decide what becomes of packets.
+pub(crate) fn dump_of(socket: &mut Socket, protocol: u8) -> Result<Vec<RawRoute>, DumpError> {
+    socket.dump(&request(RouteType::Unspec, Some(protocol), None), |body| parse(body, &DECIDING))
+}
+
+/// The routes of the main table that decide what becomes of packets. The kernel could sort out one type, but not several;
+/// of other types it has those that it makes along with addresses, and they are in a table of their own.
+pub(crate) fn dump_main(socket: &mut Socket) -> Result<Vec<RawRoute>, DumpError> {
+    let main = |body: &[u8]| parse(body, &DECIDING).filter(|route| route.table == RT_TABLE_MAIN);
+    socket.dump(&request(RouteType::Unspec, None, Some(RouteHeader::RT_TABLE_MAIN)), main)
 }
 
 /// The routes of all tables but the local one that decide what becomes of packets: unicast ones, and those that refuse. Of

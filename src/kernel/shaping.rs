@@ -1,0 +1,44 @@
+//! Queueing disciplines as state: netrec's on its own links, and those of others that are in the way. In the host they are
+//! looked for wherever netrec has a link; in a container where there are to be some, or where its devices tell of them.
+
+use super::ReadError;
+use super::live::dump_error;
+use super::netlink::link::{self, RawKind, RawLink};
+use super::netlink::qdisc;
+use super::transport::Socket;
+use crate::state::{Entry, Key, Netns, Object, Qdisc, Scope, Standing};
+
+/// Whether there may be some in a namespace with these devices. `inode` is the inode number of the host's.
+pub(super) fn is_of_interest(netns: &Netns, links: &[RawLink], inode: u64, scope: &Scope) -> bool {
+    let ours = |link: &&RawLink| link.is_marked() && link.standing(inode).is_ours();
+    let tells = |link: &RawLink| netns.is_host() || link.kind == RawKind::Ifb || link.shaped;
+    links.iter().filter(ours).any(tells) || scope.shaped.iter().any(|(wanted, _)| wanted == netns)
+}
+
+/// Reads them by a socket in the namespace, which has the devices `links`.
+pub(super) fn read(
+    socket: &mut Socket,
+    netns: &Netns,
+    links: &[RawLink],
+    inode: u64,
+    scope: &Scope,
+) -> Result<Vec<(Key, Entry)>, ReadError> {
+    let mut entries = Vec::new();
+    for raw in qdisc::dump(socket).map_err(|e| dump_error("queueing disciplines", netns, e))? {
+        let of_interest = |link: &&RawLink| link.is_marked() && link.standing(inode).is_ours();
+        let Some(link) = link::by_index(links, raw.index).filter(of_interest) else { continue };
+        let (mut found, mut marked) = (raw.qdisc, raw.marked);
+        if let Qdisc::Clsact { redirect } = &mut found {
+            let to = qdisc::redirect(socket, raw.index).map_err(|e| dump_error("filters", netns, e))?;
+            *redirect = to.and_then(|index| link::by_index(links, index)).map(|link| link.name);
+            marked = to.is_some();
+        }
+        if !marked && !scope.shaped.contains(&(netns.clone(), link.name)) {
+            continue;
+        }
+        let key = Key::Qdisc { netns: netns.clone(), link: link.name, hook: raw.hook };
+        let owners = link.mark.iter().map(|mark| mark.owner.clone()).collect();
+        entries.push((key, Entry { object: Object::Qdisc(found), owners, standing: Standing::Ours }));
+    }
+    Ok(entries)
+}

@@ -1,0 +1,293 @@
+//! The settings of a container's attachments: which gives the default route, routes, parameters of the interface, and
+//! limits of traffic. Each comes, changes, is damaged and mended, and goes, and packets do what it says.
+
+use crate::changes::veth;
+use crate::lab::{self, Lab, Snapshot, assert_same};
+
+/// The device that limits what a container sends.
+fn shaper(network: &str, container: &str) -> String {
+    veth(network, container).replacen("ve-", "if-", 1)
+}
+
+pub(crate) fn named(text: &str) -> String {
+    text.replace("VE-WEB", &veth("front", "web"))
+        .replace("IF-WEB", &shaper("front", "web"))
+        .replace("VE-API", &veth("front", "api"))
+}
+
+fn lines(text: &str) -> Vec<String> {
+    named(text).lines().map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()).collect()
+}
+
+/// Two networks, and a container on both whose attachments have these settings.
+fn two(front: &str, back: &str) -> String {
+    format!(
+        "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\n[networks.back]\nsubnet = ['10.21.0.0/24', 'fd21::/64']\n\
+         [containers.web]\nports = ['8080:80']\n\
+         networks.front = {{ address = ['10.20.0.10', 'fd20::10']{front} }}\n\
+         networks.back = {{ address = ['10.21.0.10', 'fd21::10']{back} }}\n"
+    )
+}
+
+/// Plans a file, whose actions must be these, and applies it; after that there is nothing to do.
+pub(crate) fn becomes(lab: &Lab, what: &str, file: &str, actions: &str) {
+    assert_same(what, &lines(actions), &lab.host.plan(file).actions());
+    lab.host.apply(file);
+    assert_same::<String, _>(&format!("{what}: after apply"), &[], &lab.host.plan(file).actions());
+}
+
+/// Damage by hand, the plan that mends it, and that it does.
+pub(crate) fn mends(lab: &Lab, file: &str, damage: &str, actions: &str) {
+    lab.host.sh(&named(damage));
+    becomes(lab, damage, file, actions);
+}
+
+#[test]
+fn the_highest_priority_gives_the_default_routes() {
+    lab::in_lab(|lab| {
+        // The first of equals.
+        lab.host.apply(&two("", ""));
+        let _web = lab.container("web").listen_tcp("web", "[::]:80");
+        let _world = lab.world.listen_tcp("world", "[::]:99");
+        let way = |gateway: u8| {
+            let web = lab.container("web");
+            let via = web.run(["ip", "route", "get", "192.0.2.9"]) + &web.run(["ip", "route", "get", "2001:db8::9"]);
+            assert!(via.contains(&format!("via 10.{gateway}.0.1 ")), "{via}");
+            assert!(via.contains(&format!("via fd{gateway}::1 ")), "{via}");
+            // Packets go there and come back; the published port follows.
+            lab.expect(
+                "web tcp 192.0.2.9:99 -> world sees 192.0.2.1
+                web tcp [2001:db8::9]:99 -> world sees 2001:db8::1
+                world tcp 192.0.2.1:8080 -> web sees 192.0.2.9
+                world tcp [2001:db8::1]:8080 -> web sees 2001:db8::9",
+            );
+        };
+        way(20);
+        lab.host.apply(&two("", ", priority = 1"));
+        way(21);
+        let moved = lab.host.plan(&two(", priority = 2", ", priority = 1")).actions();
+        for route in ["update route default in web", "update route default (ipv6) in web"] {
+            assert!(moved.iter().any(|action| action == route), "{moved:?}");
+        }
+        lab.host.apply(&two(", priority = 2", ", priority = 1"));
+        way(20);
+        // Less than none.
+        lab.host.apply(&two(", priority = -1", ""));
+        way(21);
+        lab.host.apply(&two(", priority = -1", ", priority = -1"));
+        way(20);
+        assert_eq!(lab.host.plan(&two("", "")).actions(), [""; 0]);
+    });
+}
+
+/// Each family goes by the highest of those that lead out by it.
+#[test]
+fn each_family_has_the_best_of_its_own_ways_out() {
+    lab::in_lab(|lab| {
+        lab.host.apply(
+            "[networks.four]\nsubnet = '10.20.0.0/24'\n[networks.six]\nsubnet = 'fd20::/64'\n\
+             [networks.closed]\nsubnet = ['10.21.0.0/24', 'fd21::/64']\ninternal = true\n\
+             [containers.web]\nnetworks = { four = {}, six = { priority = 5 }, closed = { priority = 9 } }\n",
+        );
+        let web = lab.container("web");
+        assert!(web.run(["ip", "route", "show", "default"]).contains("via 10.20.0.1 dev eth0"));
+        assert!(web.run(["ip", "-6", "route", "show", "default"]).contains("via fd20::1 dev eth1"));
+    });
+}
+
+/// `web` — `router` — `far`; the two networks are internal, so that nothing but the router joins them.
+fn routed(routes: &str) -> String {
+    format!(
+        "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\ninternal = true\n\
+         [networks.back]\nsubnet = ['10.21.0.0/24', 'fd21::/64']\ninternal = true\n\
+         [containers.web]\nnetworks.front = {{ address = ['10.20.0.10', 'fd20::10'], routes = [{routes}] }}\n\
+         [containers.router]\nsysctl = {{ 'net.ipv4.ip_forward' = 1, 'net.ipv6.conf.all.forwarding' = 1 }}\n\
+         networks.front = {{ address = ['10.20.0.254', 'fd20::fe'], mac = '02:00:00:00:00:fe' }}\n\
+         networks.back = {{ address = ['10.21.0.254', 'fd21::fe'] }}\n\
+         [containers.far.networks.back]\naddress = ['10.21.0.10', 'fd21::10']\n\
+         routes = [{{ to = '10.20.0.0/24', via = '10.21.0.254' }}, {{ to = 'fd20::/64', via = 'fd21::fe' }}]\n"
+    )
+}
+
+const BY_ROUTER: &str = "{ to = '10.21.0.0/24', via = '10.20.0.254' }, { to = 'fd21::/64', via = 'fd20::fe' }";
+
+#[test]
+fn routes_lead_by_a_router_and_into_blackholes() {
+    lab::in_lab(|lab| {
+        lab.host.apply(&routed(""));
+        let _far = lab.container("far").listen_tcp("far", "[::]:80");
+        let tries = |outcome: [&str; 2]| {
+            lab.expect(&format!("web tcp 10.21.0.10:80 -> {}\nweb tcp [fd21::10]:80 -> {}", outcome[0], outcome[1]));
+        };
+        let sees = ["far sees 10.20.0.10", "far sees fd20::10"];
+        let lost = ["unreachable (Invalid argument)"; 2];
+        tries(["unreachable (Network is unreachable)"; 2]);
+        let web = "route 10.21.0.0/24 in web\nOP route fd21::/64 in web";
+        let op = |op: &str| format!("{op} {}", web.replace("OP", op));
+        becomes(lab, "two routes", &routed(BY_ROUTER), &op("create"));
+        tries(sees);
+        // By the router's link-local address.
+        let link_local = BY_ROUTER.replace("fd20::fe", "fe80::ff:fe00:fe");
+        becomes(lab, "link-local", &routed(&link_local), "update route fd21::/64 in web");
+        tries(sees);
+        // A narrower one that loses what is sent there, and wider ones that do not matter.
+        let hole =
+            "{ to = '10.21.0.10/32', type = 'blackhole' }, { to = 'fd21::10/128', type = 'blackhole', metric = 7 }";
+        let with_hole = routed(&format!("{BY_ROUTER}, {hole}"));
+        becomes(
+            lab,
+            "blackholes",
+            &with_hole,
+            "update route fd21::/64 in web\ncreate route 10.21.0.10/32 in web\ncreate route fd21::10/128 metric 7 in web",
+        );
+        tries(lost);
+        let shown = lab.container("web").run(["ip", "route"]) + &lab.container("web").run(["ip", "-6", "route"]);
+        assert!(shown.contains("blackhole 10.21.0.10 proto 78"), "{shown}");
+        assert!(shown.contains("blackhole fd21::10 dev lo proto 78 metric 7"), "{shown}");
+        // From one to the other and back, with one key.
+        let hole = "{ to = '10.21.0.0/24', type = 'blackhole' }, { to = 'fd21::/64', type = 'blackhole' }";
+        becomes(
+            lab,
+            "from a router to a blackhole",
+            &routed(hole),
+            &format!("{}\ndelete route 10.21.0.10/32 in web\ndelete route fd21::10/128 metric 7 in web", op("update")),
+        );
+        tries(lost);
+        becomes(lab, "from a blackhole to a router", &routed(BY_ROUTER), &op("update"));
+        tries(sees);
+        becomes(lab, "none", &routed(""), &op("delete"));
+        tries(["unreachable (Network is unreachable)"; 2]);
+    });
+}
+
+#[test]
+fn damaged_routes_are_mended() {
+    lab::in_lab(|lab| {
+        let hole = "{ to = '10.9.0.0/16', type = 'blackhole' }, { to = 'fd09::/48', type = 'blackhole', metric = 7 }";
+        let file = routed(&format!("{BY_ROUTER}, {hole}"));
+        lab.host.apply(&file);
+        drop(lab.host.settle());
+        let before = Snapshot::of_machine(&lab.host);
+        for (damage, actions) in [
+            ("ip -n web route del blackhole 10.9.0.0/16", "create route 10.9.0.0/16 in web"),
+            ("ip -n web -6 route del blackhole fd09::/48", "create route fd09::/48 metric 7 in web"),
+            ("ip -n web route replace 10.9.0.0/16 via 10.20.0.1 proto 78", "update route 10.9.0.0/16 in web"),
+            (
+                "ip -n web -6 route replace fd09::/48 via fd20::1 metric 7 proto 78",
+                "update route fd09::/48 metric 7 in web",
+            ),
+            ("ip -n web route replace blackhole 10.21.0.0/24 proto 78", "update route 10.21.0.0/24 in web"),
+            ("ip -n web route replace unreachable 10.9.0.0/16 proto 78", "update route 10.9.0.0/16 in web"),
+            ("ip -n web -6 route replace blackhole fd21::/64 metric 1024 proto 78", "update route fd21::/64 in web"),
+            ("ip -n web route add blackhole 10.8.0.0/16 proto 78", "delete route 10.8.0.0/16 in web"),
+            (
+                "ip -n web link set eth0 down; ip -n web link set eth0 up",
+                "create route 10.21.0.0/24 in web\ncreate route fd21::/64 in web\ncreate address fd20::10/64 dev eth0 in web",
+            ),
+        ] {
+            mends(lab, &file, damage, actions);
+            drop(lab.host.settle());
+            assert_eq!(before.diff(&Snapshot::of_machine(&lab.host)), "", "{damage}");
+        }
+        // Somebody else's is in the way, blackhole or not; one that does the same is left alone.
+        lab.host.sh("ip -n web route replace blackhole 10.21.0.0/24 proto static");
+        let refused = lab.host.try_netrec(&file, &["plan"]);
+        assert_eq!(refused.status, 1);
+        assert!(
+            refused.stderr.contains("route 10.21.0.0/24 in web exists and is not netrec's (protocol static)"),
+            "{}",
+            refused.stderr
+        );
+        lab.host.sh("ip -n web route del blackhole 10.21.0.0/24; ip -n web route replace blackhole 10.9.0.0/16");
+        becomes(lab, "a foreign blackhole that serves", &file, "create route 10.21.0.0/24 in web");
+    });
+}
+
+/// In a namespace of somebody else's, which does not go along.
+#[test]
+fn no_route_is_left_in_a_namespace_of_somebody_elses() {
+    lab::in_lab(|lab| {
+        lab.host.sh("ip netns add theirs; ip -n theirs link set lo up");
+        let file = |container: &str| format!("[networks.front]\nsubnet = '10.20.0.0/24'\n{container}");
+        let with = file(
+            "[containers.web]\nnetns = '/run/netns/theirs'\n\
+             networks.front = { address = '10.20.0.10', routes = [{ to = '10.9.0.0/16', type = 'blackhole' }] }\n",
+        );
+        let routes = || lab.container("theirs").run(["ip", "route"]);
+        let gone = |what: &str, done: lab::Done| {
+            let actions = done.actions();
+            let route = "delete route 10.9.0.0/16 in theirs";
+            assert!(actions.iter().any(|action| action == route), "{what}: {actions:?}");
+            assert_eq!(routes(), "", "{what}");
+        };
+        lab.host.apply(&with);
+        assert!(routes().contains("blackhole 10.9.0.0/16"));
+        gone("taken out of the file", lab.host.apply(&file("")));
+        assert_eq!(lab.host.plan(&file("")).actions(), [""; 0]);
+        lab.host.apply(&with);
+        gone("destroyed", lab.host.destroy(&with));
+    });
+}
+
+#[test]
+fn parameters_of_an_interface_go_by_its_name() {
+    lab::in_lab(|lab| {
+        let file = |settings: &str| two("", settings);
+        let value = |path: &str| lab.container("web").sysctl(path);
+        lab.host.apply(&file(""));
+        becomes(
+            lab,
+            "two parameters",
+            &file(
+                ", sysctl = { 'net.ipv4.conf.IFNAME.log_martians' = true, 'net.ipv4.neigh.IFNAME.base_reachable_time_ms' = 7000 }",
+            ),
+            "update sysctl net/ipv4/conf/eth1/log_martians in web
+            update sysctl net/ipv4/neigh/eth1/base_reachable_time_ms in web",
+        );
+        assert_eq!(value("net/ipv4/conf/eth1/log_martians"), "1");
+        assert_eq!(value("net/ipv4/conf/eth0/log_martians"), "0");
+        assert_eq!(value("net/ipv4/neigh/eth1/base_reachable_time_ms"), "7000");
+        // With a name of its own, even one with a dot; the values go along.
+        let named = ", interface = 'lan.7', sysctl = { 'net/ipv4/conf/IFNAME/log_martians' = 1, \
+             'net/ipv4/neigh/IFNAME/base_reachable_time_ms' = 7000 }";
+        becomes(lab, "another name", &file(named), &format!("update link {}", veth("back", "web")));
+        assert_eq!(value("net/ipv4/conf/lan.7/log_martians"), "1");
+        let changed = file(&named.replace("7000", "8000"));
+        becomes(lab, "changed", &changed, "update sysctl net/ipv4/neigh/lan.7/base_reachable_time_ms in web");
+        mends(
+            lab,
+            &changed,
+            "ip netns exec web sysctl -qw net/ipv4/conf/lan.7/log_martians=0",
+            "update sysctl net/ipv4/conf/lan.7/log_martians in web",
+        );
+        // What nobody wants any more stays as it is.
+        becomes(lab, "none", &file(", interface = 'lan.7'"), "");
+        assert_eq!(value("net/ipv4/conf/lan.7/log_martians"), "1");
+        // netrec sets `accept_ra` where the file does not.
+        let ours = file(", interface = 'lan.7', sysctl = { 'net.ipv6.conf.IFNAME.accept_ra' = 2 }");
+        becomes(lab, "accept_ra", &ours, "update sysctl net/ipv6/conf/lan.7/accept_ra in web");
+        becomes(lab, "without", &file(", interface = 'lan.7'"), "update sysctl net/ipv6/conf/lan.7/accept_ra in web");
+        assert_eq!(value("net/ipv6/conf/lan.7/accept_ra"), "0");
+        // Two that say it in two ways are refused.
+        let twice = file(", sysctl = { 'net.ipv4.conf.IFNAME.rp_filter' = 2 }")
+            + "sysctl = { 'net.ipv4.conf.eth1.rp_filter' = 1 }\n";
+        let refused = lab.host.try_netrec(&twice, &["plan"]);
+        assert_eq!(
+            refused.stderr,
+            "error: sysctl net/ipv4/conf/eth1/rp_filter in web is to be 2 for containers.web.networks.back, and 1 for \
+             containers.web: it can be one only\n"
+        );
+    });
+}
+
+#[test]
+fn a_container_is_no_router_to_itself() {
+    lab::in_lab(|lab| {
+        let file = "[networks.front]\nsubnet = '10.20.0.0/24'\n[containers.web.networks.front]\naddress = '10.20.0.5'\n\
+             routes = [{ to = '10.9.0.0/16', via = '10.20.0.5' }]\n";
+        let refused = lab.host.try_netrec(file, &["validate"]);
+        assert_eq!(refused.status, 3);
+        let said = "error: the router `10.20.0.5` is container `web` itself\n  --> netrec.toml:5:11\n";
+        assert!(refused.stderr.contains(&said.replace("netrec.toml", "/run/lab/netrec.toml")), "{}", refused.stderr);
+    });
+}
