@@ -10,7 +10,7 @@ use crate::state::{Announcement, Entry, InterfaceName, Key, Link, LinkKind, Mac,
 type End = (Netns, InterfaceName);
 
 /// The addresses that came, and those of devices that got another Ethernet address; on bridges that were there before,
-/// since on a new one nobody has spoken with anybody. What is behind a tunnel does not get through it by itself: the host
+/// since on a new one nobody has spoken with anybody, and on links outside, which are older than what netrec puts there. What is behind a tunnel does not get through it by itself: the host
 /// tells its own containers.
 pub fn announcements(actions: &[Action], desired: &State) -> Vec<Announcement> {
     let mut fresh = BTreeSet::new();
@@ -21,7 +21,7 @@ pub fn announcements(actions: &[Action], desired: &State) -> Vec<Announcement> {
             (key @ Key::Address { .. }, Op::Create | Op::Replace) | (key @ Key::Neighbour { .. }, _) => {
                 fresh.insert(key);
             }
-            (Key::Link { name, .. }, Op::Create | Op::Replace) => {
+            (Key::Link { netns: Netns::HOST, name }, Op::Create | Op::Replace) => {
                 made.insert(*name);
             }
             (Key::Link { .. }, Op::Update) => {
@@ -42,7 +42,9 @@ pub fn announcements(actions: &[Action], desired: &State) -> Vec<Announcement> {
     let mut ends: BTreeMap<End, (Mac, InterfaceName)> = BTreeMap::new();
     let mut bridges = BTreeSet::new();
     for (key, entry) in desired {
-        if let (Some((end, mac)), Object::Link(link)) = (end(key, entry), &entry.object) {
+        if let (Some((end, mac)), Object::Link(link)) = (end(key, entry), &entry.object)
+            && !link.is_born_without_arp()
+        {
             if matches!(link.kind, LinkKind::Bridge { .. }) {
                 bridges.insert(end.1);
             }

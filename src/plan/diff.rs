@@ -97,8 +97,6 @@ struct Fate {
     early: BTreeSet<Key>,
     /// Links that are deleted first, as another one takes what the kernel gives out but once.
     displaced: BTreeSet<Key>,
-    /// What the kernel gives out but once, with the links that have it now.
-    claimed: BTreeMap<Claim, Key>,
     /// Ports that leave their bridge, which forgets all about them.
     unplugged: BTreeSet<InterfaceName>,
     /// Namespaces that go.
@@ -112,7 +110,6 @@ impl Fate {
     fn of(desired: &State, live: &State) -> Self {
         let mut fate = Self { table: desired.get(&Key::Table).is_none(), ..Self::default() };
         let ours = || live.into_iter().filter(|(_, e)| e.standing.is_ours());
-        fate.claimed = ours().filter_map(|(key, entry)| Some((claim(&entry.object)?, key.clone()))).collect();
         let claims: BTreeSet<Claim> = desired.iter().filter_map(|(_, entry)| claim(&entry.object)).collect();
         for (key, entry) in ours() {
             if !matches!(key, Key::Link { .. } | Key::Netns { .. } | Key::Set { .. }) {
@@ -120,7 +117,7 @@ impl Fate {
             }
             let wanted = desired.get(key).map(|e| &e.object);
             match (key, &entry.object, wanted) {
-                (Key::Link { netns, name }, before, Some(after)) if fate.forced(key, before, after).is_empty() => {
+                (Key::Link { netns, name }, before, Some(after)) if forced(before, after).is_empty() => {
                     if netns.is_host() {
                         fate.note_change(*name, before, after);
                     }
@@ -159,18 +156,6 @@ impl Fate {
     fn falls_with_parent(&self, key: &Key, object: &Object) -> bool {
         let remade = |parent: &InterfaceName| self.remade.contains(parent);
         matches!((key, object), (Key::Link { .. }, Object::Link(link)) if link.parent().as_ref().is_some_and(remade))
-    }
-
-    /// The attributes that differ and cannot change in place, be it because another link has what they ask for.
-    fn forced(&self, key: &Key, before: &Object, after: &Object) -> Vec<&'static str> {
-        let mut paths = forced(before, after);
-        if let Some(Claim::Mac { .. }) = claim(after)
-            && paths.is_empty()
-            && claim(after).and_then(|claim| self.claimed.get(&claim)).is_some_and(|by| by != key)
-        {
-            paths.push("mac");
-        }
-        paths
     }
 
     /// Notes what the change of a link in place does to what hangs on it.
@@ -428,7 +413,8 @@ fn fixed_of_tunnel(before: &LinkKind, after: &LinkKind) -> Vec<&'static str> {
 }
 
 /// The attributes of a device on another one that differ and that the kernel lets nobody change: which one that is, a
-/// VLAN's id, and whether a macvlan has the whole of it (`macvlan_changelink`).
+/// VLAN's id, and whether a macvlan has the whole of it (`macvlan_changelink`). And a macvlan's Ethernet address: with it the
+/// kernel keeps the link-local address that it made of the old one, of which another device may then be refused its own.
 fn fixed_on_parent(before: &Link, after: &Link) -> Vec<&'static str> {
     let mut paths = Vec::new();
     if before.parent() != after.parent() {
@@ -442,6 +428,9 @@ fn fixed_on_parent(before: &Link, after: &Link) -> Vec<&'static str> {
             paths.push("mode");
         }
         _ => {}
+    }
+    if matches!(after.kind, LinkKind::Macvlan { .. }) && before.device.mac != after.device.mac {
+        paths.push("mac");
     }
     paths
 }
@@ -537,7 +526,7 @@ impl Diff {
             let action = self.push(Op::Replace, key, Some(before.clone()), Some(after.clone()));
             action.reason = Some(why.into());
         } else if !same(key, before, after) {
-            let paths = fate.forced(key, &before.object, &after.object);
+            let paths = forced(&before.object, &after.object);
             let op = if paths.is_empty() { Op::Update } else { Op::Replace };
             let action = self.push(op, key, Some(before.clone()), Some(after.clone()));
             if !paths.is_empty() {

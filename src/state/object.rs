@@ -536,9 +536,9 @@ impl MacvlanMode {
 pub enum IpvlanMode {
     /// It has the link: broadcasts and neighbours.
     L2,
-    /// The host's device routes for it: it asks for no neighbours.
+    /// The host's device routes for it, past the host's connection tracking and firewall: it asks for no neighbours.
     L3,
-    /// The same, past the host's connection tracking and firewall.
+    /// The same, through them.
     L3s,
 }
 

@@ -5,6 +5,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod drivers;
 mod ends;
 mod hosts;
 mod markdown;
