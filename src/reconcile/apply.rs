@@ -182,7 +182,7 @@ pub(super) fn restore(backend: &mut dyn Backend, before: &State, scope: &Scope) 
     let mut refused = Vec::new();
     // A state whose flows are still to end.
     let mut left_behind: Option<State> = None;
-    for _ in 0..UNDO_TRIES {
+    for attempt in 1..=UNDO_TRIES {
         refused.clear();
         let live = match backend.live(&scope) {
             Ok(live) => live,
@@ -202,6 +202,11 @@ pub(super) fn restore(backend: &mut dyn Backend, before: &State, scope: &Scope) 
             for chunk in chunks(phase, &steps) {
                 let failed = backend.run(chunk).into_iter().filter_map(Result::err);
                 refused.extend(failed.map(|e| e.message));
+            }
+            // What comes up before it is as it should be may get what nobody takes away again, such as a link-local address.
+            // Only the last time as much as can be is done.
+            if !refused.is_empty() && attempt < UNDO_TRIES {
+                break;
             }
         }
         if let Some(changed) = &left_behind {

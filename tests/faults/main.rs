@@ -234,7 +234,7 @@ fn says_what_is_left(lab: &Lab, before: &str, stderr: &str, what: &str) {
     let mut lines: Vec<&str> = left.lines().map(|line| line.strip_prefix("  ").expect("a line of the list")).collect();
     let mut actions = lab.host.plan(before).actions();
     // Each file knows its own parameters of devices, which come back with the devices.
-    let of_device = |key: &str| key.starts_with("sysctl net/") && key.contains("/conf/eth");
+    let of_device = |key: &str| key.starts_with("sysctl net/") && key.contains("/conf/");
     actions.retain(|action| !action.split_once(' ').is_some_and(|(_, key)| of_device(key)));
     lines.retain(|line| !of_device(line));
     assert!(!actions.is_empty(), "{what}: nothing is left, but it says {left}");
@@ -253,7 +253,9 @@ fn says_what_is_left(lab: &Lab, before: &str, stderr: &str, what: &str) {
         lines.remove(found.unwrap_or_else(|| panic!("{what}: no word of `{action}` in\n{left}")));
     }
     // One refusal may be the reason of the next: what was not renamed has not its new name.
-    let refused = |line: &&str| ["create ", "change ", "delete "].iter().any(|verb| line.starts_with(verb));
+    let refused = |line: &&str| {
+        ["create ", "change ", "update ", "replace ", "delete "].iter().any(|verb| line.starts_with(verb))
+    };
     assert!(lines.iter().all(refused), "{what}: not left, and no reason either: {lines:#?}");
     assert!(lines.iter().any(|line| line.contains(": Operation not permitted")), "{what}: no reason: {lines:#?}");
 }
