@@ -13,4 +13,5 @@ pub mod desired;
 pub mod kernel;
 pub mod plan;
 pub mod reconcile;
+pub mod services;
 pub mod state;

@@ -10,6 +10,7 @@ mod expect;
 mod file;
 mod hosts;
 mod line;
+mod netns;
 mod networks;
 mod overlay;
 mod ports;

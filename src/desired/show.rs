@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Build, Chosen, ChosenAttachment, ChosenNetwork, DesiredError, Whole, here};
 use crate::config::{Attachment, Config, Container, Host, Network, Overlap, Overlay, Port, PortAddress, PortRange};
-use crate::state::Facts;
+use crate::state::{Facts, Netns, Source, SourceKind};
 
 /// The filled-in file, with its tables in file order; MTUs are those of this host, which is called `host` where that is not
 /// the system's name.
@@ -104,8 +104,9 @@ fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]
         .map(|(a, chosen)| (config.networks[a.network].name.to_string(), attachment(a, chosen)))
         .collect();
     let sysctl: Map<String, Value> = container.sysctls.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+    let (key, netns) = namespace(container.netns.netns());
     let mut value = json!({
-        "netns": container.netns.netns(),
+        key: netns,
         "networks": networks,
         "ports": container
             .ports
@@ -118,6 +119,15 @@ fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]
         value["host"] = json!(config.hosts[host].name);
     }
     value
+}
+
+/// The key that names a namespace, and its value.
+fn namespace(netns: &Netns) -> (&'static str, Value) {
+    match netns.source() {
+        Some(Source { kind: SourceKind::Pid, name }) => ("pid", json!(name.parse::<u32>().ok())),
+        Some(Source { kind, name }) => (kind.key(), json!(name)),
+        None => ("netns", json!(netns)),
+    }
 }
 
 fn attachment(attachment: &Attachment, chosen: &ChosenAttachment) -> Value {

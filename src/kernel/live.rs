@@ -2,7 +2,6 @@
 //! in `reach`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
@@ -11,8 +10,9 @@ use super::ReadError;
 use super::netlink::address::RawAddress;
 use super::netlink::link::{self, ANOTHER_HOST, Mark, RawKind, RawLink};
 use super::netlink::route::{self, RTPROT_KERNEL, RawRoute};
-use super::netns::{self, Handle, Id, Namespaces};
+use super::netns::{self, Everywhere, Id, Namespaces, whose};
 use super::reach;
+use super::sources;
 use super::space::{Space, namespace_mark};
 use super::sysctl::{Proc, Procs};
 use super::transport::{DumpError, Refusal, Socket};
@@ -32,6 +32,7 @@ type FarEnd = (Peer, Option<Mark>);
 pub(super) fn read(
     namespaces: &mut Namespaces,
     ahead: HashMap<Netns, Space>,
+    everywhere: &mut Everywhere,
     scope: &Scope,
 ) -> Result<Vec<(Key, Entry)>, ReadError> {
     let mut reader = Reader {
@@ -46,9 +47,11 @@ pub(super) fn read(
         unread: None,
     };
     let host = reader.read_namespaces()?;
+    reader.read_other_namespaces(everywhere);
     reader.add_links(&host)?;
     let spaces = std::mem::take(&mut reader.spaces);
     for space in &spaces {
+        reader.add_marked_links(space);
         reader.add_foreign_links(space);
     }
     for space in std::iter::once(&host).chain(&spaces) {
@@ -125,7 +128,7 @@ impl Reader<'_> {
             return Ok(Some(space));
         }
         let failed = |refusal| read_error(&whose(netns), &refusal);
-        let Some(handle) = Handle::open(&netns::path(netns)).map_err(|e| failed(e.into()))? else { return Ok(None) };
+        let Some(handle) = self.namespaces.find(netns).map_err(|e| failed(e.into()))? else { return Ok(None) };
         // What has just been changed through a socket is read back through it.
         let mut socket = match self.namespaces.take_socket(netns, handle.id) {
             Some(socket) => socket,
@@ -190,19 +193,13 @@ impl Reader<'_> {
 
     /// Adds the host's links: netrec's, and foreign ones of wanted names.
     fn add_links(&mut self, host: &Space) -> Result<(), ReadError> {
-        let mut far_ends = self.far_ends(host)?;
+        let far_ends = self.far_ends(host)?;
         let inode = self.inode;
-        let lost = |found: &FarEnds| {
-            let mut ours = host.links.iter().filter(|l| l.standing(inode).is_ours());
-            ours.any(|l| far_end_key(l).is_some() && !found.contains_key(&l.index))
-        };
-        if lost(&far_ends) {
-            self.read_other_namespaces();
-            far_ends = self.far_ends(host)?;
-            // It may be in the one that could not be read.
-            if let Some(error) = self.unread.take_if(|_| lost(&far_ends)) {
-                return Err(error);
-            }
+        let mut ours = host.links.iter().filter(|l| l.standing(inode).is_ours());
+        let lost = ours.any(|l| far_end_key(l).is_some() && !far_ends.contains_key(&l.index));
+        // It may be in the one that could not be read.
+        if let Some(error) = self.unread.take_if(|_| lost) {
+            return Err(error);
         }
         // In the order of their keys.
         let mut links: Vec<&RawLink> = host.links.iter().collect();
@@ -287,43 +284,52 @@ impl Reader<'_> {
             if !self.scope.ends.contains(&end) {
                 continue;
             }
-            let name = match &raw.kind {
-                RawKind::Bridge { .. } => "bridge".to_owned(),
-                RawKind::Veth => "veth".to_owned(),
-                RawKind::Vxlan { .. } => "vxlan".to_owned(),
-                RawKind::Other(name) => name.clone(),
-            };
-            let kind = LinkKind::Other { name };
+            let kind = LinkKind::Other { name: raw.kind.name().to_owned() };
             let link = Link { kind, device: raw.device.clone(), master: None, port: None, leaving: false };
             let key = Key::Link { netns: end.0, name: end.1 };
             self.add(key, Object::Link(link), raw.mark.as_ref(), raw.standing(inode));
         }
     }
 
-    /// Looks for lost ends in the namespaces of other mounts and of processes, such as that of a container whose name was
-    /// removed.
-    fn read_other_namespaces(&mut self) {
-        let mut seen: HashSet<Id> = HashSet::from([self.namespaces.host_id()]);
-        for space in &self.spaces {
-            let handle = Handle::open(&netns::path(&space.netns)).ok().flatten();
-            seen.extend(handle.map(|h| h.id));
-        }
-        for (id, path) in netns::everywhere() {
-            if seen.insert(id) {
-                match self.read_other_namespace(&path) {
-                    Ok(space) => self.spaces.extend(space),
-                    Err(error) => drop(self.unread.get_or_insert(error)),
+    /// Looks into the namespaces of other mounts and of processes, such as that of a container that the file no longer has.
+    /// What is netrec's there is known by the path that leads there now, and the namespace is held open under it: the
+    /// process whose path it is may end.
+    fn read_other_namespaces(&mut self, everywhere: &mut Everywhere) {
+        let mut seen: HashSet<Id> = self.spaces.iter().map(|space| space.id).collect();
+        let Self { namespaces, spaces, unread, .. } = self;
+        sources::for_each_other(namespaces, &mut seen, everywhere, |namespaces, handle, path, links| {
+            let netns = Netns::new(path.to_string_lossy());
+            let links = match links {
+                Ok(links) => links,
+                Err(error) => {
+                    unread.get_or_insert(dump_error("links", &netns, error));
+                    return;
                 }
+            };
+            let marked = links.iter().any(RawLink::is_marked);
+            if marked || links.iter().any(|link| link.kind == RawKind::Veth) {
+                spaces.push(Space::with_links(netns.clone(), handle.id, links));
             }
-        }
+            if marked {
+                namespaces.hold(netns, handle);
+            }
+        });
     }
 
-    /// Reads one of those; none where the process has ended by now.
-    fn read_other_namespace(&mut self, path: &Path) -> Result<Option<Space>, ReadError> {
-        let Some(handle) = Handle::open(path).ok().flatten() else { return Ok(None) };
-        let Ok(Ok(mut socket)) = self.namespaces.visit(&handle, Socket::open) else { return Ok(None) };
-        let netns = Netns::new(path.to_string_lossy());
-        Space::of_links(&mut socket, &netns, handle.id).map(Some)
+    /// Adds devices of netrec's that are in containers alone. Without the number in its mark one is another netrec's, which
+    /// runs in there.
+    fn add_marked_links(&mut self, space: &Space) {
+        let ours =
+            |raw: &&RawLink| raw.is_marked() && raw.mark.as_ref().is_some_and(|mark| mark.inode == Some(self.inode));
+        let of_interest: Vec<&RawLink> =
+            space.links.iter().filter(|raw| raw.kind != RawKind::Veth).filter(ours).collect();
+        for raw in of_interest {
+            let leaving = raw.group == GROUP_LEAVING;
+            let kind = LinkKind::Other { name: raw.kind.name().to_owned() };
+            let link = Link { kind, device: raw.device.clone(), master: None, port: None, leaving };
+            let key = Key::Link { netns: space.netns.clone(), name: raw.name };
+            self.add(key, Object::Link(link), raw.mark.as_ref(), Standing::Ours);
+        }
     }
 
     /// Adds the addresses of netrec's links, all of which are netrec's but those that the kernel makes.
@@ -452,10 +458,6 @@ fn unknown_peer() -> Peer {
     Peer { netns: Netns::new("?"), name: InterfaceName::UNKNOWN, device }
 }
 
-fn whose(netns: &Netns) -> String {
-    if netns.is_host() { "the host's namespace".into() } else { format!("namespace {netns}") }
-}
-
 /// The error for something that the kernel refused to show.
 pub(super) fn read_error(what: &str, refusal: &Refusal) -> ReadError {
     use nix::libc::{EACCES, EOPNOTSUPP, EPERM};
@@ -470,7 +472,10 @@ pub(super) fn read_error(what: &str, refusal: &Refusal) -> ReadError {
 
 /// The error for a dump that gave nothing.
 pub(super) fn dump_error(what: &str, netns: &Netns, error: DumpError) -> ReadError {
-    let what = format!("{what} of {netns}");
+    let what = match netns.source() {
+        Some(source) => format!("{what} of {source}"),
+        None => format!("{what} of {netns}"),
+    };
     match error {
         DumpError::Torn => ReadError::Torn { what },
         DumpError::Refused(refusal) => read_error(&what, &refusal),

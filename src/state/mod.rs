@@ -6,6 +6,7 @@ pub mod firewall;
 mod flow;
 mod names;
 mod object;
+mod source;
 mod surroundings;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
@@ -21,6 +22,7 @@ pub use object::{
     Address, BridgePort, Device, Fdb, GROUP, GROUP_LEAVING, Key, Kind, Link, LinkKind, Neighbour, NetnsObject, Object,
     PROTOCOL, Peer, RT_TABLE_MAIN, Route, RouteType, Sysctl,
 };
+pub use source::{Lead, SearchedFor, Source, SourceKind, Whereabouts};
 pub use surroundings::{
     At, Condition, ForeignChain, ForeignRule, ForeignTable, ForeignVerdict, Listener, OneOf, Process, Published,
     Surroundings, TableFamily,

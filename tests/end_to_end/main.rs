@@ -23,6 +23,7 @@ mod plans;
 mod ports;
 mod reload;
 mod removal;
+mod sources;
 mod surroundings;
 mod targets;
 mod traffic;

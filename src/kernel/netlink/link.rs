@@ -113,6 +113,18 @@ pub(crate) enum RawKind {
     Other(String),
 }
 
+impl RawKind {
+    /// The kernel's word for it.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Bridge { .. } => "bridge",
+            Self::Veth => "veth",
+            Self::Vxlan { .. } => "vxlan",
+            Self::Other(name) => name,
+        }
+    }
+}
+
 impl RawLink {
     /// Whether it carries netrec's group.
     pub(crate) fn is_marked(&self) -> bool {
