@@ -176,12 +176,14 @@ impl Reader<'_> {
         );
     }
 
-    /// Adds a namespace by the mark on its `lo`: netrec's, or a foreign one of a wanted name.
+    /// Adds a namespace by the mark on its `lo`: netrec's, or a foreign one of a wanted name. What the file calls otherwise
+    /// is somebody else's to make and to remove, also where netrec once made it by a name.
     fn add_namespace(&mut self, netns: &Netns, links: &[RawLink]) {
         let Some(lo) = links.iter().find(|l| l.loopback) else { return };
         let mark = namespace_mark(lo);
         let standing = match mark {
-            Some(mark) if mark.inode == Some(self.inode) => Standing::Ours,
+            Some(mark) if mark.inode == Some(self.inode) && netns::is_name(netns) => Standing::Ours,
+            Some(mark) if mark.inode == Some(self.inode) => Standing::Foreign("not called by its name".into()),
             Some(_) => Standing::Foreign(ANOTHER_HOST.into()),
             None => Standing::Foreign("not made by netrec".into()),
         };

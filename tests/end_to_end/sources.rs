@@ -164,6 +164,49 @@ fn namespaces_that_are_not_to_be_had_are_refused() {
     });
 }
 
+#[test]
+fn what_is_taken_back_in_a_process_is_what_it_had() {
+    lab::in_lab(|lab| {
+        let number = process(lab);
+        let first = file(&format!("pid = {number}"));
+        let second = first.replace("10.20.0.10", "10.20.0.20").replace("8080:80", "8090:80");
+        let change = || {
+            lab.host.apply(&first);
+            let output = lab.host.try_netrec(&second, &["apply", "-y", "--confirm", "1h"]);
+            assert_eq!(output.status, 0, "{}", output.stderr);
+            let inside = inside(lab, number).sh("ip -br addr show lan");
+            assert!(inside.contains("10.20.0.20/24") && !inside.contains("10.20.0.10/24"), "{inside}");
+        };
+        change();
+        let output = lab.host.netrec(&["rollback"]);
+        assert_eq!(output.status, 0, "{}", output.stderr);
+        reached(lab, &inside(lab, number));
+        assert_eq!(lab.host.plan(&first).actions(), [""; 0]);
+        // What it had cannot be brought back once it has ended; all else is.
+        change();
+        end(lab, number);
+        let output = lab.host.netrec(&["rollback"]);
+        assert_eq!(output.status, 0, "{}", output.stderr);
+        assert!(!lab.host.sh("ip -br link").contains("ve-web"));
+        let output = lab.host.try_netrec(&first, &["plan", "--target", "containers.web"]);
+        let waits = format!("!   waiting: containers.web waits for process {number}, which does not run\n");
+        assert!(output.stdout.starts_with(&waits), "{}{}", output.stdout, output.stderr);
+    });
+}
+
+#[test]
+fn a_namespace_that_netrec_made_can_be_named_by_its_path() {
+    lab::in_lab(|lab| {
+        lab.host.apply(&file("netns = \"web\""));
+        let by_path = file("netns = \"/run/netns/web\"");
+        lab.host.apply(&by_path);
+        reached(lab, &lab.container("web"));
+        assert_eq!(lab.host.plan(&by_path).actions(), [""; 0]);
+        lab.host.destroy(&by_path);
+        assert_eq!(lab.host.netns_names(), [""; 0]);
+    });
+}
+
 /// What an engine says next: a status with a body, or nothing at all.
 type Says = Arc<Mutex<Option<(u16, String)>>>;
 
