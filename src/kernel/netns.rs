@@ -183,8 +183,14 @@ impl Namespaces {
 
     /// Gives up the held namespaces of which that is said.
     pub(super) fn release(&mut self, which: impl Fn(&Netns) -> bool) {
-        self.held.retain(|netns, _| !which(netns));
-        self.sockets.retain(|netns, _| !which(netns));
+        let Self { held, sockets, .. } = self;
+        held.retain(|netns, _| {
+            let stays = !which(netns);
+            if !stays {
+                sockets.remove(netns);
+            }
+            stays
+        });
     }
 
     /// Opens a namespace, or takes it as it is held open; none where there is no such.

@@ -46,7 +46,7 @@ fn open(namespaces: &mut Namespaces, netns: &Netns, path: &str) -> Whereabouts {
     }
 }
 
-/// Looks into all namespaces for devices of containers.
+/// Looks into all namespaces for devices of the containers whose engines do not tell. A device's mark names its owner.
 fn by_marks(namespaces: &mut Namespaces, untold: &[(&Netns, &Owner)], found: &mut BTreeMap<Netns, Whereabouts>) {
     let inode = namespaces.host_id().1;
     for_each_other(namespaces, &mut HashSet::new(), &mut netns::everywhere(), |namespaces, handle, _, links| {

@@ -14,15 +14,16 @@ use crate::state::{
 /// Searches for the namespaces of a file's containers on a host (by its name, where the file has several) that others made.
 pub(super) fn of_config(backend: &mut dyn Backend, config: &Config, host: &str) -> BTreeMap<Netns, Whereabouts> {
     let here = config.hosts.iter().position(|h| h.name.as_str() == host);
-    let containers = config.containers.iter().filter(|c| here.is_none_or(|here| c.is_on(here)));
+    let containers = config.containers.iter().filter(|c| c.netns.netns().source().is_some());
+    let containers = containers.filter(|c| here.is_none_or(|here| c.is_on(here)));
     search(backend, containers.map(|c| (c.netns.netns().clone(), c.owner.clone())).collect())
 }
 
-/// Searches for those that a state of before has objects in. Takes out of it what is in one that is no longer there.
+/// Searches for those that the state of before a change has objects in. Takes out of it what is in one that is no longer there.
 pub(super) fn of_state(backend: &mut dyn Backend, state: &mut State) {
     let mut wanted: BTreeMap<Netns, Owner> = BTreeMap::new();
     for (key, entry) in &*state {
-        for netns in places(key, Some(entry)) {
+        for netns in places(key, Some(entry)).filter(|netns| netns.source().is_some()) {
             wanted.entry(netns.clone()).or_insert_with(|| entry.owner().cloned().unwrap_or_else(Owner::netrec));
         }
     }
