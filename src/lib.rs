@@ -1,10 +1,10 @@
 //! netrec: container networks from a TOML file. The library behind the binary of the same name.
 //!
 //! ```text
-//! TOML text ──► config ──┐
-//!                        ├──► desired ──┐
-//! kernel (read) ─► facts ┘              ├──► plan ──► reconcile ──► kernel (write)
-//! kernel (read) ─► live ────────────────┘
+//! TOML text ──► config ────────────┐
+//!                                  ├──► desired ──┐
+//! kernel, services (read) ─► facts ┘              ├──► plan ──► reconcile ──► kernel (write)
+//! kernel (read) ─► live ──────────────────────────┘
 //! ```
 
 pub mod cli;
@@ -13,4 +13,5 @@ pub mod desired;
 pub mod kernel;
 pub mod plan;
 pub mod reconcile;
+pub mod services;
 pub mod state;

@@ -11,8 +11,10 @@ need iptables iptables
 need python3 python3
 need unshare util-linux
 need nsenter util-linux
-if [ "$(id -u)" = 0 ]; then # the test beside a Docker daemon is not tried without root
+if [ "$(id -u)" = 0 ]; then # tests with container engines and systemd are not tried without root
 	need dockerd docker.io
+	need podman podman
+	need runc runc
 	need busybox busybox-static
 	need systemd-nspawn systemd-container
 	need systemd-run systemd

@@ -1,4 +1,5 @@
-//! Under a real systemd: a guard outlives the login that asked for it, though the end of a login ends all that belongs to it.
+//! Under a real systemd: a guard outlives the login that asked for it, though the end of a login ends all that belongs to it;
+//! units and machines with network namespaces of their own are containers.
 
 #![allow(clippy::expect_used)] // a helper of the test is a test too
 
@@ -16,7 +17,8 @@ fn booted(script: &str) -> String {
     let folder = std::env::temp_dir().join(format!("netrec-systemd-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a folder");
     let path = folder.join("script");
-    fs::write(&path, format!("#!/bin/sh\nset -eu\nnetrec() {{ {NETREC} \"$@\"; }}\n{script}")).expect("a script");
+    fs::write(&path, format!("#!/bin/sh\nset -eu\nNETREC={NETREC}\nnetrec() {{ {NETREC} \"$@\"; }}\n{script}"))
+        .expect("a script");
     let output = Command::new(BOOT).arg(&path).arg("120").output().expect("tests/lab/boot-systemd.sh");
     fs::remove_dir_all(&folder).expect("the folder is gone");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -156,4 +158,110 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     // Ends with another status above the threshold, which is ten times the exposure level.
     assert_eq!(security.status.code(), Some(0), "{said}");
     assert!(said.contains("Overall exposure level for netrec-watch.service: 5.0"), "{said}");
+}
+/// Services with namespaces of their own and without, and a machine: started, attached, started again, stopped, and out of the
+/// file.
+const UNITS: &str = r#"
+mkdir -p /run/shop/www /run/inner/bin /run/inner/etc /run/inner/usr
+echo shop >/run/shop/www/index.html
+busybox=$(command -v busybox)
+unit() { printf "[Service]\nExecStart=$busybox httpd -f -p $2 -h /run/shop/www\n$3\n" >/run/systemd/system/$1.service; }
+unit private 80 PrivateNetwork=yes
+unit joined 80 NetworkNamespacePath=/run/netns/joined
+unit plain 81 ""
+# A machine of busybox alone, and the libraries of one that is not static.
+cp "$busybox" /run/inner/bin/busybox
+for library in $(ldd "$busybox" 2>/dev/null | grep -o '/[^ ]*'); do
+    mkdir -p "/run/inner$(dirname "$library")"
+    cp -L "$library" "/run/inner$library"
+done
+echo ID=test >/run/inner/etc/os-release
+echo machine >/run/inner/index.html
+ip link set lo up
+ip netns add joined
+ip -n joined link set lo up
+systemctl daemon-reload
+systemctl start private joined plain
+cat >/run/shop/netrec.toml <<T
+[networks.front]
+subnet = "10.20.0.0/24"
+[containers.a]
+unit = "private"
+networks.front = { address = "10.20.0.10", interface = "lan" }
+ports = ["127.0.0.1:8080:80"]
+[containers.b]
+unit = "joined.service"
+networks.front = { address = "10.20.0.11" }
+[containers.c]
+machine = "inner"
+networks.front = { address = "10.20.0.12" }
+T
+netrec() {
+    command "$NETREC" -c /run/shop/netrec.toml --host shop "$@"
+}
+# What answers, once it does.
+get() {
+    n=0
+    until busybox wget -qO- "http://$1/" 2>/dev/null; do
+        n=$((n + 1))
+        [ $n -lt 100 ] || { echo nothing; return; }
+        sleep 0.1
+    done
+}
+netrec apply -y >/dev/null 2>&1
+echo "private: $(get 10.20.0.10), joined: $(get 10.20.0.11), published: $(get 127.0.0.1:8080)"
+netrec plan 2>&1 | head -n 1
+systemd-run --quiet --unit=inner systemd-nspawn --quiet --directory=/run/inner --private-network --machine=inner --as-pid2 \
+    /bin/busybox httpd -f -p 80 -h /
+until machinectl show -p Leader inner >/dev/null 2>&1; do sleep 0.1; done
+netrec apply -y >/dev/null 2>&1
+echo "machine: $(get 10.20.0.12)"
+netrec plan --detailed-exitcode >/run/plan
+tail -n 1 /run/plan
+systemctl restart private
+netrec apply -y >/dev/null 2>&1
+echo "again: $(get 10.20.0.10) $(get 127.0.0.1:8080)"
+systemctl stop private
+machinectl terminate inner
+while machinectl show inner >/dev/null 2>&1; do sleep 0.1; done
+netrec apply -y 2>/dev/null | grep waiting
+netrec plan --detailed-exitcode >/run/plan
+tail -n 1 /run/plan
+ip -br link | grep -c '^ve-'
+sed -i 's/"private"/"plain"/; /machine/d' /run/shop/netrec.toml
+netrec plan 2>&1 || true
+sed -i 's/"plain"/"nothing"/' /run/shop/netrec.toml
+netrec plan | head -n 1
+netrec destroy -y >/dev/null 2>&1
+ip -br link | grep -c -e '^ve-' -e '^nr-' || true
+ip -n joined -br link | cut -d' ' -f1
+"#;
+
+#[test]
+fn units_and_machines_live_on_networks_of_netrecs() {
+    if let Some(why) = lab::kernel::obstacle(&["systemd-nspawn", "systemd-run", "busctl", "busybox"]) {
+        lab::kernel::not_tried("units and machines", &why);
+        return;
+    }
+    let said = booted(UNITS);
+    let no_changes = "No changes. shop matches /run/shop/netrec.toml.";
+    assert_eq!(
+        said.lines().collect::<Vec<_>>(),
+        [
+            "private: shop, joined: shop, published: shop",
+            "!   waiting: containers.c waits for machine `inner`, which does not run (machinectl start inner)",
+            "machine: machine",
+            no_changes,
+            "again: shop shop",
+            "!   waiting: containers.a waits for unit `private.service`, which does not run (systemctl start private.service)",
+            "!   waiting: containers.c waits for machine `inner`, which does not run (machinectl start inner)",
+            no_changes,
+            "1",
+            "error: container `a` (/run/shop/netrec.toml:3) is to live in unit `plain.service`, which is in this host's own \
+             network namespace: set `PrivateNetwork=yes` in the unit",
+            "!   waiting: containers.a waits for unit `nothing.service`, which does not exist",
+            "0",
+            "lo",
+        ]
+    );
 }

@@ -149,14 +149,16 @@ impl Order {
                 output.note(&"Nothing was changed.");
                 return Ok(Done::Declined);
             }
-            agreed = Some(prepared.plan.actions);
+            agreed = Some((prepared.plan.actions, prepared.plan.namespaces));
         }
         let (mut kernel, _lock) = locked(self.timeout)?;
         let place = Place::of(kernel.host_id().1);
         place.refuse_while_waiting()?;
         let prepared = plan(&mut kernel)?;
         match agreed {
-            Some(actions) if actions != prepared.plan.actions => {
+            Some((actions, namespaces))
+                if actions != prepared.plan.actions || namespaces != prepared.plan.namespaces =>
+            {
                 return Err(Error::Other(anyhow::anyhow!(
                     "the file or the kernel changed while the question stood: nothing was done, look at the plan again"
                 )));

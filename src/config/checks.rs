@@ -352,11 +352,11 @@ fn namespaces(hosts: &[hosts::Draft], containers: &[containers::Draft], problems
         let Some(path) = namespace_path(value) else { continue };
         let firsts = container.hosts(hosts.len()).map(|host| seen.before((host, path.clone()), place));
         if let Some(first) = firsts.fold(None, Option::or) {
-            problems.push(
-                Problem::new(place.clone(), format!("two containers have the namespace `{}`", value.netns()))
-                    .with_label("the second")
-                    .with_other(first, "the first"),
-            );
+            let message = match value.netns().source() {
+                Some(source) => format!("two containers have the namespace of {source}"),
+                None => format!("two containers have the namespace `{}`", value.netns()),
+            };
+            problems.push(Problem::new(place.clone(), message).with_label("the second").with_other(first, "the first"));
         }
     }
 }
@@ -369,6 +369,8 @@ fn namespace_path(netns: &ContainerNetns) -> Option<String> {
         ContainerNetns::Named(_) => format!("/run/netns/{label}"),
         ContainerNetns::Path(_) => label.to_owned(),
         ContainerNetns::Host => return None,
+        // No path begins so.
+        ContainerNetns::Source(_) => return Some(label.to_owned()),
     };
     let parts: Vec<_> = path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
     // `/var/run` is a link to `/run`.

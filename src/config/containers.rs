@@ -9,19 +9,15 @@ use ipnetwork::IpNetwork;
 
 use super::file::{Hosts, Networks, owner};
 use super::networks::interface_name;
-use super::reader::{Fault, Item, Placed, Problems, Table, known_ones, named, parsed, tick};
+use super::reader::{Item, Placed, Problems, Table, known_ones, named, parsed, tick};
 use super::report::Problem;
 use super::types::{Attachment, Container, ContainerNetns, ContainerRoute, Mode, Place, of_hosts};
-use super::{networks, ports, sysctl, values};
+use super::{netns, networks, ports, sysctl, values};
 use crate::state::{InterfaceName, Mac, Netns, ObjectName, Owner, Rate, usual_metric};
 
-const KEYS: [&str; 5] = ["host", "netns", "networks", "ports", "sysctl"];
-const KEYS_LATER: [&str; 5] = ["docker", "podman", "pid", "machine", "unit"];
+const KEYS: [&str; 10] = ["host", "netns", "docker", "podman", "pid", "machine", "unit", "networks", "ports", "sysctl"];
 const ATTACHMENT_KEYS: [&str; 8] = ["address", "mac", "interface", "priority", "routes", "ingress", "egress", "sysctl"];
 const ROUTE_KEYS: [&str; 4] = ["to", "via", "metric", "type"];
-
-/// The longest path in bytes (`PATH_MAX` less its NUL).
-const PATH_MAX: usize = 4095;
 
 /// A container as far as it could be read, with the places that checks need.
 #[derive(Debug)]
@@ -137,15 +133,9 @@ pub(super) fn read(
     problems: &mut Problems,
 ) -> Option<Draft> {
     let table = item.table(&format!("write `[containers.{name}]`"), problems)?;
-    table.check_keys("a container", &KEYS, &KEYS_LATER, problems);
+    table.check_keys("a container", &KEYS, &[], problems);
     let place = item.key_place();
-    let netns = match table.get("netns") {
-        Some(item) => item
-            .string("a name or an absolute path", problems)
-            .and_then(|text| parsed(netns(text), &item, problems))
-            .map(|netns| item.placed(netns)),
-        None => None,
-    };
+    let netns = netns::read(&table, problems);
     let default = || Placed { value: ContainerNetns::Named(Netns::new(name.as_str())), place: place.clone() };
     let host = table.get("host").and_then(|item| read_host(&item, hosts, problems));
     let mut draft = Draft {
@@ -195,35 +185,6 @@ fn read_host(item: &Item, hosts: &Hosts, problems: &mut Problems) -> Option<Plac
     };
     problems.push(problem);
     None
-}
-
-/// Parses the name or path of a namespace.
-fn netns(text: &str) -> Result<ContainerNetns, Fault> {
-    if !text.contains('/') && !text.starts_with('~') {
-        let name = named::<ObjectName>(text)
-            .map_err(|fault| fault.help("`netns` is a name under `/run/netns`, or an absolute path"))?;
-        return Ok(ContainerNetns::Named(Netns::new(name.as_str())));
-    }
-    let wrong = |why: &str| Err(Fault::new(format!("{} is not the path of a namespace", tick(text))).label(why));
-    if text.starts_with('~') {
-        return wrong("`~` has no meaning here: write the whole path");
-    }
-    if !text.starts_with('/') {
-        return wrong("a path must be absolute");
-    }
-    if text.split('/').any(|part| part == "..") {
-        return wrong("a path cannot contain `..`");
-    }
-    if text.contains(char::is_control) {
-        return wrong("a path cannot contain control characters");
-    }
-    if text.len() > PATH_MAX {
-        return wrong("a path has at most 4095 bytes");
-    }
-    if text.ends_with('/') {
-        return wrong("it is a directory");
-    }
-    Ok(ContainerNetns::Path(Netns::new(text)))
 }
 
 /// Reads `networks`, a list of names or a table.

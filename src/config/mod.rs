@@ -13,6 +13,7 @@ mod file;
 pub mod fuzzing;
 mod hosts;
 mod line;
+mod netns;
 mod networks;
 mod overlay;
 mod parent;

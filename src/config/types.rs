@@ -463,7 +463,7 @@ pub(super) fn of_hosts(own: Option<usize>, count: usize) -> Range<usize> {
     own.map_or(0..count.max(1), |own| own..own + 1)
 }
 
-/// `containers.NAME.netns`.
+/// `containers.NAME.netns`, or one of the keys that stand for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ContainerNetns {
     /// A name under `/run/netns`: netrec makes it when it is absent, and then removes it too.
@@ -472,15 +472,22 @@ pub enum ContainerNetns {
     Path(Netns),
     /// The host's own.
     Host,
+    /// What somebody else made it for (`docker`, `podman`, `pid`, `machine`, `unit`): it comes and goes with that.
+    Source(Netns),
 }
 
 impl ContainerNetns {
     /// The namespace as state names it.
     pub fn netns(&self) -> &Netns {
         match self {
-            Self::Named(n) | Self::Path(n) => n,
+            Self::Named(n) | Self::Path(n) | Self::Source(n) => n,
             Self::Host => &Netns::HOST,
         }
+    }
+
+    /// Whether netrec makes it where it is absent.
+    pub fn is_made(&self) -> bool {
+        matches!(self, Self::Named(_))
     }
 }
 

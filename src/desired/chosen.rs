@@ -142,11 +142,14 @@ impl Chosen {
                     let (hosts, whose) = (container.hosts(config), Whose::End(&container.name, network));
                     names.take(hosts, host_end, whose, &attachment.place, &mut problems);
                 }
-                let shaper = attachment.egress.map(|_| ChosenShaper {
+                // Of what comes in at the point where traffic is limited: the host's end of a veth, or the device inside.
+                let bridged = config.networks[attachment.network].has_bridge();
+                let comes_in = if bridged { attachment.egress } else { attachment.ingress };
+                let shaper = comes_in.map(|_| ChosenShaper {
                     name: InterfaceName::hashed("if-", &container.name, hash(&id)),
                     mac: mac(&format!("{id}@shaper")),
                 });
-                if let Some(shaper) = shaper {
+                if let Some(shaper) = shaper.filter(|_| bridged) {
                     let whose = Whose::Shaper(&container.name, network);
                     names.take(container.hosts(config), shaper.name, whose, &attachment.place, &mut problems);
                 }

@@ -9,8 +9,9 @@ mod on_parent;
 mod overlay;
 mod shaping;
 mod show;
+mod sources;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -19,8 +20,8 @@ use ipnetwork::IpNetwork;
 pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork, ChosenShaper, bridge_name};
 pub use show::filled_in;
 
-use crate::config::{Config, Container, ContainerNetns, Invalid, Network, Overlap};
-use crate::state::{Facts, Key, Netns, Object, Owner, State, Sysctl, Warning, facts};
+use crate::config::{Config, Container, Invalid, Network, Overlap};
+use crate::state::{Facts, Key, Netns, Object, Owner, State, Sysctl, Warning, Whereabouts, facts};
 
 /// How many hosts a message names.
 const HOSTS_NAMED: usize = 8;
@@ -63,10 +64,29 @@ pub enum DesiredError {
 pub fn desired(config: &Config, facts: &Facts, host: Option<&str>) -> Result<Desired, DesiredError> {
     let chosen = Chosen::new(config)?;
     let Some(here) = here(config, facts, host)? else {
-        return Ok(Build::new(config, &chosen, None, facts).finish());
+        return Ok(of_part(config, &chosen, None, facts));
     };
     let whole = Whole { config, chosen: &chosen, here };
-    Ok(Build::new(&config.on_host(here), &chosen.on_host(config, here), Some(whole), facts).finish())
+    Ok(of_part(&config.on_host(here), &chosen.on_host(config, here), Some(whole), facts))
+}
+
+/// The desired state of a host's part of a file: without the containers that are waited for. Their addresses stay theirs.
+fn of_part(config: &Config, chosen: &Chosen, whole: Option<Whole<'_>>, facts: &Facts) -> Desired {
+    let waited_for =
+        |container: &Container| facts.sources.get(container.netns.netns()).is_some_and(Whereabouts::is_waited_for);
+    let warnings = config.containers.iter().filter_map(|container| sources::warning(container, facts)).collect();
+    let mut desired = if config.containers.iter().any(waited_for) {
+        let (mut config, mut chosen) = (config.clone(), chosen.clone());
+        let mut there =
+            config.containers.iter().map(|container| !waited_for(container)).collect::<Vec<_>>().into_iter();
+        chosen.containers.retain(|_| there.next() == Some(true));
+        config.containers.retain(|container| !waited_for(container));
+        Build::new(&config, &chosen, whole, facts).finish()
+    } else {
+        Build::new(config, chosen, whole, facts).finish()
+    };
+    desired.warnings = [warnings, desired.warnings].concat();
+    desired
 }
 
 /// Which of a file's hosts (by index) this is; none where it names none.
@@ -176,35 +196,6 @@ impl Build<'_> {
         let gateways =
             self.config.networks.iter().filter(|n| n.has_bridge()).flat_map(|n| &n.subnets).filter_map(|s| s.gateway);
         self.facts.addresses.iter().map(|a| a.ip.ip()).chain(gateways).any(|ip| ip == address)
-    }
-
-    /// Namespaces that others made must be there, be no other container's, and not be the host's own.
-    fn namespaces(&mut self) {
-        let mut taken: HashMap<(u64, u64), &Container> = HashMap::new();
-        for container in self.config.containers.iter().filter(|container| !container.shares_host()) {
-            let netns = container.netns.netns();
-            // Made only where it is needed: to count lines takes the whole text each time.
-            let whose = || {
-                let line = self.config.sources.line(&container.place);
-                format!("container `{}` ({line}) is to live in {netns}", container.name)
-            };
-            let is_path = matches!(container.netns, ContainerNetns::Path(_));
-            let refusal = match self.facts.namespaces.get(netns) {
-                Some(Ok(Some(id))) if *id == self.facts.host_namespace => {
-                    format!("{}, which is this host's own network namespace: name one of its own", whose())
-                }
-                Some(Ok(Some(id))) => match taken.insert(*id, container) {
-                    Some(other) => format!("{}, which is the namespace of container `{}` too", whose(), other.name),
-                    None => continue,
-                },
-                Some(Ok(None)) if is_path => {
-                    format!("{}, where there is no network namespace: start what makes it first", whose())
-                }
-                Some(Err(error)) if is_path => format!("{}, which {error}", whose()),
-                _ => continue,
-            };
-            self.refuse([&container.owner], refusal);
-        }
     }
 
     /// A subnet that the host reaches another way, or lives in itself, would be cut off by the network's own route.

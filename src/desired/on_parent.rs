@@ -98,6 +98,11 @@ impl Build<'_> {
         let link = Link { kind, device, master: None, port: None, leaving: false };
         let key = Key::Link { netns: member.container.netns.netns().clone(), name: attachment.interface };
         self.want(key, Object::Link(link), &attachment.owner);
+        // What it sends comes from the container.
+        let netns = member.container.netns.netns();
+        let point = Point { netns, link: attachment.interface, mtu: self.mtu(network) };
+        let limits = Limits { out: attachment.egress, into: attachment.ingress };
+        self.shape(point, limits, chosen.shaper, &attachment.owner);
         true
     }
 }

@@ -7,7 +7,7 @@ use crate::config::{
     Attachment, Config, Container, ContainerRoute, Driver, Host, Network, Overlap, Overlay, Port, PortAddress,
     PortRange,
 };
-use crate::state::Facts;
+use crate::state::{Facts, Netns, Source, SourceKind};
 
 /// The filled-in file, with its tables in file order; MTUs are those of this host, which is called `host` where that is not
 /// the system's name.
@@ -118,7 +118,9 @@ fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]
         .map(|(n, a, chosen)| (n.name.to_string(), attachment(n, a, chosen)))
         .collect();
     let sysctl: Map<String, Value> = container.sysctls.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+    let (key, netns) = namespace(container.netns.netns());
     let mut value = json!({
+        key: netns,
         "networks": networks,
         "ports": container
             .ports
@@ -134,6 +136,15 @@ fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]
         value["host"] = json!(config.hosts[host].name);
     }
     value
+}
+
+/// The key that names a namespace, and its value.
+fn namespace(netns: &Netns) -> (&'static str, Value) {
+    match netns.source() {
+        Some(Source { kind: SourceKind::Pid, name }) => ("pid", json!(name.parse::<u32>().ok())),
+        Some(Source { kind, name }) => (kind.key(), json!(name)),
+        None => ("netns", json!(netns)),
+    }
 }
 
 fn attachment(network: &Network, attachment: &Attachment, chosen: &ChosenAttachment) -> Value {

@@ -56,6 +56,7 @@ pub(super) fn read(namespaces: &mut Namespaces, asked: &Asked) -> Result<Facts, 
         devices: devices(namespaces, &asked.devices)?,
         ways: ways.into_iter().filter_map(|(ip, (index, via))| Some((ip, way(links.get(&index)?, via)))).collect(),
         namespaces: asked.namespaces.iter().map(|netns| (netns.clone(), identity(namespaces, netns))).collect(),
+        sources: BTreeMap::new(),
         surroundings: Surroundings::default(),
     })
 }

@@ -1,6 +1,7 @@
 //! The kernel as the backend: where reads and steps of all subsystems come together.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use nix::libc;
 use nix::sys::utsname::uname;
@@ -11,12 +12,15 @@ use super::fault::Writes;
 use super::live::{dump_error, read_error};
 use super::netlink::change::Abilities;
 use super::netlink::route;
-use super::netns::Namespaces;
+use super::netns::{self, Namespaces};
 use super::nftables::Firewall;
 use super::run::Runner;
 use super::space::Ahead;
-use super::{Backend, ReadError, StepError, facts, foreign, live, sockets};
-use crate::state::{Announcement, Asked, Facts, Flow, Netns, Published, Scope, Stale, State, Step, Surroundings};
+use super::{Backend, ReadError, StepError, facts, foreign, live, sockets, sources};
+use crate::state::{
+    Announcement, Asked, Facts, Flow, Netns, Published, Scope, SearchedFor, Stale, State, Step, Surroundings,
+    Whereabouts,
+};
 
 /// The running kernel, seen from the network namespace that the opening thread is in. All calls must come from threads
 /// in that namespace.
@@ -29,13 +33,15 @@ pub struct Linux {
     /// Asked for when something is first written: to look for a file under `/proc/sys` takes a millisecond where there are
     /// a thousand namespaces.
     can: Option<Abilities>,
+    /// Paths of the namespaces that the last reading could not look into.
+    unseen: Vec<PathBuf>,
 }
 
 impl Linux {
     /// Opens the host's namespace. Reading it needs no rights; reading other namespaces and writing need root.
     pub fn open() -> Result<Self, ReadError> {
         let namespaces = Namespaces::open().map_err(|refusal| read_error("the host's network namespace", &refusal))?;
-        Ok(Self { namespaces, ahead: None, firewall: None, writes: Writes::new(), can: None })
+        Ok(Self { namespaces, ahead: None, firewall: None, writes: Writes::new(), can: None, unseen: Vec::new() })
     }
 
     /// The same, where reading has begun already: its first live state is as old as that.
@@ -88,13 +94,26 @@ impl Backend for Linux {
         Surroundings { tables, listeners, notes }
     }
 
+    fn search(&mut self, wanted: &[SearchedFor]) -> BTreeMap<Netns, Whereabouts> {
+        sources::find(&mut self.namespaces, wanted)
+    }
+
+    fn unseen(&self) -> &[PathBuf] {
+        // In a user namespace of its own, or without root, netrec can have made nothing in namespaces that it cannot enter.
+        if self.unseen.is_empty() || !netns::may_enter_all() { &[] } else { &self.unseen }
+    }
+
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {
         let firewall = match self.firewall() {
             Ok(firewall) => firewall.read(),
             Err(error) => Err(error),
         };
+        // While others are read ahead.
+        let mut everywhere = netns::everywhere();
         let ahead = self.ahead.take().map(Ahead::found).unwrap_or_default();
-        let read = live::read(&mut self.namespaces, ahead, scope);
+        self.namespaces.release(|netns| netns.source().is_none());
+        let read = live::read(&mut self.namespaces, ahead, &mut everywhere, scope);
+        self.unseen = everywhere.unseen;
         // A name may stand for another namespace soon, and an open socket would keep a removed one alive.
         self.namespaces.forget();
         let mut entries = read?;

@@ -2,7 +2,6 @@
 //! in `reach`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
@@ -11,9 +10,10 @@ use super::ReadError;
 use super::netlink::address::RawAddress;
 use super::netlink::link::{self, ANOTHER_HOST, Mark, RawKind, RawLink};
 use super::netlink::route::{self, RTPROT_KERNEL, RawRoute};
-use super::netns::{self, Handle, Id, Namespaces};
+use super::netns::{self, Everywhere, Id, Namespaces, whose};
 use super::reach;
 use super::shaping;
+use super::sources;
 use super::space::{Space, namespace_mark};
 use super::sysctl::{Proc, Procs};
 use super::transport::{DumpError, Refusal, Socket};
@@ -33,6 +33,7 @@ type FarEnd = (Peer, Option<Mark>);
 pub(super) fn read(
     namespaces: &mut Namespaces,
     ahead: HashMap<Netns, Space>,
+    everywhere: &mut Everywhere,
     scope: &Scope,
 ) -> Result<Vec<(Key, Entry)>, ReadError> {
     let mut reader = Reader {
@@ -47,6 +48,7 @@ pub(super) fn read(
         unread: None,
     };
     let host = reader.read_namespaces()?;
+    reader.read_other_namespaces(everywhere);
     reader.add_links(&host)?;
     let mut spaces = std::mem::take(&mut reader.spaces);
     for space in &mut spaces {
@@ -132,7 +134,7 @@ impl Reader<'_> {
             return Ok(Some(space));
         }
         let failed = |refusal| read_error(&whose(netns), &refusal);
-        let Some(handle) = Handle::open(&netns::path(netns)).map_err(|e| failed(e.into()))? else { return Ok(None) };
+        let Some(handle) = self.namespaces.find(netns).map_err(|e| failed(e.into()))? else { return Ok(None) };
         // What has just been changed through a socket is read back through it.
         let mut socket = match self.namespaces.take_socket(netns, handle.id) {
             Some(socket) => socket,
@@ -180,12 +182,14 @@ impl Reader<'_> {
         );
     }
 
-    /// Adds a namespace by the mark on its `lo`: netrec's, or a foreign one of a wanted name.
+    /// Adds a namespace by the mark on its `lo`: netrec's, or a foreign one of a wanted name. What the file calls otherwise
+    /// is somebody else's to make and to remove, also where netrec once made it by a name.
     fn add_namespace(&mut self, netns: &Netns, links: &[RawLink]) {
         let Some(lo) = links.iter().find(|l| l.loopback) else { return };
         let mark = namespace_mark(lo);
         let standing = match mark {
-            Some(mark) if mark.inode == Some(self.inode) => Standing::Ours,
+            Some(mark) if mark.inode == Some(self.inode) && netns::is_name(netns) => Standing::Ours,
+            Some(mark) if mark.inode == Some(self.inode) => Standing::Foreign("not called by its name".into()),
             Some(_) => Standing::Foreign(ANOTHER_HOST.into()),
             None => Standing::Foreign("not made by netrec".into()),
         };
@@ -197,19 +201,13 @@ impl Reader<'_> {
 
     /// Adds the host's links: netrec's, and foreign ones of wanted names.
     fn add_links(&mut self, host: &Space) -> Result<(), ReadError> {
-        let mut far_ends = self.far_ends(host)?;
+        let far_ends = self.far_ends(host)?;
         let inode = self.inode;
-        let lost = |found: &FarEnds| {
-            let mut ours = host.links.iter().filter(|l| l.standing(inode).is_ours());
-            ours.any(|l| far_end_key(l).is_some() && !found.contains_key(&l.index))
-        };
-        if lost(&far_ends) {
-            self.read_other_namespaces();
-            far_ends = self.far_ends(host)?;
-            // It may be in the one that could not be read.
-            if let Some(error) = self.unread.take_if(|_| lost(&far_ends)) {
-                return Err(error);
-            }
+        let mut ours = host.links.iter().filter(|l| l.standing(inode).is_ours());
+        let lost = ours.any(|l| far_end_key(l).is_some() && !far_ends.contains_key(&l.index));
+        // It may be in the one that could not be read.
+        if let Some(error) = self.unread.take_if(|_| lost) {
+            return Err(error);
         }
         // In the order of their keys.
         let mut links: Vec<&RawLink> = host.links.iter().collect();
@@ -288,15 +286,16 @@ impl Reader<'_> {
         Ok(found)
     }
 
-    /// Adds the links that netrec made inside a container's namespace on a device of the host's. The ends of veth pairs are
-    /// told of along with the host's.
+    /// Adds the links that netrec made inside a container's namespace. The ends of veth pairs are told of along with the
+    /// host's.
     fn add_inner_links(&mut self, space: &mut Space, host: &Space) -> Result<(), ReadError> {
         for at in 0..space.links.len() {
             let raw = &space.links[at];
-            if !raw.is_marked() || !matches!(raw.kind, RawKind::Macvlan(_) | RawKind::Ipvlan(_)) {
+            if !raw.is_marked() || raw.kind == RawKind::Veth {
                 continue;
             }
-            match (&raw.mark, raw.peer_nsid) {
+            let is_on_parent = matches!(raw.kind, RawKind::Macvlan(_) | RawKind::Ipvlan(_));
+            match (&raw.mark, raw.peer_nsid.filter(|_| is_on_parent)) {
                 (Some(mark), _) if mark.inode == Some(self.inode) => {}
                 // A crash leaves one without a name. Only where its parent is tells then whose it is.
                 (None, Some(nsid)) => {
@@ -309,13 +308,13 @@ impl Reader<'_> {
                 // Of a netrec in there, or of another host's.
                 _ => continue,
             }
-            let link = Link {
-                kind: on_parent(raw, &host.links),
-                device: raw.device.clone(),
-                master: None,
-                port: None,
-                leaving: raw.group == GROUP_LEAVING,
+            let kind = match &raw.kind {
+                _ if is_on_parent => on_parent(raw, &host.links),
+                RawKind::Ifb => LinkKind::Ifb,
+                other => LinkKind::Other { name: other.name().to_owned() },
             };
+            let leaving = raw.group == GROUP_LEAVING;
+            let link = Link { kind, device: raw.device.clone(), master: None, port: None, leaving };
             let key = Key::Link { netns: space.netns.clone(), name: raw.name };
             self.add(key, Object::Link(link), raw.mark.as_ref(), Standing::Ours);
         }
@@ -337,30 +336,29 @@ impl Reader<'_> {
         }
     }
 
-    /// Looks for lost ends in the namespaces of other mounts and of processes, such as that of a container whose name was
-    /// removed.
-    fn read_other_namespaces(&mut self) {
-        let mut seen: HashSet<Id> = HashSet::from([self.namespaces.host_id()]);
-        for space in &self.spaces {
-            let handle = Handle::open(&netns::path(&space.netns)).ok().flatten();
-            seen.extend(handle.map(|h| h.id));
-        }
-        for (id, path) in netns::everywhere() {
-            if seen.insert(id) {
-                match self.read_other_namespace(&path) {
-                    Ok(space) => self.spaces.extend(space),
-                    Err(error) => drop(self.unread.get_or_insert(error)),
+    /// Looks into the namespaces of other mounts and of processes, such as that of a container that the file no longer has.
+    /// What is netrec's there is known by the path that leads there now, and the namespace is held open under it: the
+    /// process whose path it is may end.
+    fn read_other_namespaces(&mut self, everywhere: &mut Everywhere) {
+        let mut seen: HashSet<Id> = self.spaces.iter().map(|space| space.id).collect();
+        let Self { namespaces, spaces, unread, .. } = self;
+        sources::for_each_other(namespaces, &mut seen, everywhere, |namespaces, handle, path, links| {
+            let netns = Netns::new(path.to_string_lossy());
+            let links = match links {
+                Ok(links) => links,
+                Err(error) => {
+                    unread.get_or_insert(dump_error("links", &netns, error));
+                    return;
                 }
+            };
+            let marked = links.iter().any(RawLink::is_marked);
+            if marked || links.iter().any(|link| link.kind == RawKind::Veth) {
+                spaces.push(Space::with_links(netns.clone(), handle.id, links));
             }
-        }
-    }
-
-    /// Reads one of those; none where the process has ended by now.
-    fn read_other_namespace(&mut self, path: &Path) -> Result<Option<Space>, ReadError> {
-        let Some(handle) = Handle::open(path).ok().flatten() else { return Ok(None) };
-        let Ok(Ok(mut socket)) = self.namespaces.visit(&handle, Socket::open) else { return Ok(None) };
-        let netns = Netns::new(path.to_string_lossy());
-        Space::of_links(&mut socket, &netns, handle.id).map(Some)
+            if marked {
+                namespaces.hold(netns, handle);
+            }
+        });
     }
 
     /// Adds the addresses of netrec's links, all of which are netrec's but those that the kernel makes.
@@ -510,10 +508,6 @@ fn unknown_peer() -> Peer {
     Peer { netns: Netns::new("?"), name: InterfaceName::UNKNOWN, device }
 }
 
-fn whose(netns: &Netns) -> String {
-    if netns.is_host() { "the host's namespace".into() } else { format!("namespace {netns}") }
-}
-
 /// The error for something that the kernel refused to show.
 pub(super) fn read_error(what: &str, refusal: &Refusal) -> ReadError {
     use nix::libc::{EACCES, EOPNOTSUPP, EPERM};
@@ -528,7 +522,10 @@ pub(super) fn read_error(what: &str, refusal: &Refusal) -> ReadError {
 
 /// The error for a dump that gave nothing.
 pub(super) fn dump_error(what: &str, netns: &Netns, error: DumpError) -> ReadError {
-    let what = format!("{what} of {netns}");
+    let what = match netns.source() {
+        Some(source) => format!("{what} of {source}"),
+        None => format!("{what} of {netns}"),
+    };
     match error {
         DumpError::Torn => ReadError::Torn { what },
         DumpError::Refused(refusal) => read_error(&what, &refusal),

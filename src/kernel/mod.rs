@@ -22,6 +22,7 @@ mod run;
 pub mod sandbox;
 mod shaping;
 mod sockets;
+mod sources;
 mod space;
 mod sysctl;
 mod transport;
@@ -31,12 +32,30 @@ pub use events::{Events, Heard};
 pub use linux::Linux;
 pub use space::Ahead;
 
-use crate::state::{Announcement, Asked, Facts, Flow, Published, Scope, Stale, State, Step, Surroundings};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::state::{
+    Announcement, Asked, Facts, Flow, Netns, Published, Scope, SearchedFor, Stale, State, Step, Surroundings,
+    Whereabouts,
+};
 
 /// Where state is read from and steps go to: the kernel, or in tests a stand-in that refuses illegal steps.
 pub trait Backend {
     /// Reads the facts.
     fn facts(&mut self, asked: &Asked) -> Result<Facts, ReadError>;
+
+    /// Opens the namespaces that others made, and keeps them open until the next search: objects in them are read and
+    /// written there, whatever becomes of what they were made for.
+    fn search(&mut self, wanted: &[SearchedFor]) -> BTreeMap<Netns, Whereabouts> {
+        let _ = wanted;
+        BTreeMap::new()
+    }
+
+    /// Paths of the namespaces that the last reading of live state could not look into.
+    fn unseen(&self) -> &[PathBuf] {
+        &[]
+    }
 
     /// Reads what else is there that a desired state meets: other programs' firewalls, and sockets at the ports that it
     /// publishes. What cannot be read is said in the result; no plan fails for it.

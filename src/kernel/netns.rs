@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -37,7 +38,7 @@ const SPARE_DESCRIPTORS: usize = 64;
 /// A namespace's device and inode number, by which two names of one are told.
 pub(super) type Id = (u64, u64);
 
-/// The file of a namespace.
+/// The file of a namespace that has a name or path.
 pub(super) fn path(netns: &Netns) -> PathBuf {
     match netns.label() {
         None => OWN.into(),
@@ -94,9 +95,13 @@ pub(super) fn not_entered(errno: Errno) -> Refusal {
 /// The words for it.
 pub(super) const OTHER_KIND: &str = "it is a namespace of another kind, not of a network";
 
-fn handle(netns: &Netns) -> Result<Handle, Refusal> {
-    let opened = Handle::open(&path(netns))?;
-    opened.ok_or_else(|| Refusal::new(libc::ENOENT, format!("there is no namespace {netns}")))
+/// What sentences call a namespace.
+pub(super) fn whose(netns: &Netns) -> String {
+    match netns.source() {
+        Some(source) => format!("the namespace of {source}"),
+        None if netns.is_host() => "the host's namespace".to_owned(),
+        None => format!("namespace {netns}"),
+    }
 }
 
 fn id_of(metadata: &fs::Metadata) -> Id {
@@ -123,6 +128,9 @@ pub(super) struct Namespaces {
     sockets: HashMap<Netns, (Id, Socket)>,
     /// What is known of devices' indices, until links are renamed or removed.
     indices: HashMap<(Netns, InterfaceName), u32>,
+    /// Namespaces that somebody else made and that have neither name nor path of their own, each opened once: what they
+    /// were made for may have gone meanwhile, and its process number have passed on to another.
+    held: HashMap<Netns, Arc<Handle>>,
     limit: usize,
     run_netns_ready: bool,
 }
@@ -136,6 +144,7 @@ impl Namespaces {
             host: Socket::open()?,
             sockets: HashMap::new(),
             indices: HashMap::new(),
+            held: HashMap::new(),
             limit: raise_descriptor_limit().saturating_sub(SPARE_DESCRIPTORS),
             run_netns_ready: false,
         })
@@ -176,12 +185,49 @@ impl Namespaces {
         if netns.is_host() {
             return Ok(work());
         }
-        Ok(self.visit(&handle(netns)?, work)?)
+        Ok(self.visit(&*self.handle(netns)?, work)?)
+    }
+
+    /// Keeps a namespace open under a name, until that is given up by [`Self::release`].
+    pub(super) fn hold(&mut self, netns: Netns, handle: Handle) {
+        self.held.insert(netns, Arc::new(handle));
+    }
+
+    /// Gives up the held namespaces of which that is said.
+    pub(super) fn release(&mut self, which: impl Fn(&Netns) -> bool) {
+        let Self { held, sockets, .. } = self;
+        held.retain(|netns, _| {
+            let stays = !which(netns);
+            if !stays {
+                sockets.remove(netns);
+            }
+            stays
+        });
+    }
+
+    /// Opens a namespace, or takes it as it is held open; none where there is no such.
+    pub(super) fn find(&self, netns: &Netns) -> io::Result<Option<Arc<Handle>>> {
+        match self.held.get(netns) {
+            Some(held) => Ok(Some(held.clone())),
+            None if netns.source().is_some() => Ok(None),
+            None => Ok(Handle::open(&path(netns))?.map(Arc::new)),
+        }
+    }
+
+    fn handle(&self, netns: &Netns) -> Result<Arc<Handle>, Refusal> {
+        self.find(netns)?.ok_or_else(|| Refusal::new(libc::ENOENT, format!("{} is not there", whose(netns))))
     }
 
     /// A namespace's descriptor, for a message that names it; none for the host's.
-    pub(super) fn descriptor(netns: &Netns) -> Result<Option<OwnedFd>, Refusal> {
-        if netns.is_host() { Ok(None) } else { Ok(Some(handle(netns)?.file.into())) }
+    pub(super) fn descriptor(&self, netns: &Netns) -> Result<Option<OwnedFd>, Refusal> {
+        if netns.is_host() {
+            return Ok(None);
+        }
+        let file = match Arc::try_unwrap(self.handle(netns)?) {
+            Ok(handle) => handle.file,
+            Err(held) => held.file.try_clone()?,
+        };
+        Ok(Some(file.into()))
     }
 
     /// A socket in a namespace, made at its first use.
@@ -190,7 +236,7 @@ impl Namespaces {
             return Ok(&mut self.host);
         }
         if !self.sockets.contains_key(netns) {
-            let handle = handle(netns)?;
+            let handle = self.handle(netns)?;
             let socket = self.visit(&handle, Socket::open)??;
             self.keep(netns, handle.id, socket);
         }
@@ -205,7 +251,7 @@ impl Namespaces {
     /// The number that the host gave to a namespace, as a veth's `IFLA_LINK_NETNSID` has it; `u32::MAX` where it gave
     /// none, as it does when the first veth leads there, or where there is no such namespace any more.
     pub(super) fn nsid(&mut self, netns: &Netns) -> Result<u32, Refusal> {
-        let Some(handle) = Handle::open(&path(netns))? else { return Ok(u32::MAX) };
+        let Some(handle) = self.find(netns)? else { return Ok(u32::MAX) };
         let mut message = NsidMessage::default();
         message.attributes.push(NsidAttribute::Fd(handle.file.as_raw_fd().cast_unsigned()));
         // The answer is a `struct rtgenmsg`, padded to 4 bytes, and attributes.
@@ -225,7 +271,7 @@ impl Namespaces {
     }
 
     fn keep(&mut self, netns: &Netns, id: Id, socket: Socket) {
-        if self.sockets.len() >= self.limit {
+        if self.sockets.len() + self.held.len() >= self.limit {
             self.sockets.clear();
         }
         self.sockets.insert(netns.clone(), (id, socket));
@@ -336,7 +382,8 @@ fn counted(writes: &mut Writes) -> Result<(), Refusal> {
 
 /// Whether it is a name under `/run/netns`.
 pub(super) fn is_name(netns: &Netns) -> bool {
-    netns.label().is_some_and(|label| !label.contains('/') && !matches!(label, "" | "." | ".."))
+    let plain = |label: &str| !label.contains('/') && !matches!(label, "" | "." | "..");
+    netns.label().is_some_and(plain) && netns.source().is_none()
 }
 
 /// The file of a namespace that netrec may make or remove.
@@ -375,7 +422,7 @@ fn claim(path: &Path, writes: &mut Writes) -> Result<bool, Refusal> {
     Err(Refusal::new(libc::EEXIST, format!("{} is a file of somebody else's", path.display())))
 }
 
-/// The namespaces under `/run/netns`, by name.
+/// The namespaces under `/run/netns`, in order.
 pub(super) fn names() -> io::Result<Vec<Netns>> {
     let entries = match fs::read_dir(RUN_NETNS) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -384,37 +431,54 @@ pub(super) fn names() -> io::Result<Vec<Netns>> {
     let mut names = Vec::new();
     for entry in entries {
         if let Some(name) = entry?.file_name().to_str() {
-            names.push(Netns::new(name));
+            let netns = Netns::new(name);
+            // One that looks like a source goes by its path.
+            let looks = netns.source().is_some();
+            names.push(if looks { Netns::new(format!("{RUN_NETNS}/{name}")) } else { netns });
         }
     }
     names.sort();
     Ok(names)
 }
 
-/// The namespaces of all mounts and processes, as far as they may be seen, each once, with a path to it.
-pub(super) fn everywhere() -> Vec<(Id, PathBuf)> {
+/// The namespaces of all mounts and processes, each once, with a path to it; and the paths of those that may not be seen.
+#[derive(Debug, Default)]
+pub(super) struct Everywhere {
+    pub found: Vec<(Id, PathBuf)>,
+    pub unseen: Vec<PathBuf>,
+}
+
+/// Looks for namespaces of mounts and processes: a line of `mountinfo` and a `stat` for each.
+pub(super) fn everywhere() -> Everywhere {
     let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
-    let mounted = mounts.lines().filter_map(mounted_namespace);
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let processes = processes.filter(|e| e.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit));
     let mut found: HashMap<Id, PathBuf> = HashMap::new();
-    for path in mounted.chain(processes.map(|e| e.path().join("ns/net"))) {
-        if let Ok(metadata) = fs::metadata(&path) {
-            found.entry(id_of(&metadata)).or_insert(path);
+    for (id, path) in mounts.lines().filter_map(mounted_namespace) {
+        found.entry(id).or_insert(path);
+    }
+    let mut unseen = Vec::new();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in processes.filter(|e| e.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit)) {
+        let path = process.path().join("ns/net");
+        match fs::metadata(&path) {
+            Ok(metadata) => drop(found.entry(id_of(&metadata)).or_insert(path)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => unseen.push(path),
+            // It has ended.
+            Err(_) => {}
         }
     }
     let mut found: Vec<_> = found.into_iter().collect();
     found.sort();
-    found
+    Everywhere { found, unseen }
 }
 
-/// The mount point in a line of `mountinfo` (see `proc_pid_mountinfo(5)`) about a network namespace: its fourth field is
-/// `net:[INODE]`, its fifth the path, with a backslash and three octal digits for white space and backslashes.
-fn mounted_namespace(line: &str) -> Option<PathBuf> {
-    let mut fields = line.split(' ').skip(3);
-    if !fields.next()?.starts_with("net:[") {
-        return None;
-    }
+/// A line of `mountinfo` (see `proc_pid_mountinfo(5)`) about a network namespace: the third field is the device's number
+/// `MAJOR:MINOR`, the fourth `net:[INODE]`, the fifth the path, with a backslash and three octal digits for white space and
+/// backslashes.
+fn mounted_namespace(line: &str) -> Option<(Id, PathBuf)> {
+    let mut fields = line.split(' ').skip(2);
+    let (major, minor) = fields.next()?.split_once(':')?;
+    let inode = fields.next()?.strip_prefix("net:[")?.strip_suffix(']')?;
+    let id = (libc::makedev(major.parse().ok()?, minor.parse().ok()?), inode.parse().ok()?);
     let (mut path, mut rest) = (Vec::new(), fields.next()?.as_bytes());
     while let Some((first, others)) = rest.split_first() {
         match others.get(..3).and_then(|code| u8::from_str_radix(str::from_utf8(code).ok()?, 8).ok()) {
@@ -428,7 +492,14 @@ fn mounted_namespace(line: &str) -> Option<PathBuf> {
             }
         }
     }
-    Some(OsString::from_vec(path).into())
+    Some((id, OsString::from_vec(path).into()))
+}
+
+/// Whether all namespaces of the system are this process's to enter, as far as its user goes: not in a user namespace of its
+/// own (user_namespaces(7)).
+pub(super) fn may_enter_all() -> bool {
+    let whole = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
+    nix::unistd::geteuid().is_root() && fs::read_to_string("/proc/self/uid_map").is_ok_and(whole)
 }
 
 /// Raises the number of open files to what the system allows, and says how many that is.

@@ -324,9 +324,9 @@ fn create_operation<'a>(netns: &'a Netns, name: InterfaceName, wanted: &'a Link)
                 master: index(wanted.master)?,
                 underlay: index(underlay)?,
                 parent: index(wanted.parent())?,
-                netns: if from == netns { None } else { Namespaces::descriptor(netns)? },
+                netns: if from == netns { None } else { namespaces.descriptor(netns)? },
                 peer_netns: match far_end(wanted) {
-                    Some(peer) if peer.netns != *netns => Namespaces::descriptor(&peer.netns)?,
+                    Some(peer) if peer.netns != *netns => namespaces.descriptor(&peer.netns)?,
                     _ => None,
                 },
             };
@@ -541,7 +541,11 @@ pub(super) fn explain(step: &Step, refusal: &Refusal) -> StepError {
         (_, None) => "delete",
         _ => "change",
     };
-    let place = if matches!(step.key, Key::Netns { .. }) { String::new() } else { format!(" in {}", step.key.netns()) };
+    let place = match (&step.key, step.key.netns().source()) {
+        (Key::Netns { .. }, _) => String::new(),
+        (_, Some(source)) => format!(" in {source}"),
+        (key, None) => format!(" in {}", key.netns()),
+    };
     let mut parts = vec![format!("{verb} {} {}{place}", step.key.kind(), step.key.name())];
     parts.extend(refusal.text.clone().or_else(|| advice(step, refusal)));
     if refusal.errno != 0 {

@@ -25,9 +25,8 @@ pub(super) struct Space {
 
 impl Space {
     /// A namespace with nothing but its devices.
-    pub(super) fn of_links(socket: &mut Socket, netns: &Netns, id: Id) -> Result<Self, ReadError> {
-        let links = link::dump(socket).map_err(|e| dump_error("links", netns, e))?;
-        Ok(Self { netns: netns.clone(), id, links, whole: false, addresses: Vec::new(), routes: Vec::new() })
+    pub(super) fn with_links(netns: Netns, id: Id, links: Vec<RawLink>) -> Self {
+        Self { netns, id, links, whole: false, addresses: Vec::new(), routes: Vec::new() }
     }
 
     /// Reads the namespace that the socket is in: the whole of it where it is `wanted`, or it or a device in it is marked by
@@ -39,7 +38,8 @@ impl Space {
         inode: u64,
         wanted: bool,
     ) -> Result<Self, ReadError> {
-        let mut space = Self::of_links(socket, netns, id)?;
+        let links = link::dump(socket).map_err(|e| dump_error("links", netns, e))?;
+        let mut space = Self::with_links(netns.clone(), id, links);
         let marked = |link: &RawLink| {
             let mark =
                 if link.loopback { namespace_mark(link) } else { link.mark.as_ref().filter(|_| link.is_marked()) };

@@ -17,7 +17,9 @@ pub use part::Part;
 pub use phases::{Phase, phases};
 pub use warnings::{meets_others, published, surroundings};
 
-use crate::state::{Entry, Key, Owner, Places, Warning};
+use std::collections::BTreeMap;
+
+use crate::state::{Entry, Key, Netns, Owner, Places, Warning};
 
 /// What is to be done to make live state the desired one.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +28,8 @@ pub struct Plan {
     pub host: String,
     /// The changes, in the order of their keys.
     pub actions: Vec<Action>,
+    /// The namespaces of others that the changes are in, by device and inode number.
+    pub namespaces: BTreeMap<Netns, (u64, u64)>,
     /// What a person should know.
     pub warnings: Vec<Warning>,
     /// Where owners stand in the file.

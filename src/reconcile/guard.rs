@@ -14,8 +14,8 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::apply::{Undo, restore};
-use super::files;
 use super::lock::{Lock, LockError};
+use super::{files, sources};
 use crate::config::Sources;
 use crate::kernel::Backend;
 use crate::state::{Scope, State};
@@ -234,7 +234,10 @@ impl Place {
         if journal.stage == Stage::RolledBack {
             return Err(GuardError::TooLate(journal.file.names()));
         }
-        let undo = restore(backend, &journal.before, &journal.scope);
+        let mut before = journal.before.clone();
+        // What lived in a container that has ended since cannot be brought back.
+        sources::of_state(backend, &mut before);
+        let undo = restore(backend, &before, &journal.scope);
         journal.stage = match &undo {
             Undo::Done => Stage::RolledBack,
             Undo::Left(left) => Stage::Stuck(left.clone()),

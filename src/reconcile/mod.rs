@@ -12,6 +12,7 @@ mod lock;
 mod mutate;
 pub mod rehearse;
 mod saved;
+mod sources;
 mod stale;
 mod status;
 mod trust;
@@ -30,7 +31,7 @@ pub use stale::Stale;
 pub use status::{AttachmentStatus, ContainerStatus, NetworkStatus, PortStatus, Standing, Status, status};
 pub use trust::Doubt;
 
-use crate::config::{Config, ContainerNetns, Invalid, Sources, clean, closest};
+use crate::config::{Config, Container, Invalid, Sources, clean, closest};
 use crate::desired::{Desired, DesiredError, Refusal, bridge_name, desired};
 use crate::kernel::{Backend, ReadError};
 use crate::plan::{Conflict, Diff, LeftOut, Part, Plan, diff, meets_others, moved_addresses, published, surroundings};
@@ -87,6 +88,7 @@ pub fn prepare_part(
     targets: &[Owner],
 ) -> Result<Prepared, PrepareError> {
     let mut facts = backend.facts(&asked(config))?;
+    facts.sources = sources::of_config(backend, config, host.unwrap_or(&facts.host));
     let Desired { state, warnings, chosen, refusals } = desired(config, &facts, host)?;
     if targets.is_empty() {
         fits(&refusals)?;
@@ -109,10 +111,12 @@ pub fn prepare_part(
         facts.surroundings = backend.surroundings(&facts, &published(&state));
         warnings.extend(surroundings(&facts, &state));
     }
+    warnings.extend(sources::unseen(backend.unseen()));
     // Only what is to be done has a place to be shown.
     let places = if actions.is_empty() { Places::default() } else { config.places().into_iter().collect() };
     let plan = Plan {
         host: host_name(&facts, host),
+        namespaces: sources::touched(&actions, &facts),
         actions,
         warnings,
         places,
@@ -175,11 +179,12 @@ fn known(places: &Places, desired: &State, live: &State, targets: &[Owner]) -> R
 }
 
 /// What a file's desired state depends on: the bridges that it adopts, the devices that it trusts or that tunnels or
-/// containers are on, the other hosts of overlay networks, and the namespaces whose identity matters. Once one is named by a path, any two may
-/// be the same.
+/// containers are on, the other hosts of overlay networks, and the namespaces whose identity matters. Once one is somebody
+/// else's, any two may be the same.
 pub fn asked(config: &Config) -> Asked {
-    let any_path = config.containers.iter().any(|c| matches!(c.netns, ContainerNetns::Path(_)));
-    let containers = config.containers.iter().filter(|c| any_path && !c.shares_host());
+    let any_path = config.containers.iter().any(|c| !c.netns.is_made() && !c.shares_host());
+    let own = |c: &&Container| any_path && !c.shares_host() && c.netns.netns().source().is_none();
+    let containers = config.containers.iter().filter(own);
     let any_overlay = config.networks.iter().any(|n| n.overlay().is_some());
     let hosts = config.hosts.iter().filter(|_| any_overlay);
     Asked {
@@ -222,7 +227,7 @@ pub fn prepare_destroy(backend: &mut dyn Backend, host: Option<&str>) -> Result<
     for action in &mut actions {
         action.reason = Some("destroy".into());
     }
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<Warning> = sources::unseen(backend.unseen()).into_iter().collect();
     if !actions.is_empty() {
         let on: Vec<&str> =
             [facts::IPV4_FORWARDING, facts::IPV6_FORWARDING].into_iter().filter(|path| facts.sysctl_on(path)).collect();
@@ -270,22 +275,22 @@ fn in_the_way(conflicts: &[Conflict], config: &Config) -> String {
 }
 
 fn ways_out(key: &Key) -> String {
-    let netns = key.netns().label().map(|l| format!("-n {l} ")).unwrap_or_default();
+    let ip = sources::ip_in(key.netns());
     match key {
         Key::Link { name, .. } => format!(
             "rename: give the network another `bridge`, or the container another name; adopt: `adopt = true` uses an \
-             existing bridge; remove: `ip {netns}link del {name}`"
+             existing bridge; remove: `{ip} link del {name}`"
         ),
         Key::Netns { netns } => format!(
             "rename: give the container another `netns`; adopt: `netns = \"/run/netns/{netns}\"` uses it as it is; \
              remove: `ip netns del {netns}`"
         ),
-        Key::Address { link, ip, .. } => format!(
-            "rename: choose another address; adopt: make it equal to what the file wants; remove: `ip {netns}addr del {ip} \
+        Key::Address { link, ip: address, .. } => format!(
+            "rename: choose another address; adopt: make it equal to what the file wants; remove: `{ip} addr del {address} \
              dev {link}`"
         ),
         Key::Route { to, metric, .. } => format!(
-            "rename: choose another route; adopt: make it equal to what the file wants; remove: `ip {netns}route del {to} \
+            "rename: choose another route; adopt: make it equal to what the file wants; remove: `{ip} route del {to} \
              metric {metric}`"
         ),
         _ => "remove it".to_owned(),

@@ -18,7 +18,7 @@ use super::stale::{self, Stale};
 use super::trust::{self, Doubt};
 use crate::config::{Source, Sources, clean};
 use crate::plan::Plan;
-use crate::state::Owner;
+use crate::state::{Netns, Owner};
 
 /// The version of the format.
 const FORMAT: u64 = 1;
@@ -48,6 +48,8 @@ pub struct Saved {
     pub destroy: bool,
     /// Its actions, as in the JSON of a plan.
     actions: Vec<Value>,
+    /// The namespaces of others that they are in, by device and inode number.
+    namespaces: Vec<(Netns, (u64, u64))>,
 }
 
 /// What a plan is made from.
@@ -145,6 +147,7 @@ impl Saved {
             targets: origin.targets.to_vec(),
             destroy: origin.sources.is_none(),
             actions: actions(plan),
+            namespaces: plan.namespaces.clone().into_iter().collect(),
         })
     }
 
@@ -227,7 +230,10 @@ impl Saved {
     pub fn check(&self, sources: Option<&Sources>, now: Result<&Plan, &str>) -> Result<(), Stale> {
         let mut news = stale::texts(&self.sources, sources.map_or(&[], |sources| &sources.0));
         match now {
-            Ok(plan) => news += &stale::objects(&self.actions, &actions(plan)),
+            Ok(plan) => {
+                news += &stale::namespaces(&self.namespaces, &plan.namespaces);
+                news += &stale::objects(&self.actions, &actions(plan));
+            }
             Err(reason) => {
                 let _ = writeln!(news, "{reason}");
             }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
 use crate::config::{Source, clean};
+use crate::state::Netns;
 
 /// How many lines of a text, and how many objects, are shown as changed.
 const SHOWN: usize = 20;
@@ -63,6 +64,19 @@ fn more(news: &mut String, count: usize, one: &str, many: &str) {
         1 => writeln!(news, "  and 1 more {one}"),
         n => writeln!(news, "  and {n} more {many}"),
     };
+}
+
+/// Says which namespaces of others are no longer those that they were: what they were made for has been started anew, or is
+/// another process of the same number. Those that nothing is to be done in any more are of no interest.
+pub(super) fn namespaces(then: &[(Netns, (u64, u64))], now: &BTreeMap<Netns, (u64, u64)>) -> String {
+    let mut news = String::new();
+    for (netns, _) in then.iter().filter(|(netns, id)| now.get(netns).is_some_and(|now| now != id)) {
+        let _ = match netns.source() {
+            Some(source) => writeln!(news, "{source} has another network namespace now"),
+            None => writeln!(news, "{} is another network namespace now", clean(&netns.to_string())),
+        };
+    }
+    news
 }
 
 /// Says which objects have another action now.

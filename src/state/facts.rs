@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use super::Surroundings;
 use super::names::{InterfaceName, Mac, Netns};
+use super::{Surroundings, Whereabouts};
 
 /// Facts about the host, read once before the desired state is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct Facts {
     /// namespace, what is wrong with it where it cannot be one.
     #[serde(skip)]
     pub namespaces: BTreeMap<Netns, Result<Option<(u64, u64)>, String>>,
+    /// What came of the search for namespaces that others make for what runs in them.
+    #[serde(skip)]
+    pub sources: BTreeMap<Netns, Whereabouts>,
     /// What else is there that the desired state meets; read when that is known.
     pub surroundings: Surroundings,
 }
@@ -49,6 +52,14 @@ impl Facts {
     /// Whether a parameter of the host exists and is neither 0 nor empty.
     pub fn sysctl_on(&self, path: &str) -> bool {
         self.sysctls.get(path).is_some_and(|v| v != "0" && !v.is_empty())
+    }
+
+    /// The device and inode number of a namespace that others made, as far as it was asked for and is there.
+    pub fn identity(&self, netns: &Netns) -> Option<(u64, u64)> {
+        match self.sources.get(netns) {
+            Some(found) => found.id(),
+            None => self.namespaces.get(netns)?.as_ref().ok().copied().flatten(),
+        }
     }
 
     /// Whether the kernel has IPv6.

@@ -221,7 +221,8 @@ impl<'de> Deserialize<'de> for ObjectName {
     }
 }
 
-/// A network namespace as state names it: the host's own, a name under `/run/netns`, or an absolute path.
+/// A network namespace as state names it: the host's own, a name under `/run/netns`, an absolute path, or what somebody else
+/// made it for (`docker:web`).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Netns(Option<Arc<str>>);
 
@@ -234,7 +235,7 @@ impl Netns {
         Self(Some(label.into()))
     }
 
-    /// The name or path; none for the host.
+    /// The name, path or source; none for the host.
     pub fn label(&self) -> Option<&str> {
         self.0.as_deref()
     }

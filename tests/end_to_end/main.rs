@@ -31,6 +31,7 @@ mod safety;
 mod shaping;
 #[cfg(feature = "fault-injection")]
 mod signals;
+mod sources;
 mod status;
 mod surroundings;
 mod targets;

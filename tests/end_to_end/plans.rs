@@ -27,6 +27,8 @@ fn apply(lab: &Lab) -> Output {
 
 /// The plan is out of date; what is said of it after the first line.
 fn news(lab: &Lab) -> String {
+    // Link-local addresses may still be on their way.
+    drop(lab.host.settle());
     let before = Snapshot::of_machine(&lab.host);
     let output = apply(lab);
     assert_eq!((output.status, output.stdout.as_str()), (6, ""), "{}", output.stderr);

@@ -44,6 +44,11 @@ pub fn obstacle(programs: &[&str]) -> Option<String> {
     if !nix::unistd::geteuid().is_root() || map.split_whitespace().ne(["0", "0", "4294967295"]) {
         return Some("it takes root".into());
     }
+    program_missing(programs)
+}
+
+/// Which of these programs are missing.
+pub fn program_missing(programs: &[&str]) -> Option<String> {
     let found = |name: &str| Command::new("sh").args(["-c", &format!("command -v {name}")]).output();
     let lacks = |name: &&&str| !found(name).is_ok_and(|output| output.status.success());
     let missing: Vec<&str> = programs.iter().filter(lacks).copied().collect();

@@ -4,7 +4,7 @@ use super::{Ordinary, answer, lab, rows, uncounted};
 
 /// A namespace that others make, parameters that a user namespace may not set, and one that it may.
 const FILE: &str = r#"
-expect = ["host -> a", "a -> b:80"]
+expect = ["host -> a", "a -> b:80", "c -> b:80"]
 
 [networks.n]
 subnet = "10.9.0.0/24"
@@ -15,6 +15,10 @@ netns = "/proc/4242/ns/net"
 
 [containers.b]
 networks = ["n"]
+
+[containers.c]
+networks = ["n"]
+unit = "redis"
 
 [containers.b.sysctl]
 "net.ipv4.ip_unprivileged_port_start" = 1000
@@ -42,6 +46,7 @@ fn namespaces_and_parameters_are_stood_in_for() {
     let steps = [
         "ok: make the world ()",
         "ok: namespace /proc/4242/ns/net of container `a` (stood in for)",
+        "ok: unit `redis.service` for container `c` (stood in for)",
         "ok: sysctl net/ipv6/route/gc_thresh=2048 of container `b` (stood in for: as it is, a user namespace may not set it)",
         "ok: sysctl net/ipv4/ping_group_range=0 2147483647 of container `b` (stood in for: as it is, a user namespace may \
          not set it)",
@@ -50,6 +55,7 @@ fn namespaces_and_parameters_are_stood_in_for() {
         "ok: listen (1 service)",
         "ok: host -> a ()",
         "ok: a -> b:80 ()",
+        "ok: c -> b:80 ()",
         "ok: destroy (N changes)",
         "ok: look for what is left (nothing is left)",
     ];
@@ -87,7 +93,13 @@ fn root_sets_what_it_may() {
             return; // root of a user namespace: what it may not set is known to be absent already
         }
         let stood_in: Vec<&String> = table.iter().filter(|row| row.contains("stood in for")).collect();
-        assert_eq!(stood_in, ["ok: namespace /proc/4242/ns/net of container `a` (stood in for)"]);
+        assert_eq!(
+            stood_in,
+            [
+                "ok: namespace /proc/4242/ns/net of container `a` (stood in for)",
+                "ok: unit `redis.service` for container `c` (stood in for)",
+            ]
+        );
         assert_eq!(
             set_in_b(&String::from_utf8(output.stderr).unwrap()),
             [

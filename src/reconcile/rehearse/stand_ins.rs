@@ -19,7 +19,7 @@ pub(super) fn second_names(config: &Config, world: &World) -> Vec<(PathBuf, Path
     let mut names = Vec::new();
     for (host, machine) in world.hosts.iter().enumerate().filter(|(_, machine)| machine.host.is_some()) {
         for container in config.containers.iter().filter(|c| c.is_on(host)) {
-            if let ContainerNetns::Path(_) = &container.netns {
+            if !container.netns.is_made() {
                 let first = Path::new(NAMES).join(stand_in(container, machine.host.as_ref()));
                 names.push((first, machine.path_of(container)));
             }
@@ -33,8 +33,13 @@ pub(super) fn with_stand_ins(config: &Config) -> (Config, Vec<String>) {
     let mut config = config.clone();
     let mut stood_in = Vec::new();
     for container in &mut config.containers {
-        if let ContainerNetns::Path(path) = &container.netns {
-            stood_in.push(format!("namespace {path} of container `{}`", container.name));
+        if !container.netns.is_made() {
+            let netns = container.netns.netns();
+            stood_in.push(match netns.source() {
+                // Its own name alone would not tell whose place it takes.
+                Some(source) => format!("{source} for container `{}`", container.name),
+                None => format!("namespace {netns} of container `{}`", container.name),
+            });
             let path = Path::new(NAMES).join(stand_in(container, None));
             container.netns = ContainerNetns::Path(Netns::new(path.to_string_lossy()));
         }

@@ -75,7 +75,7 @@ impl Machine {
         let folder = self.folder().unwrap_or_else(|| NAMES.into());
         match &container.netns {
             ContainerNetns::Named(netns) => folder.join(netns.to_string()),
-            ContainerNetns::Path(_) => folder.join(stand_in(container, None)),
+            ContainerNetns::Path(_) | ContainerNetns::Source(_) => folder.join(stand_in(container, None)),
             ContainerNetns::Host => self.path(),
         }
     }
@@ -436,7 +436,7 @@ impl Builder {
     fn stand_ins(&mut self, config: &Config, hosts: &[Machine]) {
         for (host, machine) in hosts.iter().enumerate() {
             for container in config.containers.iter().filter(|c| c.is_on(host)) {
-                if let ContainerNetns::Path(_) = &container.netns {
+                if !container.netns.is_made() {
                     self.namespace(stand_in(container, machine.host.as_ref()));
                 }
             }

@@ -1,0 +1,91 @@
+//! Namespaces that others made: asked for, opened, and remembered by what they are and not by their names.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::config::Config;
+use crate::kernel::Backend;
+use crate::plan::Action;
+use crate::services;
+use crate::state::{
+    Entry, Facts, Key, Link, LinkKind, Netns, Object, Owner, SearchedFor, SourceKind, State, Warning, Whereabouts,
+};
+
+/// Searches for the namespaces of a file's containers on a host (by its name, where the file has several) that others made.
+pub(super) fn of_config(backend: &mut dyn Backend, config: &Config, host: &str) -> BTreeMap<Netns, Whereabouts> {
+    let here = config.hosts.iter().position(|h| h.name.as_str() == host);
+    let containers = config.containers.iter().filter(|c| c.netns.netns().source().is_some());
+    let containers = containers.filter(|c| here.is_none_or(|here| c.is_on(here)));
+    search(backend, containers.map(|c| (c.netns.netns().clone(), c.owner.clone())).collect())
+}
+
+/// Searches for those that the state of before a change has objects in. Takes out of it what is in one that is no longer there.
+pub(super) fn of_state(backend: &mut dyn Backend, state: &mut State) {
+    let mut wanted: BTreeMap<Netns, Owner> = BTreeMap::new();
+    for (key, entry) in &*state {
+        for netns in places(key, Some(entry)).filter(|netns| netns.source().is_some()) {
+            wanted.entry(netns.clone()).or_insert_with(|| entry.owner().cloned().unwrap_or_else(Owner::netrec));
+        }
+    }
+    let found = search(backend, wanted.into_iter().collect());
+    let gone = |netns: &Netns| found.get(netns).is_some_and(|found| found.id().is_none());
+    if found.keys().any(gone) {
+        let stays = |(key, entry): &(Key, Entry)| !places(key, Some(entry)).any(gone);
+        *state = std::mem::take(state).into_iter().filter(stays).collect();
+    }
+}
+
+fn search(backend: &mut dyn Backend, wanted: Vec<(Netns, Owner)>) -> BTreeMap<Netns, Whereabouts> {
+    let mut leads = services::leads(wanted.iter().map(|(netns, _)| netns));
+    let searched_for = |(netns, owner): (Netns, Owner)| Some(SearchedFor { lead: leads.remove(&netns)?, netns, owner });
+    let searched_for: Vec<SearchedFor> = wanted.into_iter().filter_map(searched_for).collect();
+    backend.search(&searched_for)
+}
+
+/// The namespaces that an object is in.
+fn places<'a>(key: &'a Key, entry: Option<&'a Entry>) -> impl Iterator<Item = &'a Netns> {
+    let far = entry.and_then(|entry| match &entry.object {
+        Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) => Some(&peer.netns),
+        _ => None,
+    });
+    std::iter::once(key.netns()).chain(far)
+}
+
+/// The namespaces of others that actions touch, by device and inode number.
+pub(super) fn touched(actions: &[Action], facts: &Facts) -> BTreeMap<Netns, (u64, u64)> {
+    let entries = actions.iter().flat_map(|a| [(&a.key, a.before.as_ref()), (&a.key, a.after.as_ref())]);
+    let touched = entries.flat_map(|(key, entry)| places(key, entry));
+    let foreign = touched.filter(|netns| netns.label().is_some_and(|label| label.contains(['/', ':'])));
+    foreign.filter_map(|netns| Some((netns.clone(), facts.identity(netns)?))).collect()
+}
+
+/// The warning about namespaces that could not be looked into.
+pub(super) fn unseen(paths: &[PathBuf]) -> Option<Warning> {
+    let first = paths.first()?.display();
+    let which = match paths.len() {
+        1 => first.to_string(),
+        n => format!("{first} and {} more", n - 1),
+    };
+    let message = format!("netrec may not look into {which}: what it may have made there earlier stays");
+    Some(Warning { code: "unseen", message, owner: None })
+}
+
+/// The command `ip` in a namespace, as one types it.
+pub(super) fn ip_in(netns: &Netns) -> String {
+    if let Some(source) = netns.source() {
+        let name = source.name;
+        let pid = match source.kind {
+            SourceKind::Docker => format!("$(docker inspect -f '{{{{.State.Pid}}}}' {name})"),
+            SourceKind::Podman => format!("$(podman inspect -f '{{{{.State.Pid}}}}' {name})"),
+            SourceKind::Pid => name.to_owned(),
+            SourceKind::Machine => format!("$(machinectl show -p Leader --value {name})"),
+            SourceKind::Unit => format!("$(systemctl show -p MainPID --value {name})"),
+        };
+        return format!("nsenter -t {pid} -n ip");
+    }
+    match netns.label() {
+        None => "ip".to_owned(),
+        Some(path) if path.starts_with('/') => format!("nsenter --net={path} ip"),
+        Some(name) => format!("ip -n {name}"),
+    }
+}

@@ -1,0 +1,188 @@
+//! Containers of real engines: started with `--network none`, they get networks, published ports and names of interfaces from
+//! netrec, as often as they are started, and leave nothing behind.
+
+#![allow(clippy::expect_used)] // a helper of the test is a test too
+
+mod lab;
+
+use crate::lab::{Lab, Output};
+
+const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab");
+/// What a container does.
+const SERVE: &str = "mkdir -p /www; echo shop >/www/index.html; exec httpd -f -p 80 -h /www";
+
+/// An engine on the lab's host, until dropped.
+struct Engine<'a> {
+    lab: &'a Lab,
+    /// The key of the file, and the engine's command.
+    key: &'static str,
+    script: String,
+    data: String,
+    cgroup: String,
+    env: Vec<(&'static str, String)>,
+}
+
+impl<'a> Engine<'a> {
+    /// Docker, where its socket's place is given by the environment.
+    fn docker(lab: &'a Lab) -> Result<Self, String> {
+        // It writes a key there.
+        lab.host.sh("mkdir /run/etc /run/etc.work && mount -t overlay overlay \
+                     -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc.work /etc");
+        let mut engine = Self::new(lab, "docker", "dockerd.sh");
+        engine.env.push(("DOCKER_HOST", format!("unix://{}/docker.sock", engine.data)));
+        engine.start(&["--bridge=none", "--iptables=false", "--ip6tables=false"])
+    }
+
+    /// Podman, at its own place.
+    fn podman(lab: &'a Lab) -> Result<Self, String> {
+        Self::new(lab, "podman", "podman.sh").start(&[])
+    }
+
+    fn new(lab: &'a Lab, key: &'static str, script: &str) -> Self {
+        let inode = lab.host.sh("stat -Lc %i /proc/self/ns/net");
+        let cgroup = format!("netrec-test-{key}-{}", inode.trim());
+        // `/var/lib` is the lab's own.
+        Self {
+            lab,
+            key,
+            script: format!("{SCRIPTS}/{script}"),
+            data: format!("/var/lib/{key}-test"),
+            cgroup,
+            env: Vec::new(),
+        }
+    }
+
+    fn start(self, options: &[&str]) -> Result<Self, String> {
+        let words = [&[self.script.as_str(), "start", &self.data, &self.cgroup], options].concat();
+        let started = self.lab.host.try_run(words);
+        if started.status == 0 { Ok(self) } else { Err(started.stderr) }
+    }
+
+    /// Runs a line of the engine's command.
+    fn run(&self, line: &str) -> String {
+        let Self { lab, script, data, cgroup, .. } = self;
+        lab.host.sh(&match (self.key, line.strip_prefix("run -d ")) {
+            ("docker", _) => format!("docker -H unix://{data}/docker.sock {line}"),
+            (_, Some(rest)) => format!("{script} container {data} {cgroup} {rest}"),
+            (_, None) => format!("{script} run {data} {cgroup} {line}"),
+        })
+    }
+
+    fn netrec(&self, args: &[&str]) -> Output {
+        let file = self.lab.host.write(
+            "netrec.toml",
+            &format!(
+                "[networks.front]\nsubnet = \"10.20.0.0/24\"\n\n[containers.shop]\n{} = \"web\"\n\
+                 networks.front = {{ address = \"10.20.0.10\", interface = \"lan\" }}\nports = [\"8080:80\"]\n",
+                self.key
+            ),
+        );
+        let env: Vec<(&str, &str)> = self.env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        self.lab.host.netrec_with_env(&env, &[&["-c", &file], args].concat())
+    }
+
+    /// Applies, and says how many changes there were.
+    fn apply(&self) -> usize {
+        let output = self.netrec(&["apply", "-y", "--json"]);
+        assert_eq!((output.status, output.stderr.as_str()), (0, ""), "{}", output.stdout);
+        let done: serde_json::Value = serde_json::from_str(&output.stdout).expect("a document");
+        done["actions"].as_array().map_or(0, Vec::len)
+    }
+
+    /// The first line of a plan, which is no change.
+    fn waits(&self) -> String {
+        let output = self.netrec(&["plan", "--detailed-exitcode"]);
+        assert_eq!(output.status, 0, "{}{}", output.stdout, output.stderr);
+        output.stdout.lines().next().unwrap_or_default().to_owned()
+    }
+
+    /// What the container serves, by its published port, from outside.
+    fn reached(&self) {
+        let page = || self.lab.world.http_get("192.0.2.1:8080", "/");
+        lab::until("the container serves", || page().is_ok());
+        assert_eq!(page(), Ok((200, "shop\n".to_owned())));
+        let inside = self.run("exec web busybox ip -o addr show dev lan");
+        assert!(inside.contains("inet 10.20.0.10/24"), "{inside}");
+        assert_eq!(self.apply(), 0);
+    }
+}
+
+impl Drop for Engine<'_> {
+    fn drop(&mut self) {
+        let stopped = self.lab.host.try_run([self.script.as_str(), "stop", &self.data, &self.cgroup]);
+        // Not while another panic is on its way, whose words matter more.
+        assert!(stopped.status == 0 || std::thread::panicking(), "{}", stopped.stderr);
+    }
+}
+
+/// A container's whole life.
+fn lives(engine: &Engine<'_>) {
+    let (key, name) = (engine.key, if engine.key == "docker" { "Docker" } else { "Podman" });
+    let host = &engine.lab.host;
+    engine.apply();
+    let waits = |why: &str| format!("!   waiting: containers.shop waits for container `web` of {name}, which {why}");
+    assert_eq!(engine.waits(), waits(&format!("does not exist ({key} run -d --network none --name web IMAGE)")));
+    engine.run(&format!("run -d --network none --name web busybox sh -c '{SERVE}'"));
+    assert!(engine.apply() > 0);
+    engine.reached();
+
+    // A new namespace with every start.
+    engine.run("restart -t 0 web");
+    assert!(engine.apply() > 0);
+    engine.reached();
+
+    engine.run("stop -t 0 web");
+    engine.apply();
+    assert_eq!(engine.waits(), waits(&format!("does not run ({key} start web)")));
+    assert!(!host.sh("ip -br link").contains("ve-"), "its interface is gone");
+    assert!(!host.sh("nft list table inet netrec").contains("8080"), "its ports are gone");
+    engine.run("start web");
+    engine.apply();
+    engine.reached();
+
+    // Out of the file while it runs, it is left as it was.
+    engine.netrec(&["destroy", "-y"]);
+    let inside = engine.run("exec web busybox ip -o link");
+    assert!(inside.contains(": lo:") && inside.lines().count() == 1, "{inside}");
+    assert_eq!(host.sh("ip -br link | grep -c -e ve- -e nr- || true"), "0\n");
+    engine.apply();
+    engine.reached();
+    engine.run("rm -f web");
+    engine.apply();
+    assert!(engine.waits().contains("which does not exist"));
+    assert!(!host.sh("ip -br link").contains("ve-"), "nothing is left");
+    engine.netrec(&["destroy", "-y"]);
+
+    // On a network of the engine's own it is not touched, and says so in one sentence.
+    engine.run("run -d --network host --name web busybox sh -c 'exec httpd -f -p 81 -h /'");
+    let output = engine.netrec(&["apply", "-y"]);
+    assert_eq!((output.status, output.stdout.as_str()), (1, ""));
+    let expected = format!(
+        "error: container `shop` (/run/lab/netrec.toml:4) is to live in container `web` of {name}, which has network `host` \
+         of {name}'s own: start it with `--network none`, since one alone can set up a namespace\n"
+    );
+    assert_eq!(output.stderr, expected);
+    assert!(!host.sh("ip -br link").contains("nr-front"), "nothing was done");
+}
+
+#[test]
+fn a_container_of_dockers_lives_on_networks_of_netrecs() {
+    if let Some(why) = lab::kernel::obstacle(&["dockerd", "docker", "busybox"]) {
+        return lab::kernel::not_tried("a container of Docker's", &why);
+    }
+    lab::in_lab(|lab| match Engine::docker(lab) {
+        Ok(docker) => lives(&docker),
+        Err(why) => lab::kernel::not_tried("a container of Docker's", &format!("it does not start: {why}")),
+    });
+}
+
+#[test]
+fn a_container_of_podmans_lives_on_networks_of_netrecs() {
+    if let Some(why) = lab::kernel::obstacle(&["podman", "runc", "busybox"]) {
+        return lab::kernel::not_tried("a container of Podman's", &why);
+    }
+    lab::in_lab(|lab| match Engine::podman(lab) {
+        Ok(podman) => lives(&podman),
+        Err(why) => lab::kernel::not_tried("a container of Podman's", &format!("it does not start: {why}")),
+    });
+}
