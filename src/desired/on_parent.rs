@@ -3,6 +3,7 @@
 
 use super::Build;
 use super::container::Member;
+use super::shaping::{Limits, Point};
 use crate::config::{Driver, Network, Parent};
 use crate::state::facts::HostDevice;
 use crate::state::{Device, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object};
