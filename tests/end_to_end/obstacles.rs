@@ -80,7 +80,7 @@ fn a_namespace_that_vanishes_during_an_apply_has_all_taken_back() {
         lab.host.destroy(FILE);
         let file = lab.host.write("netrec.toml", FILE);
         // Before a message names it, and when all that is in it has gone with it.
-        let never = "error: create link ve-app8fa89c in host: there is no namespace /run/theirs/app: No such file or directory\n";
+        let never = "error: create link ve-app8fa89c in host: namespace /run/theirs/app is not there: No such file or directory\n";
         let gone = "error: link ve-app8fa89c: its end in /run/theirs/app is nowhere to be found\n\
                     address 10.20.0.127/24 dev eth0 in /run/theirs/app is missing\n\
                     address fd20::88f8:cbe9:ff8f:a89d/64 dev eth0 in /run/theirs/app is missing\n\

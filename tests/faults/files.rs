@@ -297,6 +297,35 @@ ports    = ["8411:80"]
 networks = ["guests"]
 "#,
     },
+    // Traffic that is limited, routes by another container and to nowhere, and parameters of an interface.
+    Part {
+        host: "",
+        first: r#"
+[networks.paced]
+subnet = "10.44.0.0/24"
+
+[containers.paced-1.networks.paced]
+ingress = "20mbit"
+egress  = "10mbit"
+routes  = [{ to = "198.18.0.0/24", via = "10.44.0.9" }, { to = "198.18.1.0/24", type = "blackhole" }]
+sysctl  = { "net.ipv4.conf.IFNAME.rp_filter" = 0 }
+
+[containers.paced-2]
+networks.paced = { egress = "5mbit" }
+"#,
+        second: r#"
+[networks.paced]
+subnet = "10.44.0.0/24"
+
+[containers.paced-1.networks.paced]
+egress = "40mbit"
+routes = [{ to = "198.18.0.0/24", type = "blackhole" }, { to = "198.18.2.0/24", via = "10.44.0.9", metric = 7 }]
+sysctl = { "net.ipv4.conf.IFNAME.rp_filter" = 2 }
+
+[containers.paced-2]
+networks.paced = { ingress = "5mbit" }
+"#,
+    },
     // Containers on a link that the host is on, and one with nothing at all. Without IPv6 where a device gets another Ethernet
     // address or is made anew: the kernel keeps the link-local address of the former, and forgets the device's parameters.
     Part {
