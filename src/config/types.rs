@@ -485,9 +485,9 @@ impl ContainerNetns {
         }
     }
 
-    /// Whether netrec makes it where it is absent.
-    pub fn is_made(&self) -> bool {
-        matches!(self, Self::Named(_))
+    /// Whether others make it, and netrec only uses it.
+    pub fn is_of_others(&self) -> bool {
+        matches!(self, Self::Path(_) | Self::Source(_))
     }
 }
 

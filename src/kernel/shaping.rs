@@ -10,9 +10,16 @@ use crate::state::{Entry, Key, Netns, Object, Qdisc, Scope, Standing};
 
 /// Whether there may be some in a namespace with these devices. `inode` is the inode number of the host's.
 pub(super) fn is_of_interest(netns: &Netns, links: &[RawLink], inode: u64, scope: &Scope) -> bool {
-    let ours = |link: &&RawLink| link.is_marked() && link.standing(inode).is_ours();
+    let ours = |link: &&RawLink| is_ours(netns, link, inode);
     let tells = |link: &RawLink| netns.is_host() || link.kind == RawKind::Ifb || link.shaped;
     links.iter().filter(ours).any(tells) || scope.shaped.iter().any(|(wanted, _)| wanted == netns)
+}
+
+/// Whether a link is netrec's. In a namespace that is not the host's, one that does not say of which host it is belongs to a
+/// netrec in there.
+fn is_ours(netns: &Netns, link: &RawLink, inode: u64) -> bool {
+    let says = netns.is_host() || link.mark.as_ref().is_some_and(|mark| mark.inode == Some(inode));
+    link.is_marked() && says && link.standing(inode).is_ours()
 }
 
 /// Reads them by a socket in the namespace, which has the devices `links`.
@@ -25,7 +32,7 @@ pub(super) fn read(
 ) -> Result<Vec<(Key, Entry)>, ReadError> {
     let mut entries = Vec::new();
     for raw in qdisc::dump(socket).map_err(|e| dump_error("queueing disciplines", netns, e))? {
-        let of_interest = |link: &&RawLink| link.is_marked() && link.standing(inode).is_ours();
+        let of_interest = |link: &&RawLink| is_ours(netns, link, inode);
         let Some(link) = link::by_index(links, raw.index).filter(of_interest) else { continue };
         let (mut found, mut marked) = (raw.qdisc, raw.marked);
         if let Qdisc::Clsact { redirect } = &mut found {

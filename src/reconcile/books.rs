@@ -1,12 +1,13 @@
 //! What of a plan has been done at a moment, for a process that has to end in the middle of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::kernel::{Backend, ReadError, StepError};
 use crate::state::{
-    Announcement, Asked, Entry, Facts, InterfaceName, Key, Link, LinkKind, Netns, Object, Published, Scope, Stale,
-    State, Step, Surroundings,
+    Announcement, Asked, Entry, Facts, Flow, InterfaceName, Key, Link, LinkKind, Netns, Object, Published, Scope,
+    SearchedFor, Stale, State, Step, Surroundings, Whereabouts, device_of,
 };
 
 /// The objects that differ from what they were when the work began. What is taken back is struck out, but for addresses and
@@ -98,10 +99,12 @@ impl Pages {
 /// The device that an object goes with.
 fn device(key: &Key, now: Option<&Entry>) -> Option<InterfaceName> {
     match (key, now.map(|e| &e.object)) {
-        (Key::Address { link, .. } | Key::Neighbour { link, .. } | Key::Fdb { link, .. }, _) => Some(*link),
+        (
+            Key::Address { link, .. } | Key::Neighbour { link, .. } | Key::Fdb { link, .. } | Key::Qdisc { link, .. },
+            _,
+        ) => Some(*link),
         (Key::Route { .. }, Some(Object::Route(route))) => route.dev,
-        // net/ipv4/conf/DEVICE/NAME
-        (Key::Sysctl { path, .. }, _) => path.split('/').nth(3)?.parse().ok(),
+        (Key::Sysctl { path, .. }, _) => device_of(path),
         _ => None,
     }
 }
@@ -125,8 +128,20 @@ impl Backend for Kept<'_> {
         self.inner.facts(asked)
     }
 
+    fn search(&mut self, wanted: &[SearchedFor]) -> BTreeMap<Netns, Whereabouts> {
+        self.inner.search(wanted)
+    }
+
+    fn unseen(&self) -> &[PathBuf] {
+        self.inner.unseen()
+    }
+
     fn surroundings(&mut self, facts: &Facts, published: &[Published]) -> Surroundings {
         self.inner.surroundings(facts, published)
+    }
+
+    fn flows(&mut self) -> Result<Vec<Flow>, ReadError> {
+        self.inner.flows()
     }
 
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {

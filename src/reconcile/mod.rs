@@ -182,7 +182,7 @@ fn known(places: &Places, desired: &State, live: &State, targets: &[Owner]) -> R
 /// containers are on, the other hosts of overlay networks, and the namespaces whose identity matters. Once one is somebody
 /// else's, any two may be the same.
 pub fn asked(config: &Config) -> Asked {
-    let any_path = config.containers.iter().any(|c| !c.netns.is_made() && !c.shares_host());
+    let any_path = config.containers.iter().any(|c| c.netns.is_of_others());
     let own = |c: &&Container| any_path && !c.shares_host() && c.netns.netns().source().is_none();
     let containers = config.containers.iter().filter(own);
     let any_overlay = config.networks.iter().any(|n| n.overlay().is_some());

@@ -19,7 +19,7 @@ pub(super) fn second_names(config: &Config, world: &World) -> Vec<(PathBuf, Path
     let mut names = Vec::new();
     for (host, machine) in world.hosts.iter().enumerate().filter(|(_, machine)| machine.host.is_some()) {
         for container in config.containers.iter().filter(|c| c.is_on(host)) {
-            if !container.netns.is_made() {
+            if container.netns.is_of_others() {
                 let first = Path::new(NAMES).join(stand_in(container, machine.host.as_ref()));
                 names.push((first, machine.path_of(container)));
             }
@@ -33,7 +33,7 @@ pub(super) fn with_stand_ins(config: &Config) -> (Config, Vec<String>) {
     let mut config = config.clone();
     let mut stood_in = Vec::new();
     for container in &mut config.containers {
-        if !container.netns.is_made() {
+        if container.netns.is_of_others() {
             let netns = container.netns.netns();
             stood_in.push(match netns.source() {
                 // Its own name alone would not tell whose place it takes.

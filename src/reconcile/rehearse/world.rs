@@ -436,7 +436,7 @@ impl Builder {
     fn stand_ins(&mut self, config: &Config, hosts: &[Machine]) {
         for (host, machine) in hosts.iter().enumerate() {
             for container in config.containers.iter().filter(|c| c.is_on(host)) {
-                if !container.netns.is_made() {
+                if container.netns.is_of_others() {
                     self.namespace(stand_in(container, machine.host.as_ref()));
                 }
             }
