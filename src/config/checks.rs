@@ -576,7 +576,7 @@ fn no_router(
     // One by its link-local address is on every link that has IPv6.
     if let IpAddr::V6(ip) = address
         && ip.is_unicast_link_local()
-        && network.mode(true).is_some()
+        && network.subnets.iter().any(|subnet| subnet.net.is_ipv6())
     {
         return None;
     }

@@ -311,7 +311,9 @@ fn alone(draft: &mut Draft, table: Table, networks: &Networks, problems: &mut Pr
     if !network(only).is_host() {
         return;
     }
-    for item in ["netns", "sysctl"].into_iter().filter_map(|key| table.get(key)) {
+    for item in
+        ["netns", "docker", "podman", "pid", "machine", "unit", "sysctl"].into_iter().filter_map(|key| table.get(key))
+    {
         let message = format!("{} is of a namespace of the container's own", tick(item.key()));
         let problem = Problem::new(item.key_place(), message);
         let what = format!("on network `{name}` it has the host's");

@@ -120,7 +120,6 @@ fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]
     let sysctl: Map<String, Value> = container.sysctls.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
     let (key, netns) = namespace(container.netns.netns());
     let mut value = json!({
-        key: netns,
         "networks": networks,
         "ports": container
             .ports
@@ -129,7 +128,7 @@ fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]
             .collect::<Vec<_>>(),
     });
     if !container.shares_host() {
-        value["netns"] = json!(container.netns.netns());
+        value[key] = netns;
         value["sysctl"] = Value::Object(sysctl);
     }
     if let Some(host) = container.host {

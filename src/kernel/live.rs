@@ -289,6 +289,8 @@ impl Reader<'_> {
     /// Adds the links that netrec made inside a container's namespace. The ends of veth pairs are told of along with the
     /// host's.
     fn add_inner_links(&mut self, space: &mut Space, host: &Space) -> Result<(), ReadError> {
+        let says_us = |link: &RawLink| link.mark.as_ref().is_some_and(|mark| mark.inode == Some(self.inode));
+        let has_ours = space.links.iter().any(|link| link.is_marked() && says_us(link));
         for at in 0..space.links.len() {
             let raw = &space.links[at];
             if !raw.is_marked() || raw.kind == RawKind::Veth {
@@ -297,7 +299,8 @@ impl Reader<'_> {
             let is_on_parent = matches!(raw.kind, RawKind::Macvlan(_) | RawKind::Ipvlan(_));
             match (&raw.mark, raw.peer_nsid.filter(|_| is_on_parent)) {
                 (Some(mark), _) if mark.inode == Some(self.inode) => {}
-                // A crash leaves one without a name. Only where its parent is tells then whose it is.
+                // A crash leaves one without a name. Its company tells whose it is, or where its parent is.
+                (None, _) if raw.kind == RawKind::Ifb && has_ours => {}
                 (None, Some(nsid)) => {
                     let of_host = self.namespaces.nsid_of_host(&space.netns);
                     if of_host.map_err(|r| read_error(&whose(&space.netns), &r))? != nsid {
@@ -317,6 +320,8 @@ impl Reader<'_> {
             let link = Link { kind, device: raw.device.clone(), master: None, port: None, leaving };
             let key = Key::Link { netns: space.netns.clone(), name: raw.name };
             self.add(key, Object::Link(link), raw.mark.as_ref(), Standing::Ours);
+            // What is on one without a name is netrec's as it is.
+            space.links[at].mark.get_or_insert(Mark { owner: Owner::netrec(), inode: Some(self.inode) });
         }
         Ok(())
     }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::mem::discriminant;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use nix::libc;
@@ -26,6 +28,11 @@ use crate::state::{
 };
 
 type Outcomes = Vec<Result<(), Refusal>>;
+
+/// How long what a removed namespace leaves behind is waited for: it is gone within some tens of milliseconds, on a busy machine
+/// within some hundreds.
+const TIDYING: Duration = Duration::from_secs(2);
+const TIDYING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Carries out steps and says of each how it went.
 pub(super) struct Runner<'a> {
@@ -127,9 +134,27 @@ impl Runner<'_> {
             Ok(socket) => socket.batch(requests, self.writes),
             Err(refusal) => vec![Err(refusal); sent.len()],
         };
+        let until = Instant::now() + TIDYING;
         for ((i, operation), answer) in sent.into_iter().zip(answers) {
+            let answer = self.insist(operation, answer, until);
             settle(&mut outcomes[i], answer, operation.accept);
         }
+    }
+
+    /// Sends a message again whose address or port another device has: that may be one in a namespace which is removed, and
+    /// which the kernel has not tidied away yet.
+    fn insist(
+        &mut self,
+        operation: &Operation<'_>,
+        mut answer: Result<(), Refusal>,
+        until: Instant,
+    ) -> Result<(), Refusal> {
+        while matches!(&answer, Err(refusal) if refusal.errno == libc::EADDRINUSE) && Instant::now() < until {
+            thread::sleep(TIDYING_PAUSE);
+            let (request, _descriptor) = (operation.build)(self.namespaces)?;
+            answer = self.namespaces.socket(operation.netns)?.batch(vec![request], self.writes).into_iter().collect();
+        }
+        answer
     }
 
     /// The messages of a step about a link or what hangs on it; links are deleted elsewhere, together.

@@ -153,7 +153,7 @@ const DAMAGE: &[(&str, &str)] = &[
         replace sysctl net/ipv6/conf/eth0/accept_ra in third",
     ),
     (
-        "ip netns del third; while ip -o link show type macvlan 2>/dev/null | grep -q third; do sleep 0.05; done",
+        "ip netns del third",
         "create netns third\ncreate link eth0 in third\ncreate address 10.41.0.13/24 dev eth0 in third
         create sysctl net/ipv6/conf/eth0/accept_ra in third",
     ),
@@ -434,5 +434,42 @@ fn parents_that_will_not_do_are_refused() {
         // Of a network without containers nothing is made.
         let empty = "[networks.lan]\ndriver = \"macvlan\"\nparent = \"none\"\nsubnet = \"10.40.0.0/24\"\n";
         assert_eq!(lab.host.plan(empty).actions(), [""; 0]);
+    });
+}
+
+/// What a file shows of itself is a file that wants the same, also where containers have no namespace of their own.
+#[test]
+fn what_is_shown_of_a_container_of_others_or_of_the_host_is_a_valid_file() {
+    lab::in_lab(|lab| {
+        let text = "[networks.front]\nsubnet = '10.20.0.0/24'\n[networks.own]\ndriver = 'host'\n\
+                    [containers.a]\npid = 1\nnetworks = ['front']\n[containers.b]\nunit = 'web'\nnetworks = ['front']\n\
+                    [containers.c]\nnetworks = ['own']\n";
+        let file = lab.host.write("others.toml", text);
+        let shown = lab.host.netrec(&["-c", &file, "show"]);
+        assert_eq!((shown.status, shown.stderr.as_str()), (0, ""));
+        let again = lab.host.write("shown.toml", &shown.stdout);
+        let validated = lab.host.netrec(&["-c", &again, "validate"]);
+        let valid = format!("{again} is valid: 2 networks, 3 containers\n");
+        assert_eq!((validated.status, validated.stderr), (0, valid));
+        assert_eq!(lab.host.netrec(&["-c", &again, "show"]).stdout, shown.stdout);
+    });
+}
+
+/// A netrec that dies between making the device that inbound traffic waits at, in a container, and naming it.
+#[test]
+fn what_a_crash_leaves_unnamed_in_a_container_is_taken_up_again() {
+    lab::in_lab(|lab| {
+        let file = "[networks.lan]\ndriver = 'macvlan'\nparent = 'uplink'\nsubnet = '10.40.0.0/24'\n\
+                    [containers.a]\nnetworks.lan = { ingress = '10mbit' }\n";
+        lab.host.apply(file);
+        let a = lab.container("a");
+        let name = a.sh("ip -o link show type ifb | cut -d: -f2").trim().to_owned();
+        a.run(["ip", "link", "set", &name, "alias", ""]);
+        assert!(!lab.host.plan(file).actions().is_empty());
+        lab.host.apply(file);
+        assert!(a.run(["ip", "link", "show", &name]).contains("alias netrec containers.a.networks.lan @"));
+        assert!(lab.host.plan(file).actions().is_empty());
+        lab.host.destroy(file);
+        assert_eq!(lab.host.netns_names(), Vec::<String>::new());
     });
 }
