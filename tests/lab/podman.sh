@@ -50,7 +50,13 @@ stop)
 	$podman rm -f -a -t 0 >/dev/null 2>&1 || true
 	kill "$(cat "$dir/pid")"
 	for group in /sys/fs/cgroup/"$cgroup" /sys/fs/cgroup/*/"$cgroup"; do
-		[ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} +
+		# The container's monitor ends a little after the container.
+		n=0
+		until [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} + 2>/dev/null; do
+			n=$((n + 1))
+			[ $n -le 100 ] || find "$group" -depth -type d -exec rmdir {} +
+			sleep 0.1
+		done
 	done
 	;;
 esac
