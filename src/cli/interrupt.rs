@@ -11,12 +11,10 @@ use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::named;
 use super::output::Output;
 use crate::plan::FORMAT_VERSION;
 use crate::reconcile::Books;
-
-/// How many objects are named.
-const NAMED: usize = 5;
 
 /// How far the work is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -127,13 +125,11 @@ impl Listener {
     /// What is left of work that ends here.
     fn left(&self) -> String {
         let (touched, under_way) = self.shared.books.standing();
-        let names: Vec<String> = touched.iter().take(NAMED).map(ToString::to_string).collect();
-        let names = names.join(", ");
+        let names = named(touched.iter());
         let differ = match touched.len() {
             0 => "no object of the plan differs from before".to_owned(),
             1 => format!("1 object of the plan differs from before: {names}"),
-            n if n <= NAMED => format!("{n} objects of the plan differ from before: {names}"),
-            n => format!("{n} objects of the plan differ from before: {names} and {} more", n - NAMED),
+            n => format!("{n} objects of the plan differ from before: {names}"),
         };
         let mut text = format!("interrupted again, and ended at once: {differ}");
         if under_way > 0 {

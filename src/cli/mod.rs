@@ -28,7 +28,7 @@ use crate::reconcile::{
     ApplyError, Doubt, GuardError, InputError, Lock, LockError, PrepareError, SavedError, Stale, Undo, read_sources,
     read_trusted,
 };
-use crate::state::Owner;
+use crate::state::{Key, Owner};
 
 /// Networks for containers, from a file: plans the difference between the file and the kernel, and applies it.
 #[derive(Debug, Parser)]
@@ -250,6 +250,17 @@ impl Args {
         let (sources, _) = read_trusted(&self.config, insecure)?;
         Ok(if sources == before.sources { Cow::Borrowed(before) } else { Cow::Owned(config::parse(sources)?) })
     }
+}
+
+/// How many objects a sentence names.
+const NAMED: usize = 5;
+
+/// The first few of these, by name.
+fn named<'a>(keys: impl ExactSizeIterator<Item = &'a Key>) -> String {
+    let more = keys.len().saturating_sub(NAMED);
+    let names: Vec<String> = keys.take(NAMED).map(ToString::to_string).collect();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    names.join(", ") + &more
 }
 
 /// Says what there is against a file that is used all the same.

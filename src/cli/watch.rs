@@ -15,14 +15,11 @@ use tracing::{error, info, warn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::{Done, Error};
+use super::{Done, Error, named};
 use crate::config::clean;
 use crate::plan::Plan;
 use crate::reconcile::PrepareError;
 use crate::reconcile::watch::{Cause, News, Trigger, WatchError, Watched, triggers, watch};
-
-/// How many objects a line of the log names.
-const NAMED: usize = 5;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -143,7 +140,7 @@ impl Teller {
                 );
                 status(&format!("somebody fights over {names}"));
             }
-            News::Deaf(why) => warn!("{why}"),
+            News::Amiss(why) => warn!("{why}"),
         }
     }
 
@@ -185,12 +182,4 @@ impl Teller {
 /// The line that `systemctl status` shows.
 fn status(text: &str) {
     notify(&[NotifyState::Status(text.lines().next().unwrap_or_default())]);
-}
-
-/// The first few, by name.
-fn named<'a>(keys: impl ExactSizeIterator<Item = &'a crate::state::Key>) -> String {
-    let count = keys.len();
-    let names: Vec<String> = keys.take(NAMED).map(ToString::to_string).collect();
-    let more = if count > NAMED { format!(" and {} more", count - NAMED) } else { String::new() };
-    names.join(", ") + &more
 }

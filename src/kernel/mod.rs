@@ -28,7 +28,7 @@ mod sysctl;
 mod transport;
 
 pub use disown::disown;
-pub use events::{Events, Heard};
+pub use events::Events;
 pub use linux::Linux;
 pub use space::Ahead;
 

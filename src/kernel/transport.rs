@@ -351,14 +351,14 @@ fn lost(result: &Result<(), Refusal>) -> bool {
 }
 
 /// What is needed of `struct nlmsghdr`.
-struct Header {
-    kind: u16,
+pub(super) struct Header {
+    pub(super) kind: u16,
     flags: u16,
     sequence: u32,
 }
 
 /// The messages of one datagram.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
     std::iter::from_fn(move || {
         let length = u32_at(bytes, 0)? as usize;
         let header = Header { kind: u16_at(bytes, 4)?, flags: u16_at(bytes, 6)?, sequence: u32_at(bytes, 8)? };

@@ -34,10 +34,8 @@ use crate::state::Key;
 pub enum Trigger {
     /// Something happened in a folder of the files.
     File,
-    /// The kernel told of changes.
+    /// The kernel told of changes, or of more than could be heard.
     Kernel,
-    /// The kernel told of more changes than could be heard.
-    Lost,
     /// Somebody asks for a round at once.
     Reload,
     /// Somebody asks for the end.
@@ -59,8 +57,8 @@ pub enum News<'a> {
     Held(&'a str),
     /// Somebody undoes what netrec does, each time: these objects, and for how long nothing is done about it.
     Fight(&'a [Key], Duration),
-    /// Something about the watching itself does not work; what then.
-    Deaf(&'a str),
+    /// Something beside the round does not work; what then.
+    Amiss(&'a str),
     /// The loop is alive.
     Alive,
 }
@@ -163,15 +161,11 @@ pub fn triggers() -> (Sender<Trigger>, Receiver<Trigger>) {
 /// Tells of what the kernel tells, until the loop is gone.
 fn listen(events: &Events, triggers: &Sender<Trigger>) {
     loop {
-        let trigger = match events.wait(None) {
-            Ok(heard) if heard.is_nothing() => continue,
-            Ok(heard) if heard.lost => Trigger::Lost,
-            Ok(_) => Trigger::Kernel,
+        match events.wait() {
+            Ok(false) => {}
+            Ok(true) if triggers.send(Trigger::Kernel).is_ok() => {}
             // A socket that fails tells nothing more: the full reading goes on finding what there is.
-            Err(_) => return,
-        };
-        if triggers.send(trigger).is_err() {
-            return;
+            Ok(true) | Err(_) => return,
         }
     }
 }
@@ -211,7 +205,7 @@ impl Loop<'_> {
             let next = self.watched.alive.map_or(self.throttle.next(), |_| self.throttle.next().min(alive));
             match triggers.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(Trigger::File) => self.throttle.file(Instant::now()),
-                Ok(Trigger::Kernel | Trigger::Lost) => self.throttle.kernel(Instant::now()),
+                Ok(Trigger::Kernel) => self.throttle.kernel(Instant::now()),
                 Ok(Trigger::Reload) => {
                     tell(News::Reloading);
                     // It is said again, for whoever asks.
@@ -270,7 +264,7 @@ impl Loop<'_> {
         let read = read.map_err(FileError::from).and_then(|(sources, _)| self.parse(sources));
         // After the reading: a folder that is there now is watched from now on.
         if let Err(error) = self.files.follow(&self.watched.paths) {
-            tell(News::Deaf(&format!("watch the folders of the configuration: {error}")));
+            tell(News::Amiss(&format!("watch the folders of the configuration: {error}")));
         }
         match read {
             Ok(None) => self.bad.clear(),
@@ -320,9 +314,11 @@ impl Loop<'_> {
         let prepared = prepare(&mut kernel, config, self.watched.host.as_deref())?;
         let backend: &mut dyn Backend = &mut kernel;
         apply(backend, &prepared, &mut unwatched)?;
-        if !good.applied {
-            place.let_go()?;
-            applied(&prepared.file)?;
+        // What the disk has to say about it changes nothing here.
+        if !good.applied
+            && let Err(error) = place.let_go().and_then(|()| applied(&prepared.file))
+        {
+            tell(News::Amiss(&error.to_string()));
         }
         Ok(Some(prepared))
     }
