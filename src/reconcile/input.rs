@@ -114,7 +114,7 @@ fn read(paths: &[PathBuf], check: Check<'_>) -> Result<Sources, InputError> {
 }
 
 /// The `*.toml` files of a folder, by name.
-fn folder(path: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn folder(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(path)? {
         let file = entry?.path();

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
@@ -51,6 +52,17 @@ impl Files {
         self.watched = wanted;
         failed.map_or(Ok(()), Err)
     }
+}
+
+/// Whether a file was written within so short a time that it may not be whole yet.
+pub(super) fn are_fresh(paths: &[PathBuf], quiet: Duration) -> bool {
+    let written = |path: &Path| path.metadata().and_then(|found| found.modified()).ok();
+    // One of the future says nothing.
+    let is_fresh = |path: &Path| written(path).and_then(|at| at.elapsed().ok()).is_some_and(|age| age < quiet);
+    input::places(paths).iter().any(|path| match input::folder(path) {
+        Ok(files) => files.iter().any(|file| is_fresh(file)),
+        Err(_) => is_fresh(path),
+    })
 }
 
 /// Whether an event may be about a file. To read one is an event, too, and so is every lock that is taken.

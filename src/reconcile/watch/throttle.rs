@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::state::Key;
 
 /// A file is read once nothing has happened to it for so long: editors write in several steps.
-const FILE_QUIET: Duration = Duration::from_millis(100);
+pub(super) const FILE_QUIET: Duration = Duration::from_millis(100);
 /// And at the latest so long after the first thing that happened.
 const FILE_LIMIT: Duration = Duration::from_secs(1);
 /// The kernel is read once it has been quiet for so long: what others change comes in bursts.
@@ -62,6 +62,8 @@ pub(super) struct Due {
     pub(super) file: bool,
     /// The kernel is to be read whether the files are others or not.
     pub(super) kernel: bool,
+    /// Somebody asks for it, whatever has happened to the files.
+    pub(super) asked: bool,
 }
 
 /// Says when the next round is due.
@@ -111,13 +113,19 @@ impl Throttle {
         (self.asked, self.calm, self.pause) = (Some(now), None, Pause::default());
     }
 
+    /// What was asked for has to wait until the files are quiet.
+    pub(super) fn later(&mut self, now: Instant) {
+        self.asked = Some(now + FILE_QUIET);
+    }
+
     /// When the next round is due, if nothing more happens.
     pub(super) fn next(&self) -> Instant {
         self.file_due().map_or(self.kernel_due(), |file| file.min(self.kernel_due()))
     }
 
     fn file_due(&self) -> Option<Instant> {
-        self.asked.or_else(|| self.file.map(|burst| burst.ends(FILE_QUIET, FILE_LIMIT)))
+        let burst = self.file.map(|burst| burst.ends(FILE_QUIET, FILE_LIMIT));
+        [self.asked, burst].into_iter().flatten().min()
     }
 
     fn kernel_due(&self) -> Instant {
@@ -133,12 +141,19 @@ impl Throttle {
         if self.next() > now {
             return None;
         }
-        let due = Due { file: self.file_due().is_some_and(|at| at <= now), kernel: self.kernel_due() <= now };
+        let due = Due {
+            file: self.file_due().is_some_and(|at| at <= now),
+            kernel: self.kernel_due() <= now,
+            asked: self.asked.is_some_and(|at| at <= now),
+        };
         if due.file {
             self.file = None;
         }
+        if due.asked {
+            self.asked = None;
+        }
         if due.kernel {
-            (self.asked, self.kernel, self.retry, self.full) = (None, None, None, now + FULL_READ);
+            (self.kernel, self.retry, self.full) = (None, None, now + FULL_READ);
         }
         Some(due)
     }
@@ -199,7 +214,11 @@ mod tests {
     fn rested() -> (Throttle, Instant) {
         let now = Instant::now();
         let mut throttle = Throttle::new(now);
-        assert_eq!(throttle.due(now), Some(Due { file: true, kernel: true }), "the first round is due at once");
+        assert_eq!(
+            throttle.due(now),
+            Some(Due { file: true, kernel: true, asked: true }),
+            "the first round is due at once"
+        );
         (throttle, now)
     }
 
@@ -212,7 +231,7 @@ mod tests {
             throttle.file(now + save * 5 * MS);
         }
         assert_eq!(throttle.due(now + 194 * MS), None);
-        assert_eq!(throttle.due(now + 195 * MS), Some(Due { file: true, kernel: false }));
+        assert_eq!(throttle.due(now + 195 * MS), Some(Due { file: true, kernel: false, asked: false }));
         assert_eq!(throttle.due(now + 300 * MS), None);
         // One that never ends.
         for save in 0..1000 {
@@ -222,14 +241,26 @@ mod tests {
         throttle.kernel(now);
         throttle.kernel(now + 2 * MS);
         assert_eq!(throttle.due(now + 4 * MS), None);
-        assert_eq!(throttle.due(now + 5 * MS), Some(Due { file: false, kernel: true }));
+        assert_eq!(throttle.due(now + 5 * MS), Some(Due { file: false, kernel: true, asked: false }));
         for change in 0..1000 {
             throttle.kernel(now + change * MS);
         }
         assert_eq!(throttle.next(), now + KERNEL_LIMIT);
         // What is not told.
         let (mut throttle, now) = rested();
-        assert_eq!(throttle.due(now + FULL_READ), Some(Due { file: false, kernel: true }));
+        assert_eq!(throttle.due(now + FULL_READ), Some(Due { file: false, kernel: true, asked: false }));
+    }
+
+    #[test]
+    fn what_is_asked_for_while_a_file_is_written_waits_for_its_end() {
+        let (mut throttle, now) = rested();
+        throttle.at_once(now);
+        assert_eq!(throttle.due(now), Some(Due { file: true, kernel: true, asked: true }));
+        throttle.later(now);
+        throttle.kernel(now);
+        assert_eq!(throttle.due(now + 3 * MS), Some(Due { file: false, kernel: true, asked: false }));
+        assert_eq!(throttle.due(now + 99 * MS), None);
+        assert_eq!(throttle.due(now + FILE_QUIET), Some(Due { file: true, kernel: true, asked: true }));
     }
 
     #[test]
@@ -242,14 +273,14 @@ mod tests {
             throttle.kernel(now + MS);
             assert_eq!(throttle.next(), now + pause);
             now += pause;
-            assert_eq!(throttle.due(now), Some(Due { file: false, kernel: true }));
+            assert_eq!(throttle.due(now), Some(Due { file: false, kernel: true, asked: false }));
             pauses.push(pause.as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
         // Another file is another matter.
         throttle.failed(now);
         throttle.file(now);
-        assert_eq!(throttle.due(now + FILE_QUIET), Some(Due { file: true, kernel: false }));
+        assert_eq!(throttle.due(now + FILE_QUIET), Some(Due { file: true, kernel: false, asked: false }));
         throttle.went_well();
         assert_eq!(throttle.failed(now).as_secs(), 1);
     }
@@ -264,7 +295,7 @@ mod tests {
         while now < end {
             throttle.kernel(now);
             now = throttle.next();
-            assert_eq!(throttle.due(now), Some(Due { file: false, kernel: true }));
+            assert_eq!(throttle.due(now), Some(Due { file: false, kernel: true, asked: false }));
             rounds += 1;
             if let Some((keys, pause)) = throttle.repaired([&key], now) {
                 assert_eq!(keys, [Key::Table]);
