@@ -9,6 +9,7 @@ need bridge iproute2
 need conntrack conntrack
 need iptables iptables
 need python3 python3
+need faketime faketime
 need unshare util-linux
 need nsenter util-linux
 if [ "$(id -u)" = 0 ]; then # tests with container engines and systemd are not tried without root
