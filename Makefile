@@ -7,7 +7,7 @@ RUNNER := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run
 
 test: setup fmt lint docs unit examples
 
-# Debian packages that the tests use as witnesses: nft, ip, bridge, nsenter, unshare.
+# Debian packages that the tests use as witnesses: nft, ip, bridge, nsenter, unshare. And Ansible, from PyPI.
 setup:
 	sh tests/setup.sh
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests need and the machine lacks. Without root it only says what is missing.
+# Installs what the tests need and the machine lacks. Without root it only says what is missing. Ansible goes into target/.
 set -eu
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
@@ -9,6 +9,7 @@ need bridge iproute2
 need conntrack conntrack
 need iptables iptables
 need python3 python3
+python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 need unshare util-linux
 need nsenter util-linux
 if [ "$(id -u)" = 0 ]; then # tests with container engines and systemd are not tried without root
@@ -18,8 +19,10 @@ if [ "$(id -u)" = 0 ]; then # tests with container engines and systemd are not t
 	need busybox busybox-static
 	need systemd-nspawn systemd-container
 	need systemd-run systemd
+	need sshd openssh-server
 fi
-[ -z "$missing" ] && exit 0
+here=$(dirname "$0")
+[ -z "$missing" ] && exec sh "$here/ansible/setup.sh"
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
 	echo "missing packages:$missing (as root: apt-get install$missing)" >&2
 	exit 1
@@ -39,3 +42,4 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 # shellcheck disable=SC2086
 apt-get install -y -qq --no-install-recommends $missing >/dev/null
+sh "$here/ansible/setup.sh"
