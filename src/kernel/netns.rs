@@ -246,7 +246,7 @@ impl Namespaces {
     /// Hands over a socket in a namespace other than the host's, for [`Self::keep`] to be given back.
     pub(super) fn lend(&mut self, netns: &Netns) -> Result<(Id, Socket), Refusal> {
         self.socket(netns)?;
-        self.sockets.remove(netns).ok_or_else(|| Refusal::new(libc::ENOENT, "no socket"))
+        self.sockets.remove(netns).ok_or_else(|| Refusal::new(libc::EIO, "no socket"))
     }
 
     /// Hands over the socket in use in a namespace, if that is still the one of this name.

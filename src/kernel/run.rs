@@ -326,9 +326,9 @@ impl Runner<'_> {
             }
         }
         self.namespaces.forget_indices();
-        let leaving: Vec<(&Netns, Vec<usize>)> = leaving.into_iter().collect();
+        let (host, inside): (Vec<_>, Vec<_>) = leaving.into_iter().partition(|(netns, _)| netns.is_host());
         let at_once = if self.writes.single() { 1 } else { AT_ONCE };
-        for some in leaving.chunks(at_once) {
+        for some in host.chunks(1).chain(inside.chunks(at_once)) {
             let marked: Vec<Outcomes> = some.iter().map(|(netns, indices)| self.doom(netns, indices, steps)).collect();
             let any: Vec<bool> = marked.iter().map(|outcomes| outcomes.iter().any(Result::is_ok)).collect();
             let netns: Vec<&Netns> = some.iter().zip(&any).filter(|(_, any)| **any).map(|((n, _), _)| *n).collect();
@@ -354,7 +354,7 @@ impl Runner<'_> {
         }
     }
 
-    /// Deletes what leaves in each of some namespaces. Each such message takes the kernel some 20 ms of waiting for all
+    /// Deletes what leaves in the host or in each of some containers. Each such message takes the kernel some 20 ms of waiting for all
     /// processors, so they are sent at the same time.
     fn delete_doomed(&mut self, all: &[&Netns]) -> Outcomes {
         let delete = |socket: &mut Socket, writes: &mut Writes| {
