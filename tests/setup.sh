@@ -9,6 +9,8 @@ need bridge iproute2
 need conntrack conntrack
 need iptables iptables
 need python3 python3
+need faketime faketime
+need curl curl
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 need unshare util-linux
 need nsenter util-linux

@@ -137,6 +137,36 @@ fn a_guard_outlives_its_netrec() {
     });
 }
 
+/// The wall clock is set back by a year while a change waits, as its guard sees it: the time goes by a clock that nobody sets.
+#[test]
+fn a_guard_does_not_mind_the_clock() {
+    lab::in_lab(|lab| {
+        lab.host.apply(SHOP);
+        let before = at_rest(lab);
+        let file = lab.host.write("after.toml", AFTER);
+        let clock = lab.host.write("clock", "+0d\n");
+        let env = [
+            ("LD_PRELOAD", "/usr/$LIB/faketime/libfaketime.so.1"),
+            ("FAKETIME_TIMESTAMP_FILE", clock.as_str()),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ];
+        let year = || {
+            let mut date = std::process::Command::new("date");
+            date.arg("+%Y").envs(env).stdout(std::process::Stdio::piped());
+            let output = lab.host.spawn(&mut date).expect("date").wait_with_output().expect("its end");
+            String::from_utf8(output.stdout).expect("text").trim().parse::<u32>().expect("a year")
+        };
+        let now = year();
+        let applied = lab.host.netrec_with_env(&env, &["-c", &file, "apply", "-y", "--confirm", "3s"]);
+        assert_eq!(applied.status, 0, "{}", applied.stderr);
+        lab.host.write("clock", "-366d\n");
+        assert!(year() < now, "the clock was not set back");
+        assert!(guard(lab).is_some(), "nothing waits");
+        is_back(lab, &before);
+    });
+}
+
 #[test]
 fn what_is_confirmed_stays_also_where_no_copy_can_be_kept() {
     lab::in_lab(|lab| {

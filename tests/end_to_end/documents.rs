@@ -79,3 +79,51 @@ fn the_tests_that_the_page_of_peers_names() {
     assert_eq!(lost, [""; 0], "of {named}");
     assert!(named > 100, "{named}");
 }
+
+/// A line's words, with `N` for the time that something took.
+fn words(line: &str) -> String {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let is_time = |n: usize| words.get(n + 1).is_some_and(|unit| matches!(*unit, "ms" | "s.")) && words[n] != "in";
+    let shown: Vec<&str> = (0..words.len()).map(|n| if is_time(n) { "N" } else { words[n] }).collect();
+    shown.join(" ")
+}
+
+/// Whether a command said what a page shows, in which `…` stands for any number of lines.
+fn is_shown(shown: &[String], said: &[String]) -> bool {
+    match shown.split_first() {
+        None => said.is_empty(),
+        Some((line, rest)) if line == "…" => (0..=said.len()).any(|skipped| is_shown(rest, &said[skipped..])),
+        Some((line, rest)) => said.split_first().is_some_and(|(first, others)| first == line && is_shown(rest, others)),
+    }
+}
+
+/// The tutorial's commands, in order, as somebody would type them; they say what the page shows.
+#[test]
+fn the_commands_of_the_tutorial() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tutorial.md")).expect("the page");
+    let folder = Path::new(lab::NETREC).parent().expect("a folder").display();
+    lab::in_lab(|lab| {
+        let before = lab::Snapshot::of(&lab.host);
+        let host = lab.host.run(["uname", "-n"]);
+        let mut blocks = page.split("\n```").skip(1).step_by(2).peekable();
+        let mut tried = 0;
+        while let Some(block) = blocks.next() {
+            let (kind, commands) = block.split_once('\n').expect("a block");
+            assert_eq!(kind, "sh", "{block}: a command, and then what it says");
+            let shown = blocks.next_if(|next| next.starts_with("text\n")).expect("what it says");
+            let script =
+                format!("exec 2>&1\nmkdir -p /run/lab/tutorial\ncd /run/lab/tutorial\nPATH={folder}:$PATH\n{commands}");
+            let said = lab.host.try_run(["sh", "-euc", &script]);
+            assert_eq!(said.status, 0, "{commands}\n{}{}", said.stdout, said.stderr);
+            let shown: Vec<String> = shown.lines().skip(1).map(|l| words(&l.replace("HOST", host.trim()))).collect();
+            let said: Vec<String> = said.stdout.lines().map(words).collect();
+            assert!(is_shown(&shown, &said), "{commands}\nshown:\n{}\nsaid:\n{}", shown.join("\n"), said.join("\n"));
+            tried += 1;
+        }
+        assert_eq!(tried, page.matches("```sh\n").count());
+        assert!(tried > 8, "{tried}");
+        drop(lab.host.settle());
+        lab.host.set_sysctl("net/ipv4/ip_forward", "0");
+        assert_eq!(before.diff(&lab::Snapshot::of(&lab.host)), "", "something is left");
+    });
+}

@@ -3,8 +3,8 @@
 //! each of them.
 //!
 //! `cargo test --features fault-injection` tries a fixed sample. `NETREC_EVERY=1` tries every write and `NETREC_EVERY=3` every
-//! third, `NETREC_CODES=5` as many error numbers at each, `NETREC_KILLS=500` as many deaths at random instants, and
-//! `NETREC_SEED=1` others than usual.
+//! third, `NETREC_FROM=2` those from the second on (so that a sweep can be shared out), `NETREC_CODES=5` as many error
+//! numbers at each, `NETREC_KILLS=500` as many deaths at random instants, and `NETREC_SEED=1` others than usual.
 
 #![cfg(feature = "fault-injection")]
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout)]
@@ -33,7 +33,8 @@ fn tried(n: usize) -> impl Iterator<Item = usize> {
     let every = number("NETREC_EVERY").and_then(|n| usize::try_from(n).ok());
     let every = every.unwrap_or_else(|| n.div_ceil(SAMPLE));
     // A sample is not to begin with the first, which is much like the second.
-    (every.div_ceil(2)..=n).step_by(every)
+    let from = number("NETREC_FROM").and_then(|n| usize::try_from(n).ok());
+    (from.unwrap_or_else(|| every.div_ceil(2))..=n).step_by(every)
 }
 
 /// How many writes a change takes when nothing goes wrong.

@@ -1,5 +1,6 @@
 //! What the kernel tells of changes: a second apply must be followed by silence.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -116,11 +117,23 @@ impl Machine {
     /// Whether there is an address that may not be used yet, or a device that has a carrier and does not know it yet.
     fn has_tentative(&self) -> bool {
         let named = self.netns_names().into_iter().map(|n| self.named(&n));
-        let mut spaces = named.chain(Some((**self).clone()));
-        spaces.any(|s| {
-            let links = s.run(["ip", "-o", "link", "show", "type", "veth"]);
-            s.run(["ip", "-o", "addr", "show", "tentative"]).contains("tentative")
-                || links.lines().any(|link| link.contains(",LOWER_UP") && link.contains(" state UNKNOWN "))
+        let spaces: Vec<Space> = named.chain(Some((**self).clone())).collect();
+        spaces.iter().any(Space::has_tentative_address)
+            || spaces.iter().any(|s| {
+                let links = s.run(["ip", "-o", "link", "show", "type", "veth"]);
+                links.lines().any(|link| link.contains(",LOWER_UP") && link.contains(" state UNKNOWN "))
+            })
+    }
+}
+
+impl Space {
+    /// Whether an address here is not known to be free yet: `IFA_F_TENTATIVE` in the fifth column of `/proc/net/if_inet6`.
+    fn has_tentative_address(&self) -> bool {
+        const IFA_F_TENTATIVE: u32 = 0x40;
+        let addresses = self.enter(|| fs::read_to_string("/proc/thread-self/net/if_inet6")).expect("addresses");
+        addresses.lines().any(|address| {
+            let flags = address.split_whitespace().nth(4).expect("flags");
+            u32::from_str_radix(flags, 16).expect("hexadecimal flags") & IFA_F_TENTATIVE != 0
         })
     }
 }
