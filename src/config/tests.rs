@@ -428,7 +428,7 @@ fn a_large_file_takes_no_time() {
         &message[message.len() - 99..]
     );
     // A hundred times what it takes with optimization.
-    let took = worked() - start;
+    let took = worked().saturating_sub(start);
     assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
@@ -455,7 +455,7 @@ fn hostile_files_end() {
         assert!(message.len() < 200_000, "{} bytes", message.len());
     }
     parse(&sysctls);
-    let took = worked() - start;
+    let took = worked().saturating_sub(start);
     assert!(took < Duration::from_secs(20), "{took:?}");
 }
 
