@@ -9,9 +9,10 @@ use super::networks::DraftSubnet;
 use super::overlay::OverlayDraft;
 use super::reader::{Placed, Problems};
 use super::report::Problem;
+use super::sysctl::{self, Decided};
 use super::types::{ContainerNetns, Mode, Place, PortAddress, PortRange, Protocol};
 use super::{containers, hosts, networks, ports, values};
-use crate::state::{INTERFACE_NAME_MAX, IP6_RT_PRIO_ADDRCONF, WAY_METRIC, usual_metric};
+use crate::state::{INTERFACE_NAME_MAX, IP6_RT_PRIO_ADDRCONF, InterfaceName, WAY_METRIC, usual_metric};
 
 /// The most ports of a bridge: numbers 1 to `BR_MAX_PORTS` - 1 of the kernel's `br_private.h`.
 const BRIDGE_PORTS: usize = 1023;
@@ -34,6 +35,7 @@ pub(super) fn all(
     addresses(hosts, networks, containers, problems);
     macs(networks, containers, problems);
     interfaces(containers, problems);
+    sysctls(networks, containers, problems);
     routes(hosts, networks, containers, problems);
     ports(networks, containers, problems);
     port_clashes(hosts, networks, containers, problems);
@@ -529,6 +531,56 @@ fn interfaces(containers: &[containers::Draft], problems: &mut Problems) {
     }
 }
 
+/// Parameters of interfaces that netrec itself decides.
+fn sysctls(networks: &[networks::Draft], containers: &[containers::Draft], problems: &mut Problems) {
+    for container in containers {
+        let of = |index: usize| &networks[container.attachments[index].network];
+        let own = (0..container.attachments.len())
+            .flat_map(|index| container.attachments[index].sysctls.iter().map(move |sysctl| (sysctl, vec![index])));
+        let interfaces = if container.sysctls.is_empty() { Vec::new() } else { container.interfaces() };
+        // What is said of all devices, or of those to come, is said of each, where the kernel passes it on.
+        let named = |device: &str, parameter: &str| -> Vec<usize> {
+            let passed_on =
+                matches!(device, "all" | "default") && matches!(parameter, "addr_gen_mode" | "disable_ipv6");
+            let is_meant = |name: &InterfaceName| passed_on || name.as_str() == device;
+            let meant = interfaces.iter().enumerate().filter(|(_, name)| is_meant(name));
+            meant.map(|(index, _)| index).collect()
+        };
+        let general = container.sysctls.iter().filter_map(|sysctl| {
+            let mut parts = sysctl.value.0.split('/').skip(3);
+            Some((sysctl, named(parts.next()?, parts.next()?)))
+        });
+        for (Placed { value: (path, value), place }, meant) in own.chain(general) {
+            let mut parts = path.split('/').skip(1);
+            let (Some(family), Some("conf"), Some(parameter)) = (parts.next(), parts.next(), parts.nth(1)) else {
+                continue;
+            };
+            let problem = |message| Problem::new(place.clone(), message);
+            match sysctl::decided(family, parameter, value) {
+                Some(Decided::Never(why)) => {
+                    let message = format!("`{parameter}` cannot be set by a file");
+                    problems.push(problem(message).with_help(why));
+                }
+                Some(Decided::Always(how)) if !meant.is_empty() => {
+                    let message = format!("`{parameter}` of an interface is netrec's to decide");
+                    problems.push(problem(message).with_help(how));
+                }
+                Some(Decided::WithIpv6) => {
+                    let mut networks = meant.into_iter().map(of);
+                    let ipv6 = networks.find_map(|n| Some((n, n.subnets.iter().find(|s| s.net.is_ipv6())?)));
+                    if let Some((network, subnet)) = ipv6 {
+                        let message =
+                            format!("`{parameter}` would take away the container's IPv6 on `{}`", network.name);
+                        let problem = problem(message).with_other(subnet.place.clone(), "it has this subnet");
+                        problems.push(problem.with_help("put the container on networks without IPv6"));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
 /// Routes by routers that their network does not have, and two of a container's to one place.
 fn routes(
     hosts: &[hosts::Draft],
@@ -693,7 +745,7 @@ fn answers_elsewhere(
     let message = format!("answers of the port would leave container `{}` by network `{by}`", container.name);
     let problem = Problem::new(draft.place.clone(), message).with_label("and not by the host, which has to see them");
     let problem = problem.with_other(container.attachments[default].place.clone(), "it has the default route");
-    Some(problem.with_help(format!("list network `{to}` first, or write `gateway = false` for `{by}`")))
+    Some(problem.with_help(format!("give it a higher `priority` on `{to}`, or write `gateway = false` for `{by}`")))
 }
 
 /// Why a port leads nowhere; none where that is said already.

@@ -11,8 +11,9 @@ use super::file::{Hosts, Networks, owner};
 use super::networks::interface_name;
 use super::reader::{Item, Placed, Problems, Table, known_ones, named, parsed, tick};
 use super::report::Problem;
+use super::sysctl::{self, Sysctls};
 use super::types::{Attachment, Container, ContainerNetns, ContainerRoute, Mode, Place, of_hosts};
-use super::{netns, networks, ports, sysctl, values};
+use super::{netns, networks, ports, values};
 use crate::state::{InterfaceName, Mac, Netns, ObjectName, Owner, Rate, usual_metric};
 
 const KEYS: [&str; 10] = ["host", "netns", "docker", "podman", "pid", "machine", "unit", "networks", "ports", "sysctl"];
@@ -36,7 +37,7 @@ pub(super) struct Draft {
     pub(super) ports: Vec<ports::Draft>,
     /// The attachments (by index) that give the default routes of IPv4 and IPv6.
     pub(super) default_routes: [Option<usize>; 2],
-    sysctls: Vec<(String, String)>,
+    pub(super) sysctls: Sysctls,
 }
 
 /// An attachment with its places.
@@ -53,7 +54,7 @@ pub(super) struct DraftAttachment {
     pub(super) routes: Vec<DraftRoute>,
     ingress: Option<Rate>,
     egress: Option<Rate>,
-    sysctls: Vec<(String, String)>,
+    pub(super) sysctls: Sysctls,
     owner: Owner,
 }
 
@@ -84,25 +85,29 @@ impl Draft {
         of_hosts(self.host_index(), count)
     }
 
-    /// The container, once nothing is wrong: interfaces without a name get the first free `ethN`.
-    pub(super) fn finish(self) -> Container {
+    /// The names of its interfaces, in the order of its attachments: those without a name get the first free `ethN`.
+    pub(super) fn interfaces(&self) -> Vec<InterfaceName> {
         let given: HashSet<_> = self.attachments.iter().filter_map(|a| Some(a.interface.as_ref()?.value)).collect();
         let mut free = (0_u32..).filter_map(|n| format!("eth{n}").parse().ok()).filter(|name| !given.contains(name));
-        let attachment = |a: DraftAttachment| {
-            let interface = a.interface.map(|i| i.value).or_else(|| free.next())?;
-            Some(Attachment {
-                network: a.network,
-                owner: a.owner,
-                place: a.place,
-                addresses: a.addresses.into_iter().map(|a| a.value).collect(),
-                mac: a.mac.map(|m| m.value),
-                interface,
-                priority: a.priority,
-                routes: a.routes.into_iter().map(DraftRoute::finish).collect(),
-                ingress: a.ingress,
-                egress: a.egress,
-                sysctls: a.sysctls,
-            })
+        let name = |a: &DraftAttachment| a.interface.as_ref().map(|i| i.value).or_else(|| free.next());
+        self.attachments.iter().filter_map(name).collect()
+    }
+
+    /// The container, once nothing is wrong.
+    pub(super) fn finish(self) -> Container {
+        let interfaces = self.interfaces();
+        let attachment = |(a, interface): (DraftAttachment, InterfaceName)| Attachment {
+            network: a.network,
+            owner: a.owner,
+            place: a.place,
+            addresses: a.addresses.into_iter().map(|a| a.value).collect(),
+            mac: a.mac.map(|m| m.value),
+            interface,
+            priority: a.priority,
+            routes: a.routes.into_iter().map(DraftRoute::finish).collect(),
+            ingress: a.ingress,
+            egress: a.egress,
+            sysctls: a.sysctls.into_iter().map(|sysctl| sysctl.value).collect(),
         };
         Container {
             owner: owner(&["containers", self.name.as_str()]),
@@ -110,10 +115,10 @@ impl Draft {
             place: self.place,
             host: self.host.map(|host| host.value),
             netns: self.netns.value,
-            attachments: self.attachments.into_iter().filter_map(attachment).collect(),
+            attachments: self.attachments.into_iter().zip(interfaces).map(attachment).collect(),
             ports: self.ports.into_iter().map(ports::Draft::finish).collect(),
             default_routes: self.default_routes,
-            sysctls: self.sysctls,
+            sysctls: self.sysctls.into_iter().map(|sysctl| sysctl.value).collect(),
         }
     }
 }

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 
 use toml::de::DeValue;
 
-use super::reader::{Fault, Item, Problems, parsed, shorten, tick};
+use super::reader::{Fault, Item, Placed, Problems, parsed, shorten, tick};
 use super::report::Problem;
 use super::types::{Attachment, Place};
 
-/// Parameters as (path below `/proc/sys`, value), in file order.
-type Sysctls = Vec<(String, String)>;
+/// Parameters as (path below `/proc/sys`, value), in file order, with the places of their keys.
+pub(super) type Sysctls = Vec<Placed<(String, String)>>;
 
 /// Reads a table of parameters.
 pub(super) fn read(item: &Item, problems: &mut Problems) -> Sysctls {
@@ -116,8 +116,37 @@ impl Reader<'_> {
                 None
             }
         };
-        self.sysctls.extend(value.map(|value| (path, value)));
+        self.sysctls.extend(value.map(|value| Placed { value: (path, value), place: item.key_place() }));
     }
+}
+
+/// How netrec decides a parameter of a device that the file may therefore not set.
+pub(super) fn decided(family: &str, parameter: &str, value: &str) -> Option<Decided> {
+    match (family, parameter) {
+        ("ipv6", "mtu") => Some(Decided::Always("the `mtu` of the network decides it")),
+        ("ipv6", "addr_gen_mode") => {
+            Some(Decided::Always("there is a link-local address where the network has a `subnet` of IPv6"))
+        }
+        ("ipv6", "stable_secret") => Some(Decided::Never(
+            "the kernel does not tell it before it is set; link-local addresses follow from an interface's `mac`",
+        )),
+        ("ipv4", "promote_secondaries") => {
+            Some(Decided::Always("it is on, so that an address that goes takes no others along"))
+        }
+        ("ipv6", "disable_ipv6") if value.parse() != Ok(0) => Some(Decided::WithIpv6),
+        _ => None,
+    }
+}
+
+/// How netrec decides a parameter.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decided {
+    /// It is nobody's: why.
+    Never(&'static str),
+    /// What does it instead.
+    Always(&'static str),
+    /// By whether the network has IPv6.
+    WithIpv6,
 }
 
 /// The parts of a name as sysctl(8) writes it.

@@ -108,7 +108,7 @@ impl Chosen {
     /// Chooses for a whole file. What cannot be chosen (a full range, two devices of one name) is a problem of the file.
     pub fn new(config: &Config) -> Result<Self, Invalid> {
         let mut problems = Vec::new();
-        let mut names = Names::default();
+        let mut names = Names::of("the host".to_owned());
         let every = 0..config.hosts.len().max(1);
         let mut networks: Vec<ChosenNetwork> = config
             .networks
@@ -134,6 +134,11 @@ impl Chosen {
         let mut containers = Vec::with_capacity(config.containers.len());
         for (c, container) in config.containers.iter().enumerate() {
             let mut attachments = Vec::with_capacity(container.attachments.len());
+            let mut inside = Names::of(format!("container `{}`", container.name));
+            for attachment in &container.attachments {
+                let whose = Whose::Interface(&config.network(attachment).name);
+                inside.take(0..1, attachment.interface, whose, &attachment.place, &mut problems);
+            }
             for (a, attachment) in container.attachments.iter().enumerate() {
                 let network = &config.networks[attachment.network].name;
                 let id = format!("{network}/{}", container.name);
@@ -149,9 +154,13 @@ impl Chosen {
                     name: InterfaceName::hashed("if-", &container.name, hash(&id)),
                     mac: mac(&format!("{id}@shaper")),
                 });
-                if let Some(shaper) = shaper.filter(|_| bridged) {
-                    let whose = Whose::Shaper(&container.name, network);
-                    names.take(container.hosts(config), shaper.name, whose, &attachment.place, &mut problems);
+                if let Some(ChosenShaper { name, .. }) = shaper {
+                    if bridged {
+                        let whose = Whose::Shaper(&container.name, network);
+                        names.take(container.hosts(config), name, whose, &attachment.place, &mut problems);
+                    } else {
+                        inside.take(0..1, name, Whose::InnerShaper(network), &attachment.place, &mut problems);
+                    }
                 }
                 attachments.push(ChosenAttachment {
                     host_end,
@@ -266,11 +275,14 @@ fn host_mac(network: &Network, id: &str) -> Mac {
     mac
 }
 
-/// The device names that are taken on each host, each with its first user.
-#[derive(Default)]
-struct Names<'a>(HashMap<(usize, InterfaceName), (Whose<'a>, &'a Place)>);
+/// The device names that are taken on each host, or in a container, each with its first user.
+struct Names<'a> {
+    /// Whose devices they are, in words.
+    of: String,
+    taken: HashMap<(usize, InterfaceName), (Whose<'a>, &'a Place)>,
+}
 
-/// What a device of the host is.
+/// What a device of the host or of a container is.
 #[derive(Clone, Copy)]
 enum Whose<'a> {
     /// A network's bridge.
@@ -281,6 +293,10 @@ enum Whose<'a> {
     End(&'a ObjectName, &'a ObjectName),
     /// The device that limits what a container sends to a network.
     Shaper(&'a ObjectName, &'a ObjectName),
+    /// A container's own, on a network.
+    Interface(&'a ObjectName),
+    /// The device in a container that limits what it gets from a network.
+    InnerShaper(&'a ObjectName),
 }
 
 impl fmt::Display for Whose<'_> {
@@ -292,11 +308,17 @@ impl fmt::Display for Whose<'_> {
             Self::Shaper(container, network) => {
                 write!(f, "the device that limits what `{container}` sends to network `{network}`")
             }
+            Self::Interface(network) => write!(f, "the interface on network `{network}`"),
+            Self::InnerShaper(network) => write!(f, "the device that limits what comes from network `{network}`"),
         }
     }
 }
 
 impl<'a> Names<'a> {
+    fn of(of: String) -> Self {
+        Self { of, taken: HashMap::new() }
+    }
+
     fn take(
         &mut self,
         hosts: Range<usize>,
@@ -305,7 +327,7 @@ impl<'a> Names<'a> {
         place: &'a Place,
         problems: &mut Vec<Problem>,
     ) {
-        let taken = hosts.map(|host| match self.0.entry((host, name)) {
+        let taken = hosts.map(|host| match self.taken.entry((host, name)) {
             Entry::Occupied(first) => Some(*first.get()),
             Entry::Vacant(free) => {
                 free.insert((whose, place));
@@ -316,7 +338,7 @@ impl<'a> Names<'a> {
             problems.push(
                 Problem::new(
                     place.clone(),
-                    format!("two devices of the host would be called `{name}`: {first} and {whose}"),
+                    format!("two devices of {} would be called `{name}`: {first} and {whose}", self.of),
                 )
                 .with_label("the second")
                 .with_other(first_place.clone(), "the first")

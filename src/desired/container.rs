@@ -132,7 +132,8 @@ impl<'a> Build<'a> {
         self.ways_to_pieces(network, &attachment.owner, (netns, attachment.interface), chosen);
         let accept_ra = format!("net/ipv6/conf/{}/accept_ra", attachment.interface);
         // The file's own word counts.
-        let is_said = attachment.parameters().any(|(path, _)| path == accept_ra);
+        let is_said = attachment.parameters().any(|(path, _)| path == accept_ra)
+            || member.container.sysctls.iter().any(|(path, _)| *path == accept_ra);
         if self.facts.has_ipv6() && !is_said {
             // Else any container of the network could make itself the IPv6 router of the others, on a network without
             // IPv6 too.
@@ -242,7 +243,15 @@ impl<'a> Build<'a> {
             let Some(target) = port.targets[0].filter(|target| *target != default) else { continue };
             let attachment = &member.container.attachments[target];
             let path = format!("net/ipv4/conf/{}/rp_filter", attachment.interface);
-            self.want_sysctl(member.container.netns.netns(), path, "2", &port.owner);
+            let said = attachment.parameters().find(|(said, _)| *said == path).map(|(_, value)| value.to_owned());
+            let said = said.or_else(|| {
+                let mut sysctls = member.container.sysctls.iter();
+                sysctls.find(|(said, _)| *said == path).map(|(_, value)| value.clone())
+            });
+            // None at all is loose too.
+            if said.as_deref() != Some("0") {
+                self.want_sysctl(member.container.netns.netns(), path, "2", &port.owner);
+            }
             if !member.network(default).adopt {
                 let bridge = self.chosen.networks[member.container.attachments[default].network].bridge;
                 self.want_sysctl(&Netns::HOST, format!("net/ipv4/conf/{bridge}/rp_filter"), "2", &port.owner);

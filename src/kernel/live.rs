@@ -347,20 +347,25 @@ impl Reader<'_> {
     fn read_other_namespaces(&mut self, everywhere: &mut Everywhere) {
         let mut seen: HashSet<Id> = self.spaces.iter().map(|space| space.id).collect();
         let Self { namespaces, spaces, unread, .. } = self;
-        sources::for_each_other(namespaces, &mut seen, everywhere, |namespaces, handle, path, links| {
+        sources::for_each_other(namespaces, &mut seen, everywhere, |namespaces, handle, path, socket| {
             let netns = Netns::new(path.to_string_lossy());
-            let links = match links {
-                Ok(links) => links,
+            let links = link::dump(socket).map_err(|error| dump_error("links", &netns, error));
+            let read = links.and_then(|links| {
+                let mut space = Space::with_links(netns.clone(), handle.id, links);
+                space.read_left_over(socket).map(|()| space)
+            });
+            let space = match read {
+                Ok(space) => space,
                 Err(error) => {
-                    unread.get_or_insert(dump_error("links", &netns, error));
+                    unread.get_or_insert(error);
                     return;
                 }
             };
-            let marked = links.iter().any(RawLink::is_marked);
-            if marked || links.iter().any(|link| link.kind == RawKind::Veth) {
-                spaces.push(Space::with_links(netns.clone(), handle.id, links));
+            let holds = space.links.iter().any(RawLink::is_marked) || !space.routes.is_empty();
+            if holds || space.links.iter().any(|link| link.kind == RawKind::Veth) {
+                spaces.push(space);
             }
-            if marked {
+            if holds {
                 namespaces.hold(netns, handle);
             }
         });
@@ -406,6 +411,7 @@ impl Reader<'_> {
             |raw: &RawRoute| !netns.is_host() && raw.table == RT_TABLE_MAIN && raw.protocol != RTPROT_KERNEL;
         // IPv6 lets several routes share a key; one of netrec's is what counts then, so these come last.
         let others = others.into_iter().filter(|raw| in_the_way(raw)).map(|raw| (raw, false));
+        let general = if netns.is_host() { None } else { self.general_owner(space) };
         for (raw, ours) in others.chain(ours.into_iter().map(|raw| (raw, true))) {
             let dev = dev_of(raw);
             let key = Key::Route { netns: netns.clone(), table: raw.table, to: raw.to, metric: raw.metric };
@@ -424,9 +430,25 @@ impl Reader<'_> {
                 scope: raw.unusual_scope(),
                 kind: raw.kind,
             });
-            let mark = dev.and_then(|l| l.mark.as_ref()).filter(|_| ours);
-            self.add(key, object, mark, standing);
+            // One that refuses has no device that would tell.
+            let mark = if raw.kind.is_unicast() { dev.and_then(|l| l.mark.as_ref()) } else { general.as_ref() };
+            self.add(key, object, mark.filter(|_| ours), standing);
         }
+    }
+
+    /// Whose all is that netrec has in a container's namespace, as far as its devices there have that in common.
+    fn general_owner(&self, space: &Space) -> Option<Mark> {
+        let ours = space.links.iter().filter(|link| link.is_marked() && link.standing(self.inode).is_ours());
+        let marks = ours.filter_map(|link| link.mark.clone()).filter(|mark| mark.owner != Owner::netrec());
+        let common = |a: Mark, b: Mark| {
+            let owner =
+                std::iter::once(a.owner.clone()).chain(a.owner.ancestors()).find(|above| b.owner.is_within(above));
+            Mark { owner: owner.unwrap_or_else(Owner::netrec), ..a }
+        };
+        marks.reduce(common).or_else(|| {
+            let lo = space.links.iter().find(|link| link.loopback)?;
+            namespace_mark(lo).filter(|mark| mark.inode == Some(self.inode)).cloned()
+        })
     }
 
     /// The queueing disciplines of a namespace.

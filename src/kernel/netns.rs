@@ -253,6 +253,12 @@ impl Namespaces {
         self.sockets.get_mut(netns).map(|(_, socket)| socket).ok_or_else(|| Refusal::new(libc::ENOENT, "no socket"))
     }
 
+    /// Hands over a socket in a namespace other than the host's, for [`Self::keep`] to be given back.
+    pub(super) fn lend(&mut self, netns: &Netns) -> Result<(Id, Socket), Refusal> {
+        self.socket(netns)?;
+        self.sockets.remove(netns).ok_or_else(|| Refusal::new(libc::EIO, "no socket"))
+    }
+
     /// Hands over the socket in use in a namespace, if that is still the one of this name.
     pub(super) fn take_socket(&mut self, netns: &Netns, id: Id) -> Option<Socket> {
         self.sockets.remove(netns).filter(|(inside, _)| *inside == id).map(|(_, socket)| socket)
@@ -280,7 +286,8 @@ impl Namespaces {
         })
     }
 
-    fn keep(&mut self, netns: &Netns, id: Id, socket: Socket) {
+    /// Keeps a socket in a namespace for the next who asks.
+    pub(super) fn keep(&mut self, netns: &Netns, id: Id, socket: Socket) {
         if self.sockets.len() + self.held.len() >= self.limit {
             self.sockets.clear();
         }

@@ -1,7 +1,7 @@
 //! Steps to kernel writes. Steps of a phase do not depend on each other, but one step may take several messages: they go
 //! out in stages, each for all steps and in as few sends as possible before the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::mem::discriminant;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -14,14 +14,15 @@ use nix::libc;
 use super::StepError;
 use super::fault::Writes;
 use super::netlink::change::{self, Abilities, Change, End, Stage};
-use super::netlink::link::{Mark, Related};
+use super::netlink::link::{Mark, RawKind, RawLink, Related};
 use super::netlink::neighbour::{self, Place};
 use super::netlink::qdisc::Way;
 use super::netlink::route::NewRoute;
 use super::netlink::{address, link, qdisc, route};
-use super::netns::Namespaces;
+use super::netns::{self, Id, Namespaces};
+use super::sources;
 use super::sysctl::{Proc, Procs};
-use super::transport::{BATCH, Refusal, Request};
+use super::transport::{BATCH, Refusal, Request, Socket};
 use crate::state::{
     Address, Entry, Fdb, GROUP, Hook, InterfaceName, Key, Link, LinkKind, Mac, MacvlanMode, Netns, Object, Owner,
     PROTOCOL, Qdisc, Step,
@@ -57,6 +58,12 @@ type Build<'a> = dyn Fn(&mut Namespaces) -> Result<(Request, Option<OwnedFd>), R
 /// Errors that mean an address, a route or a neighbour is gone: with its device, by itself, with its table.
 const GONE: &[i32] = &[libc::ENODEV, libc::EADDRNOTAVAIL, libc::ESRCH, libc::ENOENT];
 
+/// In how many namespaces links are deleted at the same time.
+const AT_ONCE: usize = 128;
+
+/// The prefix length of link-local addresses (RFC 4291, 2.5.6).
+const LINK_LOCAL_PREFIX: u8 = 64;
+
 impl Runner<'_> {
     /// Runs all steps but the firewall's, whose places in the answer are left at success.
     pub(super) fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
@@ -66,8 +73,59 @@ impl Runner<'_> {
         self.set_sysctls(steps, &mut outcomes);
         self.delete_links(steps, &mut outcomes);
         self.delete_namespaces(steps, &mut outcomes);
-        let explained = steps.iter().zip(outcomes).map(|(step, outcome)| outcome.map_err(|r| explain(step, &r)));
+        let explained = steps.iter().zip(outcomes).map(|(step, outcome)| {
+            outcome.map_err(|mut refusal| {
+                if refusal.text.is_none() && refusal.errno == libc::EINVAL {
+                    refusal.text = self.holder(step);
+                }
+                explain(step, &refusal)
+            })
+        });
         explained.collect()
+    }
+
+    /// Who has the device as a whole that a step was to make a macvlan on, or on which it was to have it so: the kernel says
+    /// `EINVAL` to that, and nothing more.
+    fn holder(&mut self, step: &Step) -> Option<String> {
+        let after = step.after.as_ref().filter(|_| step.before.is_none())?;
+        let Object::Link(Link { kind: LinkKind::Macvlan { parent, mode }, .. }) = &after.object else { return None };
+        let below = self.namespaces.index(&Netns::HOST, *parent).ok()?;
+        let wants_whole = *mode == MacvlanMode::Passthru;
+        let holds = |link: &RawLink| match link.kind {
+            RawKind::Macvlan(mode) => link.peer == Some(below) && (wants_whole || mode == MacvlanMode::Passthru),
+            _ => false,
+        };
+        let mut found = link::dump(self.namespaces.host()).ok().and_then(|links| {
+            let link = links.iter().find(|link| link.peer_nsid.is_none() && holds(link))?;
+            Some((Netns::HOST, link.name))
+        });
+        if found.is_none() {
+            sources::for_each_other(
+                self.namespaces,
+                &mut HashSet::new(),
+                &mut netns::everywhere(),
+                |_, _, path, socket| {
+                    let links = link::dump(socket).unwrap_or_default();
+                    // Of this host's device, which is in another namespace than the link.
+                    let held = links.iter().find(|link| link.peer_nsid.is_some() && holds(link));
+                    if let (None, Some(link)) = (&found, held) {
+                        found = Some((Netns::new(path.to_string_lossy()), link.name));
+                    }
+                },
+            );
+        }
+        let whole = if wants_whole {
+            "has a macvlan on it already, where type passthru wants all of it"
+        } else {
+            "is held as a whole (type passthru)"
+        };
+        let Some((netns, name)) = found else {
+            return Some(format!("{parent} {whole}, by a device that was not found: name another `parent`"));
+        };
+        let ip = netns.label().map_or_else(|| "ip".to_owned(), |path| format!("nsenter --net={path} ip"));
+        Some(format!(
+            "{parent} {whole}: {name} in {netns}; remove that (`{ip} link del {name}`), or name another `parent`"
+        ))
     }
 
     fn make_namespaces(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
@@ -204,8 +262,10 @@ impl Runner<'_> {
             }
         };
         list.extend(self.changes(netns, &near_before, &near));
+        list.extend(self.link_local(netns, &near_before, &near));
         if let (Some((netns, far)), Some(before)) = (far, far_before) {
             list.extend(self.changes(netns, &before, &far));
+            list.extend(self.link_local(netns, &before, &far));
         }
         Ok(list)
     }
@@ -219,6 +279,24 @@ impl Runner<'_> {
             build: Box::new(move |namespaces| Ok((change.request(|name| namespaces.index(netns, name))?, None))),
         };
         changes.into_iter().map(operation).collect()
+    }
+
+    /// The kernel makes a link-local address when a device goes up, and keeps it when the device's own address changes. The
+    /// old one goes after the new one has come, so that the route to their subnet stays.
+    fn link_local<'a>(&self, netns: &'a Netns, before: &End, after: &End) -> Vec<Operation<'a>> {
+        let has_one = |end: &End| end.device.link_local && end.device.up;
+        if !self.can.ipv6 || before.device.mac == after.device.mac || !has_one(before) || !has_one(after) {
+            return Vec::new();
+        }
+        let name = after.name;
+        let operation = |mac: Mac, accept, request: fn(u32, IpNetwork) -> Request| {
+            let ip = IpNetwork::new(mac.link_local().into(), LINK_LOCAL_PREFIX).ok()?;
+            let build = move |namespaces: &mut Namespaces| Ok((request(namespaces.index(netns, name)?, ip), None));
+            Some(Operation { stage: Stage::Rest, netns, accept, build: Box::new(build) })
+        };
+        let come = operation(after.device.mac, &[libc::EEXIST][..], address::add_link_local);
+        let gone = operation(before.device.mac, GONE, address::delete);
+        come.into_iter().chain(gone).collect()
     }
 
     fn set_sysctls(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
@@ -247,29 +325,64 @@ impl Runner<'_> {
                 leaving.entry(netns).or_default().push(i);
             }
         }
-        for (netns, indices) in leaving {
-            let marked = self.delete_links_of(netns, &indices, steps);
-            for (i, outcome) in indices.into_iter().zip(marked) {
-                settle(&mut outcomes[i], outcome, GONE);
+        self.namespaces.forget_indices();
+        let (host, inside): (Vec<_>, Vec<_>) = leaving.into_iter().partition(|(netns, _)| netns.is_host());
+        let at_once = if self.writes.single() { 1 } else { AT_ONCE };
+        for some in host.chunks(1).chain(inside.chunks(at_once)) {
+            let marked: Vec<Outcomes> = some.iter().map(|(netns, indices)| self.doom(netns, indices, steps)).collect();
+            let any: Vec<bool> = marked.iter().map(|outcomes| outcomes.iter().any(Result::is_ok)).collect();
+            let netns: Vec<&Netns> = some.iter().zip(&any).filter(|(_, any)| **any).map(|((n, _), _)| *n).collect();
+            let mut deleted = self.delete_doomed(&netns).into_iter();
+            for (((_, indices), marked), any) in some.iter().zip(marked).zip(any) {
+                let deleted = if any { deleted.next().unwrap_or(Ok(())) } else { Ok(()) };
+                for (i, marked) in indices.iter().zip(marked) {
+                    settle(&mut outcomes[*i], marked.and_then(|()| deleted.clone()), GONE);
+                }
             }
         }
     }
 
-    fn delete_links_of(&mut self, netns: &Netns, indices: &[usize], steps: &[Step]) -> Outcomes {
-        let names: Vec<InterfaceName> = indices
-            .iter()
-            .filter_map(|i| if let Key::Link { name, .. } = &steps[*i].key { Some(*name) } else { None })
-            .collect();
-        self.namespaces.forget_indices();
-        let socket = match self.namespaces.socket(netns) {
-            Ok(socket) => socket,
-            Err(refusal) => return vec![Err(refusal); names.len()],
+    /// Puts links of a namespace into the group of those that leave.
+    fn doom(&mut self, netns: &Netns, indices: &[usize], steps: &[Step]) -> Outcomes {
+        let names = indices.iter().filter_map(|i| match &steps[*i].key {
+            Key::Link { name, .. } => Some(link::doom(*name)),
+            _ => None,
+        });
+        match self.namespaces.socket(netns) {
+            Ok(socket) => socket.batch(names.collect(), self.writes),
+            Err(refusal) => vec![Err(refusal); indices.len()],
+        }
+    }
+
+    /// Deletes what leaves in the host or in each of some containers. Each such message takes the kernel some 20 ms of waiting for all
+    /// processors, so they are sent at the same time.
+    fn delete_doomed(&mut self, all: &[&Netns]) -> Outcomes {
+        let delete = |socket: &mut Socket, writes: &mut Writes| {
+            socket.batch(vec![link::delete_doomed()], writes).pop().unwrap_or(Ok(()))
         };
-        let mut outcomes = socket.batch(names.iter().map(|name| link::doom(*name)).collect(), self.writes);
-        if outcomes.iter().any(Result::is_ok) {
-            let deleted = socket.batch(vec![link::delete_doomed()], self.writes).pop().unwrap_or(Ok(()));
-            if let Err(refusal) = deleted {
-                outcomes.iter_mut().filter(|o| o.is_ok()).for_each(|o| *o = Err(refusal.clone()));
+        if let [netns] = all {
+            return vec![self.namespaces.socket(netns).and_then(|socket| delete(socket, self.writes))];
+        }
+        let lent = all.iter().map(|netns| {
+            self.writes.admit().map_err(Refusal::plain)?;
+            self.namespaces.lend(netns)
+        });
+        let mut lent: Vec<Result<(Id, Socket), Refusal>> = lent.collect();
+        let outcomes = thread::scope(|scope| {
+            let waiting: Vec<_> = lent
+                .iter_mut()
+                .map(|lent| match lent {
+                    // They are counted already.
+                    Ok((_, socket)) => Ok(scope.spawn(move || delete(socket, &mut Writes::default()))),
+                    Err(refusal) => Err(refusal.clone()),
+                })
+                .collect();
+            let lost = || Err(Refusal::new(libc::EIO, "the thread that deletes ended"));
+            waiting.into_iter().map(|waiting| waiting.and_then(|t| t.join().unwrap_or_else(|_| lost()))).collect()
+        });
+        for (netns, lent) in all.iter().zip(lent) {
+            if let Ok((id, socket)) = lent {
+                self.namespaces.keep(netns, id, socket);
             }
         }
         outcomes

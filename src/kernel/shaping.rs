@@ -1,12 +1,14 @@
 //! Queueing disciplines as state: netrec's on its own links, and those of others that are in the way. In the host they are
 //! looked for wherever netrec has a link; in a container where there are to be some, or where its devices tell of them.
 
+use std::collections::HashMap;
+
 use super::ReadError;
 use super::live::dump_error;
 use super::netlink::link::{self, RawKind, RawLink};
 use super::netlink::qdisc;
 use super::transport::Socket;
-use crate::state::{Entry, Key, Netns, Object, Qdisc, Scope, Standing};
+use crate::state::{Entry, InterfaceName, Key, Netns, Object, Owner, Qdisc, Scope, Standing};
 
 /// Whether there may be some in a namespace with these devices. `inode` is the inode number of the host's.
 pub(super) fn is_of_interest(netns: &Netns, links: &[RawLink], inode: u64, scope: &Scope) -> bool {
@@ -31,6 +33,8 @@ pub(super) fn read(
     scope: &Scope,
 ) -> Result<Vec<(Key, Entry)>, ReadError> {
     let mut entries = Vec::new();
+    // A crash leaves a device without a name to which a named one redirects what comes in.
+    let mut led_to: HashMap<InterfaceName, Owner> = HashMap::new();
     for raw in qdisc::dump(socket).map_err(|e| dump_error("queueing disciplines", netns, e))? {
         let of_interest = |link: &&RawLink| is_ours(netns, link, inode);
         let Some(link) = link::by_index(links, raw.index).filter(of_interest) else { continue };
@@ -39,6 +43,9 @@ pub(super) fn read(
             let to = qdisc::redirect(socket, raw.index).map_err(|e| dump_error("filters", netns, e))?;
             *redirect = to.and_then(|index| link::by_index(links, index)).map(|link| link.name);
             marked = to.is_some();
+            if let (Some(to), Some(mark)) = (*redirect, &link.mark) {
+                led_to.insert(to, mark.owner.clone());
+            }
         }
         if !marked && !scope.shaped.contains(&(netns.clone(), link.name)) {
             continue;
@@ -46,6 +53,14 @@ pub(super) fn read(
         let key = Key::Qdisc { netns: netns.clone(), link: link.name, hook: raw.hook };
         let owners = link.mark.iter().map(|mark| mark.owner.clone()).collect();
         entries.push((key, Entry { object: Object::Qdisc(found), owners, standing: Standing::Ours }));
+    }
+    for (key, entry) in &mut entries {
+        if let Key::Qdisc { link, .. } = key
+            && entry.owners.iter().all(|owner| *owner == Owner::netrec())
+            && let Some(owner) = led_to.get(link)
+        {
+            entry.owners = vec![owner.clone()];
+        }
     }
     Ok(entries)
 }

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use super::netlink::link::{self, RawLink};
 use super::netns::{self, Everywhere, Handle, Id, Namespaces};
-use super::transport::{DumpError, Socket};
+use super::transport::Socket;
 use crate::state::{Lead, Netns, Owner, SearchedFor, Whereabouts};
 
 /// Opens the namespaces that are searched for, and keeps them open until the next search. Where nobody tells, it is the one
@@ -49,8 +49,8 @@ fn open(namespaces: &mut Namespaces, netns: &Netns, path: &str) -> Whereabouts {
 /// Looks into all namespaces for devices of the containers whose engines do not tell. A device's mark names its owner.
 fn by_marks(namespaces: &mut Namespaces, untold: &[(&Netns, &Owner)], found: &mut BTreeMap<Netns, Whereabouts>) {
     let inode = namespaces.host_id().1;
-    for_each_other(namespaces, &mut HashSet::new(), &mut netns::everywhere(), |namespaces, handle, _, links| {
-        let Ok(links) = links else { return };
+    for_each_other(namespaces, &mut HashSet::new(), &mut netns::everywhere(), |namespaces, handle, _, socket| {
+        let Ok(links) = link::dump(socket) else { return };
         let is_of = |link: &RawLink, owner: &Owner| {
             let marked = |mark: &link::Mark| mark.inode == Some(inode) && mark.owner.is_within(owner);
             link.is_marked() && link.mark.as_ref().is_some_and(marked)
@@ -66,13 +66,13 @@ fn by_marks(namespaces: &mut Namespaces, untold: &[(&Netns, &Owner)], found: &mu
     });
 }
 
-/// Looks into the namespaces of mounts and processes that are none of those seen, nor the host's own. What cannot be
-/// entered is put to what cannot be seen.
+/// Looks, by a socket, into the namespaces of mounts and processes that are none of those seen, nor the host's own. What
+/// cannot be entered is put to what cannot be seen.
 pub(super) fn for_each_other(
     namespaces: &mut Namespaces,
     seen: &mut HashSet<Id>,
     everywhere: &mut Everywhere,
-    mut look: impl FnMut(&mut Namespaces, Handle, &Path, Result<Vec<RawLink>, DumpError>),
+    mut look: impl FnMut(&mut Namespaces, Handle, &Path, &mut Socket),
 ) {
     seen.insert(namespaces.host_id());
     for (id, path) in &everywhere.found {
@@ -87,7 +87,7 @@ pub(super) fn for_each_other(
             Err(errno) => Err(errno),
         };
         match socket {
-            Ok((handle, Ok(mut socket))) => look(namespaces, handle, path, link::dump(&mut socket)),
+            Ok((handle, Ok(mut socket))) => look(namespaces, handle, path, &mut socket),
             Ok((_, Err(_))) | Err(_) => everywhere.unseen.push(path.clone()),
         }
     }

@@ -46,6 +46,7 @@ impl Space {
             mark.is_some_and(|mark| mark.inode == Some(inode))
         };
         if !wanted && !space.links.iter().any(marked) {
+            space.read_left_over(socket)?;
             return Ok(space);
         }
         space.addresses = address::dump(socket).map_err(|e| dump_error("addresses", netns, e))?;
@@ -59,6 +60,20 @@ impl Space {
         }
         space.whole = true;
         Ok(space)
+    }
+}
+
+impl Space {
+    /// Reads what stays of an attachment when its device goes by itself, along with the one that it was on: routes that
+    /// refuse, which have no device. Only the protocol tells that they are a netrec's, so that a mark of any host's netrec in
+    /// the namespace leaves them to that one.
+    pub(super) fn read_left_over(&mut self, socket: &mut Socket) -> Result<(), ReadError> {
+        let marked = |link: &RawLink| link.is_marked() || link.loopback && namespace_mark(link).is_some();
+        if !self.links.iter().any(marked) {
+            let routes = route::dump_of(socket, PROTOCOL).map_err(|e| dump_error("routes", &self.netns, e))?;
+            self.routes = routes.into_iter().filter(|route| !route.kind.is_unicast()).collect();
+        }
+        Ok(())
     }
 }
 

@@ -36,7 +36,7 @@ pub enum Phase {
     /// The firewall's additions and changes, and ranges of ports that go, in one transaction. Rules name devices, so none
     /// need be there yet.
     Firewall,
-    /// Bridges, VXLAN devices and hosts' ends come up.
+    /// Bridges, VXLAN devices, what traffic waits at and hosts' ends come up.
     Raise,
     /// IPv6 addresses that come back with another prefix length go: a device has each of them once (EEXIST). And addresses
     /// that are in the way of what is made next, or would take it along.
@@ -226,8 +226,10 @@ fn raise_link(
     let attributes = with_up(after.clone(), near, far);
     let raised = with_up(after.clone(), up(&after).0, far);
     emit(Phase::Attributes, Some(before), Some(attributes.clone()));
-    // A container's end comes up with the others, also where it has none in the host.
-    let raise = if key.netns().is_host() { Phase::Raise } else { Phase::Up };
+    // A container's end comes up with the others, also where it has none in the host. What traffic waits at is no end, and
+    // is up before anything is sent there.
+    let waits = matches!(&after.object, Object::Link(Link { kind: LinkKind::Ifb, .. }));
+    let raise = if key.netns().is_host() || waits { Phase::Raise } else { Phase::Up };
     emit(raise, Some(attributes), Some(raised.clone()));
     emit(Phase::Up, Some(raised), Some(after));
 }

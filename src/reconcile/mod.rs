@@ -19,7 +19,6 @@ mod trust;
 pub mod watch;
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 
 pub use apply::{ApplyError, Progress, Undo, apply, unwatched};
 pub use books::{Books, Kept};
@@ -29,14 +28,14 @@ pub use lock::{Lock, LockError};
 pub use saved::{Origin, Saved, SavedError};
 pub use sources::enter;
 pub use stale::Stale;
-pub use status::{AttachmentStatus, ContainerStatus, NetworkStatus, PortStatus, Standing, Status, status};
+pub use status::{AttachmentStatus, ContainerStatus, Hindrance, NetworkStatus, PortStatus, Standing, Status, status};
 pub use trust::Doubt;
 
 use crate::config::{Config, Container, Invalid, Sources, clean, closest};
 use crate::desired::{Desired, DesiredError, Refusal, bridge_name, desired};
 use crate::kernel::{Backend, ReadError};
 use crate::plan::{Conflict, Diff, LeftOut, Part, Plan, diff, meets_others, moved_addresses, published, surroundings};
-use crate::state::{Asked, Facts, Key, Owner, Places, Scope, State, Warning, facts};
+use crate::state::{Asked, Entry, Facts, Key, Link, LinkKind, Object, Owner, Places, Scope, State, Warning, facts};
 
 /// What is wanted, what there is, and the way from one to the other.
 #[derive(Debug, Default)]
@@ -88,9 +87,7 @@ pub fn prepare_part(
     host: Option<&str>,
     targets: &[Owner],
 ) -> Result<Prepared, PrepareError> {
-    let mut facts = backend.facts(&asked(config))?;
-    facts.sources = sources::of_config(backend, config, host.unwrap_or(&facts.host));
-    let Desired { state, warnings, chosen, refusals } = desired(config, &facts, host)?;
+    let (facts, Desired { state, warnings, chosen, refusals }) = wanted(backend, config, host)?;
     if targets.is_empty() {
         fits(&refusals)?;
     }
@@ -102,13 +99,46 @@ pub fn prepare_part(
     } else {
         part(config, Desired { state, warnings, refusals, ..Desired::default() }, &live, targets)?
     };
-    let Diff { actions, conflicts } = diff(&state, &live);
-    if !conflicts.is_empty() {
-        return Err(PrepareError::Host(in_the_way(&conflicts, config)));
+    let what = Wanted { state, warnings, chosen, targets, left_out };
+    let (prepared, conflicts) = planned(backend, config, host, facts, what, (live, scope));
+    if conflicts.is_empty() {
+        Ok(prepared)
+    } else {
+        Err(PrepareError::Host(in_the_way(&conflicts, &prepared.desired, config)))
     }
+}
+
+/// What the host depends on, and what the file wants there.
+fn wanted(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -> Result<(Facts, Desired), PrepareError> {
+    let mut facts = backend.facts(&asked(config))?;
+    facts.sources = sources::of_config(backend, config, host.unwrap_or(&facts.host));
+    let desired = desired(config, &facts, host)?;
+    Ok((facts, desired))
+}
+
+/// What is to be planned, and what is to be said with it.
+struct Wanted<'a> {
+    state: State,
+    warnings: Vec<Warning>,
+    /// Keys of addresses that netrec chose.
+    chosen: BTreeSet<Key>,
+    targets: &'a [Owner],
+    left_out: LeftOut,
+}
+
+/// The way from what there is to what is wanted, and what is in it.
+fn planned(
+    backend: &mut dyn Backend,
+    config: &Config,
+    host: Option<&str>,
+    mut facts: Facts,
+    Wanted { state, warnings, chosen, targets, left_out }: Wanted<'_>,
+    (live, scope): (State, Scope),
+) -> (Prepared, Vec<Conflict>) {
+    let Diff { actions, conflicts } = diff(&state, &live);
     let mut warnings: Vec<Warning> =
         once_each(warnings).into_iter().chain(moved_addresses(&actions, &chosen)).collect();
-    if meets_others(&state) {
+    if conflicts.is_empty() && meets_others(&state) {
         facts.surroundings = backend.surroundings(&facts, &published(&state));
         warnings.extend(surroundings(&facts, &state));
     }
@@ -125,7 +155,7 @@ pub fn prepare_part(
         targets: targets.to_vec(),
         left_out,
     };
-    Ok(Prepared { desired: state, live, scope, plan, file: config.sources.clone() })
+    (Prepared { desired: state, live, scope, plan, file: config.sources.clone() }, conflicts)
 }
 
 /// Whether nothing keeps the file from this host.
@@ -254,30 +284,36 @@ fn host_name(facts: &Facts, given: Option<&str>) -> String {
     given.unwrap_or(&facts.host).to_owned()
 }
 
-/// The sentence about foreign objects in the way, and the ways out.
-fn in_the_way(conflicts: &[Conflict], config: &Config) -> String {
+/// The sentence about foreign objects in the way of wanted ones, and the ways out.
+fn in_the_way(conflicts: &[Conflict], state: &State, config: &Config) -> String {
     let places: Places = config.places().into_iter().collect();
-    let mut text = String::new();
-    for conflict in conflicts {
-        if !text.is_empty() {
-            text.push('\n');
-        }
+    let texts = conflicts.iter().map(|conflict| {
         let line = places.line(&conflict.owner).map(|l| format!(" ({l})")).unwrap_or_default();
-        let _ = write!(
-            text,
-            "{} exists and is not netrec's ({}), but {}{line} wants to make it\n  {}",
-            conflict.key,
-            conflict.why,
-            conflict.owner,
-            ways_out(&conflict.key)
-        );
-    }
-    text
+        let ways_out = ways_out(&conflict.key, state.get(&conflict.key));
+        format!("{}, but {}{line} wants to make it\n  {ways_out}", there(conflict), conflict.owner)
+    });
+    texts.collect::<Vec<_>>().join("\n")
 }
 
-fn ways_out(key: &Key) -> String {
+/// What is in the way.
+fn there(Conflict { key, why, .. }: &Conflict) -> String {
+    format!("{key} exists and is not netrec's ({why})")
+}
+
+fn ways_out(key: &Key, wanted: Option<&Entry>) -> String {
     let ip = sources::ip_in(key.netns());
     match key {
+        Key::Link { netns, name } if !netns.is_host() => {
+            let kind = wanted.map(|entry| &entry.object);
+            let own = match kind {
+                Some(Object::Link(Link { kind: LinkKind::Ifb, .. })) => "another name",
+                _ => "another `interface` on the network",
+            };
+            format!(
+                "rename: give the container {own}, or that device another name, `{ip} link set {name} name NAME`; adopt: \
+                 devices in a container cannot be; remove: `{ip} link del {name}`"
+            )
+        }
         Key::Link { name, .. } => format!(
             "rename: give the network another `bridge`, or the container another name; adopt: `adopt = true` uses an \
              existing bridge; remove: `{ip} link del {name}`"

@@ -73,7 +73,7 @@ fn search(backend: &mut dyn Backend, wanted: Vec<(Netns, Owner)>) -> BTreeMap<Ne
 }
 
 /// The namespaces that an object is in.
-fn places<'a>(key: &'a Key, entry: Option<&'a Entry>) -> impl Iterator<Item = &'a Netns> {
+pub(super) fn places<'a>(key: &'a Key, entry: Option<&'a Entry>) -> impl Iterator<Item = &'a Netns> {
     let far = entry.and_then(|entry| match &entry.object {
         Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) => Some(&peer.netns),
         _ => None,

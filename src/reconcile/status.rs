@@ -7,12 +7,14 @@ use ipnetwork::IpNetwork;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{PrepareError, Prepared, prepare};
+use super::{PrepareError, Prepared, Wanted, planned, read, sources, there, wanted};
 use crate::config::{Attachment, Config, Container, Mode, Network, Port, PortAddress, PortRange};
-use crate::desired::bridge_name;
+use crate::desired::{Chosen, ChosenAttachment, Desired, Refusal, bridge_name};
 use crate::kernel::Backend;
-use crate::plan::{Action, FORMAT_VERSION, Op, Summary};
-use crate::state::{Flow, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object, Owner, Warning};
+use crate::plan::{Action, Conflict, FORMAT_VERSION, LeftOut, Op, Summary};
+use crate::state::{
+    Facts, Flow, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object, Owner, State, Warning, Whereabouts,
+};
 
 /// What there is of a file on a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Status {
     pub left: Vec<Owner>,
     /// What a plan would warn about.
     pub warnings: Vec<Warning>,
+    /// Why an apply would be refused: a paragraph each.
+    pub refusals: Vec<String>,
     /// What waits to be confirmed, in words.
     pub waits: Option<String>,
 }
@@ -50,6 +54,16 @@ pub struct Standing {
     pub surplus: usize,
 }
 
+/// Why something of the file is not made on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hindrance {
+    /// Its namespace comes and goes by itself, and is waited for: why it is not there.
+    Waiting(String),
+    /// It cannot be made: why, and what to do.
+    Refused(String),
+}
+
 /// A network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NetworkStatus {
@@ -65,6 +79,8 @@ pub struct NetworkStatus {
     pub containers: usize,
     /// How much of it is there.
     pub state: Standing,
+    /// What keeps it from being made.
+    pub hindered: Option<Hindrance>,
 }
 
 /// A container.
@@ -78,6 +94,8 @@ pub struct ContainerStatus {
     pub networks: Vec<AttachmentStatus>,
     /// How much of it is there, attachments and ports included.
     pub state: Standing,
+    /// What keeps it from being made.
+    pub hindered: Option<Hindrance>,
 }
 
 /// A container on a network.
@@ -85,14 +103,16 @@ pub struct ContainerStatus {
 pub struct AttachmentStatus {
     /// The network's name.
     pub network: String,
-    /// The interface's name inside.
-    pub interface: InterfaceName,
+    /// The interface's name inside; none where the network gives none.
+    pub interface: Option<InterfaceName>,
     /// Its Ethernet address; none where it has none of its own.
     pub mac: Option<Mac>,
     /// Its addresses.
     pub addresses: Vec<IpNetwork>,
     /// How much of it is there.
     pub state: Standing,
+    /// What keeps it from being made.
+    pub hindered: Option<Hindrance>,
 }
 
 /// A published port.
@@ -116,6 +136,8 @@ pub struct PortStatus {
     pub connections: usize,
     /// How much of it is there.
     pub state: Standing,
+    /// What keeps it from being made.
+    pub hindered: Option<Hindrance>,
 }
 
 impl Standing {
@@ -146,10 +168,19 @@ impl Standing {
     }
 }
 
+/// What a row says of its state.
+fn in_words(state: Standing, hindered: Option<&Hindrance>) -> String {
+    match hindered {
+        None => state.in_words(),
+        Some(Hindrance::Waiting(_)) => "waiting".to_owned(),
+        Some(Hindrance::Refused(why)) => format!("refused: {why}"),
+    }
+}
+
 impl Status {
     /// Whether the host is as the file wants it.
     pub fn matches(&self) -> bool {
-        self.changes == Summary::default()
+        self.changes == Summary::default() && self.refusals.is_empty()
     }
 
     /// As one document.
@@ -164,6 +195,7 @@ impl Status {
             "ports": self.ports,
             "left": self.left,
             "warnings": self.warnings,
+            "refusals": self.refusals,
             "waits": self.waits,
         })
     }
@@ -172,6 +204,8 @@ impl Status {
     pub fn to_text(&self) -> String {
         let mut text = if self.matches() {
             format!("{} matches {}.\n", self.host, self.file)
+        } else if !self.refusals.is_empty() {
+            format!("{} cannot be made as {} wants it.\n", self.host, self.file)
         } else {
             let Summary { create, update, replace, delete } = self.changes;
             let count = create + update + replace + delete;
@@ -180,41 +214,36 @@ impl Status {
         };
         let warnings = self.waits.iter().chain(self.warnings.iter().map(|warning| &warning.message));
         text.extend(warnings.map(|warning| format!("! {warning}\n")));
+        text.extend(self.refusals_without_a_row().map(|refusal| format!("! {refusal}\n")));
         let rows = self.networks.iter().map(|network| {
             let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
-            let NetworkStatus { name, driver, device, containers, state, .. } = network;
+            let NetworkStatus { name, driver, device, containers, state, hindered, .. } = network;
             [
                 name.clone(),
                 (*driver).to_owned(),
                 device.map_or_else(|| "-".to_owned(), |device| device.to_string()),
                 subnets.join(" "),
                 containers.to_string(),
-                state.in_words(),
+                in_words(*state, hindered.as_ref()),
             ]
         });
         text += &table(["NETWORK", "DRIVER", "DEVICE", "SUBNETS", "CONTAINERS", "STATE"], rows);
         let rows = self.containers.iter().flat_map(|container| {
-            let whole = |network: String, interface: String, addresses: String, state: Standing| {
-                [container.name.clone(), container.netns.to_string(), network, interface, addresses, state.in_words()]
+            let row = |network: &str, interface: Option<InterfaceName>, addresses: &[IpNetwork], state: String| {
+                let interface = interface.map_or_else(|| "-".to_owned(), |interface| interface.to_string());
+                let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                let addresses = if addresses.is_empty() { "-".to_owned() } else { addresses.join(" ") };
+                [container.name.clone(), container.netns.to_string(), network.to_owned(), interface, addresses, state]
             };
-            let attachments: Vec<_> = container
-                .networks
-                .iter()
-                .map(|attachment| {
-                    let addresses: Vec<String> = attachment.addresses.iter().map(ToString::to_string).collect();
-                    whole(
-                        attachment.network.clone(),
-                        attachment.interface.to_string(),
-                        addresses.join(" "),
-                        attachment.state,
-                    )
-                })
-                .collect();
-            if attachments.is_empty() {
-                vec![whole("-".into(), "-".into(), "-".into(), container.state)]
-            } else {
-                attachments
+            if container.networks.is_empty() {
+                return vec![row("-", None, &[], in_words(container.state, container.hindered.as_ref()))];
             }
+            let attachments = container.networks.iter().map(
+                |AttachmentStatus { network, interface, addresses, state, hindered, .. }| {
+                    row(network, *interface, addresses, in_words(*state, hindered.as_ref()))
+                },
+            );
+            attachments.collect()
         });
         text += &table(["CONTAINER", "NETNS", "NETWORK", "INTERFACE", "ADDRESSES", "STATE"], rows);
         let rows = self.ports.iter().map(|port| {
@@ -229,7 +258,7 @@ impl Status {
                 format!("{}:{}", port.container, port.container_ports),
                 to.join(" "),
                 port.connections.to_string(),
-                port.state.in_words(),
+                in_words(port.state, port.hindered.as_ref()),
             ]
         });
         text += &table(["PORT", "CONTAINER", "ADDRESSES", "CONNECTIONS", "STATE"], rows);
@@ -238,6 +267,26 @@ impl Status {
             text += &format!("\nNo longer in {}: {}\n", self.file, left.join(", "));
         }
         text
+    }
+}
+
+impl Status {
+    /// Those that no row tells of: what concerns the host as a whole.
+    fn refusals_without_a_row(&self) -> impl Iterator<Item = &String> {
+        let networks = self.networks.iter().map(|network| &network.hindered);
+        let attachments = self.containers.iter().flat_map(|c| c.networks.iter().map(|attachment| &attachment.hindered));
+        let containers = self.containers.iter().map(|container| &container.hindered);
+        let ports = self.ports.iter().map(|port| &port.hindered);
+        let told: HashSet<&String> = networks
+            .chain(attachments)
+            .chain(containers)
+            .chain(ports)
+            .filter_map(|hindered| match hindered {
+                Some(Hindrance::Refused(why)) => Some(why),
+                _ => None,
+            })
+            .collect();
+        self.refusals.iter().filter(move |refusal| !told.contains(refusal))
     }
 }
 
@@ -257,28 +306,73 @@ fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]
 }
 
 /// Reads what there is of a file. `host` is the name of this one, else the system's; `waits` is what waits to be confirmed.
+/// What cannot be made on this host is told at its place, beside what there is of the rest.
 pub fn status(
     backend: &mut dyn Backend,
     config: &Config,
     host: Option<&str>,
     waits: Option<String>,
 ) -> Result<Status, PrepareError> {
-    let prepared = prepare(backend, config, host)?;
+    let (facts, Desired { state, warnings, chosen, refusals }) = wanted(backend, config, host)?;
+    let state = where_there_is_a_namespace(state, config, &refusals);
+    let read = read(backend, &state)?;
+    let what = Wanted { state, warnings, chosen, targets: &[], left_out: LeftOut::default() };
+    let (prepared, conflicts) = planned(backend, config, host, facts.clone(), what, read);
     let flows = if config.containers.iter().any(|c| !c.ports.is_empty()) { backend.flows()? } else { Vec::new() };
     let here = config.hosts.iter().position(|h| h.name.as_str() == prepared.plan.host);
     let part = here.map(|here| config.on_host(here));
-    let view = View::new(part.as_ref().unwrap_or(config), &prepared);
+    let chosen = Chosen::new(config).map_err(|invalid| PrepareError::Invalid(Box::new(invalid)))?;
+    let chosen = here.map_or_else(|| chosen.clone(), |here| chosen.on_host(config, here));
+    let hindered = hindrances(config, &facts, &refusals, &conflicts);
+    let view = View::new(part.as_ref().unwrap_or(config), &prepared, hindered);
+    let containers = view.config.containers.iter().zip(&chosen.containers);
     Ok(Status {
         host: prepared.plan.host.clone(),
         file: prepared.plan.file.clone(),
         changes: prepared.plan.summary(),
         networks: view.config.networks.iter().enumerate().map(|(index, n)| view.network(index, n)).collect(),
-        containers: view.config.containers.iter().map(|c| view.container(c)).collect(),
-        ports: view.config.containers.iter().flat_map(|c| c.ports.iter().map(|p| view.port(c, p, &flows))).collect(),
+        ports: containers
+            .clone()
+            .flat_map(|(c, chosen)| c.ports.iter().map(|port| view.port((c, chosen), port, &flows)).collect::<Vec<_>>())
+            .collect(),
+        containers: containers.map(|(c, chosen)| view.container(c, chosen)).collect(),
         left: strangers(&prepared, config),
         warnings: prepared.plan.warnings.clone(),
+        refusals: refusals.into_iter().map(|refusal| refusal.text).chain(conflicts.iter().map(there)).collect(),
         waits,
     })
+}
+
+/// What is wanted, without what is in the namespaces of containers that are refused: those may not be namespaces at all.
+fn where_there_is_a_namespace(state: State, config: &Config, refusals: &[Refusal]) -> State {
+    let refused = |container: &&Container| refusals.iter().any(|refusal| refusal.owners.contains(&container.owner));
+    let refused: HashSet<&Netns> = config.containers.iter().filter(refused).map(|c| c.netns.netns()).collect();
+    if refused.is_empty() {
+        return state;
+    }
+    let stays = |(key, entry): &(Key, _)| !sources::places(key, Some(entry)).any(|netns| refused.contains(netns));
+    state.into_iter().filter(stays).collect()
+}
+
+/// What keeps owners from being made on this host.
+fn hindrances(
+    config: &Config,
+    facts: &Facts,
+    refusals: &[Refusal],
+    conflicts: &[Conflict],
+) -> HashMap<Owner, Hindrance> {
+    let waiting =
+        config.containers.iter().filter_map(|container| match facts.sources.get(container.netns.netns())? {
+            Whereabouts::Absent(why) | Whereabouts::Unknown(why) => {
+                Some((container.owner.clone(), Hindrance::Waiting(why.clone())))
+            }
+            _ => None,
+        });
+    let refused = refusals.iter().flat_map(|Refusal { owners, text }| {
+        owners.iter().map(|owner| (owner.clone(), Hindrance::Refused(text.clone())))
+    });
+    let in_the_way = conflicts.iter().map(|conflict| (conflict.owner.clone(), Hindrance::Refused(there(conflict))));
+    waiting.chain(refused).chain(in_the_way).collect()
 }
 
 /// How much there is of every owner and of all that are above one.
@@ -323,18 +417,15 @@ struct View<'a> {
     /// This host's part of the file.
     config: &'a Config,
     standings: HashMap<Owner, Standing>,
-    addresses: HashMap<(&'a Netns, InterfaceName), Vec<IpNetwork>>,
     macs: HashMap<(&'a Netns, InterfaceName), Mac>,
+    hindered: HashMap<Owner, Hindrance>,
 }
 
 impl<'a> View<'a> {
-    fn new(config: &'a Config, prepared: &'a Prepared) -> Self {
-        let mut view = Self { config, standings: standings(prepared), addresses: HashMap::new(), macs: HashMap::new() };
+    fn new(config: &'a Config, prepared: &'a Prepared, hindered: HashMap<Owner, Hindrance>) -> Self {
+        let mut view = Self { config, standings: standings(prepared), macs: HashMap::new(), hindered };
         for (key, entry) in &prepared.desired {
             match (key, &entry.object) {
-                (Key::Address { netns, link, ip }, _) => {
-                    view.addresses.entry((netns, *link)).or_default().push(*ip);
-                }
                 (_, Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => {
                     view.macs.insert((&peer.netns, peer.name), peer.device.mac);
                 }
@@ -351,8 +442,14 @@ impl<'a> View<'a> {
         self.standings.get(owner).copied().unwrap_or_default()
     }
 
-    fn addresses(&self, netns: &Netns, interface: InterfaceName) -> Vec<IpNetwork> {
-        self.addresses.get(&(netns, interface)).cloned().unwrap_or_default()
+    /// What keeps an attachment from being made: its own, the container's or the network's.
+    fn hindered(&self, container: &Container, attachment: &Attachment) -> Option<Hindrance> {
+        let own = self.hindered.get(&attachment.owner).or_else(|| self.hindered.get(&container.owner));
+        own.cloned().or_else(|| {
+            let network = self.config.network(attachment);
+            let is_refused = self.hindered.contains_key(&network.owner);
+            is_refused.then(|| Hindrance::Refused(format!("see network `{}`", network.name)))
+        })
     }
 
     fn network(&self, index: usize, network: &Network) -> NetworkStatus {
@@ -367,35 +464,43 @@ impl<'a> View<'a> {
             subnets: network.subnets.iter().map(|subnet| subnet.net).collect(),
             containers: self.config.containers.iter().filter(attached).count(),
             state: self.state(&network.owner),
+            hindered: self.hindered.get(&network.owner).cloned(),
         }
     }
 
-    fn container(&self, container: &Container) -> ContainerStatus {
+    fn container(&self, container: &Container, chosen: &[ChosenAttachment]) -> ContainerStatus {
+        let attachments = container.attachments.iter().zip(chosen);
         ContainerStatus {
             name: container.name.to_string(),
             netns: container.netns.netns().clone(),
-            networks: container.attachments.iter().map(|a| self.attachment(container, a)).collect(),
+            networks: attachments.map(|(a, chosen)| self.attachment(container, a, chosen)).collect(),
             state: self.state(&container.owner),
+            hindered: self.hindered.get(&container.owner).cloned(),
         }
     }
 
-    fn attachment(&self, container: &Container, attachment: &Attachment) -> AttachmentStatus {
-        let netns = container.netns.netns();
+    fn attachment(
+        &self,
+        container: &Container,
+        attachment: &Attachment,
+        chosen: &ChosenAttachment,
+    ) -> AttachmentStatus {
+        let network = self.config.network(attachment);
         AttachmentStatus {
-            network: self.config.network(attachment).name.to_string(),
-            interface: attachment.interface,
-            mac: self.macs.get(&(netns, attachment.interface)).copied(),
-            addresses: self.addresses(netns, attachment.interface),
+            network: network.name.to_string(),
+            interface: network.has_interfaces().then_some(attachment.interface),
+            mac: self.macs.get(&(container.netns.netns(), attachment.interface)).copied(),
+            addresses: chosen.addresses.iter().map(|address| address.ip).collect(),
             state: self.state(&attachment.owner),
+            hindered: self.hindered(container, attachment),
         }
     }
 
-    fn port(&self, container: &Container, port: &Port, flows: &[Flow]) -> PortStatus {
-        let netns = container.netns.netns();
+    fn port(&self, (container, chosen): (&Container, &[ChosenAttachment]), port: &Port, flows: &[Flow]) -> PortStatus {
+        let targets = port.targets.iter().flatten();
         let address = |ipv6: bool| {
             let index = port.targets[usize::from(ipv6)]?;
-            let addresses = self.addresses(netns, container.attachments[index].interface);
-            addresses.into_iter().map(|net| net.ip()).find(|ip| ip.is_ipv6() == ipv6)
+            chosen[index].addresses.iter().map(|address| address.ip.ip()).find(|ip| ip.is_ipv6() == ipv6)
         };
         let to: Vec<IpAddr> = [false, true].into_iter().filter_map(address).collect();
         let opened = [false, true].map(|ipv6| {
@@ -419,6 +524,10 @@ impl<'a> View<'a> {
             to,
             container_ports: port.container.to_string(),
             state: self.state(&port.owner),
+            hindered: self.hindered.get(&port.owner).cloned().or_else(|| {
+                let mut hindered = targets.filter_map(|index| self.hindered(container, &container.attachments[*index]));
+                hindered.next()
+            }),
         }
     }
 }

@@ -222,6 +222,9 @@ fn no_route_is_left_in_a_namespace_of_somebody_elses() {
         };
         lab.host.apply(&with);
         assert!(routes().contains("blackhole 10.9.0.0/16"));
+        let planned = lab.host.plan(&file(""));
+        let route = planned.json["actions"].as_array().into_iter().flatten().find(|action| action["kind"] == "route");
+        assert_eq!(route.map(|route| &route["owner"]), Some(&"containers.web.networks.front".into()));
         gone("taken out of the file", lab.host.apply(&file("")));
         assert_eq!(lab.host.plan(&file("")).actions(), [""; 0]);
         lab.host.apply(&with);
@@ -289,5 +292,78 @@ fn a_container_is_no_router_to_itself() {
         assert_eq!(refused.status, 3);
         let said = "error: the router `10.20.0.5` is container `web` itself\n  --> netrec.toml:5:11\n";
         assert!(refused.stderr.contains(&said.replace("netrec.toml", "/run/lab/netrec.toml")), "{}", refused.stderr);
+    });
+}
+
+#[test]
+fn an_interface_is_not_called_as_what_limits_it() {
+    lab::in_lab(|lab| {
+        let file = format!(
+            "[networks.lan]\ndriver = 'macvlan'\nparent = 'uplink'\nsubnet = '10.40.0.0/24'\n\
+             [containers.web]\nnetworks.lan = {{ interface = '{}', ingress = '10mbit' }}\n",
+            shaper("lan", "web")
+        );
+        let refused = lab.host.try_netrec(&file, &["validate"]);
+        assert_eq!(refused.status, 3);
+        let said = format!(
+            "error: two devices of container `web` would be called `{}`: the interface on network `lan` and the device that \
+             limits what comes from network `lan`\n  --> /run/lab/netrec.toml:6:",
+            shaper("lan", "web")
+        );
+        assert!(refused.stderr.starts_with(&said), "{}", refused.stderr);
+        // Foreign devices of such names, and commands that take them away.
+        let file = file.replace(&format!("interface = '{}', ", shaper("lan", "web")), "");
+        lab.host.sh("ip netns add web");
+        let file = file.replace("[containers.web]", "[containers.web]\nnetns = '/run/netns/web'");
+        for (name, own) in [("eth0", "another `interface` on the network"), (&*shaper("lan", "web"), "another name")] {
+            lab.host.run(["ip", "-n", "web", "link", "add", name, "type", "bridge"]);
+            let refused = lab.host.try_netrec(&file, &["plan"]);
+            let ip = "nsenter --net=/run/netns/web ip link";
+            assert_eq!(
+                refused.stderr,
+                format!(
+                    "error: link {name} in /run/netns/web exists and is not netrec's (group 0), but \
+                     containers.web.networks.lan (/run/lab/netrec.toml:7) wants to make it\n  rename: give the container \
+                     {own}, or that device another name, `{ip} set {name} name NAME`; adopt: devices in a container cannot \
+                     be; remove: `{ip} del {name}`\n"
+                )
+            );
+            lab.host.sh(&format!("{ip} set {name} name other && {ip} del other"));
+        }
+        lab.host.apply(&file);
+    });
+}
+
+/// Of the Ethernet address that an interface had nothing is left, and it is as one that had the new one from the first.
+#[test]
+fn the_link_local_address_follows_the_mac() {
+    lab::in_lab(|lab| {
+        let file = |mac: &str| {
+            format!(
+                "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\n[networks.back]\nsubnet = '10.21.0.0/24'\n\
+                 [containers.web]\nnetworks.front = {{ address = ['10.20.0.10', 'fd20::10'], mac = '02:00:00:00:00:{mac}' }}\n\
+                 networks.back = {{ mac = '02:00:00:00:01:{mac}' }}\n\
+                 [containers.db]\nnetworks.front = {{ address = ['10.20.0.11', 'fd20::11'] }}\n"
+            )
+        };
+        let addresses = || {
+            let settled = || !lab.container("web").sh("ip -6 addr show tentative").contains("fe80");
+            lab::until("nobody objects", settled);
+            lab.container("web").sh("ip -d -6 addr show | sed s/@if[0-9]*//; ip -6 route; ip -6 route show table local")
+        };
+        lab.host.apply(&file("02"));
+        let fresh = addresses();
+        assert!(fresh.contains("inet6 fe80::ff:fe00:2/64 scope link"), "{fresh}");
+        lab.host.destroy(&file("02"));
+        lab.host.apply(&file("01"));
+        let (web, db) = (lab.container("web"), lab.container("db"));
+        let _listener = web.listen_tcp("web", "[::]:80");
+        let mut flows = ["10.20.0.10:80", "[fd20::10]:80"].map(|at| db.connect(at).expect("a connection"));
+        lab.host.apply(&file("02"));
+        assert_eq!(addresses(), fresh);
+        for flow in &mut flows {
+            assert_eq!(flow.echo("still there").as_deref(), Ok("still there"));
+        }
+        assert_eq!(lab.host.plan(&file("02")).actions(), [""; 0]);
     });
 }

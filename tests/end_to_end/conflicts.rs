@@ -245,14 +245,26 @@ fn namespaces_of_others_are_told_apart() {
 #[test]
 fn a_parameter_that_is_to_be_two_values_is_refused() {
     lab::in_lab(|lab| {
-        let file = "[networks.front]\nsubnet = '10.20.0.0/24'\n[containers.web]\nnetworks = ['front']\n\
-                    sysctl = { 'net.ipv6.conf.eth0.accept_ra' = 1 }\n";
-        let output = lab.host.try_netrec(file, &["plan"]);
+        let file = |value: u8| {
+            format!(
+                "[networks.front]\nsubnet = '10.20.0.0/24'\n[networks.back]\nsubnet = '10.21.0.0/24'\n[containers.web]\n\
+                 networks = ['front', 'back']\nports = [{{ host = 8080, container = 80, network = 'back' }}]\n\
+                 sysctl = {{ 'net.ipv4.conf.eth1.rp_filter' = {value}, 'net.ipv6.conf.eth0.accept_ra' = 2 }}\n"
+            )
+        };
+        let output = lab.host.try_netrec(&file(1), &["plan"]);
         assert_eq!((output.status, output.stdout.as_str()), (1, ""));
         assert_eq!(
             output.stderr,
-            "error: sysctl net/ipv6/conf/eth0/accept_ra in web is to be 0 for containers.web.networks.front, and 1 for \
+            "error: sysctl net/ipv4/conf/eth1/rp_filter in web is to be 2 for containers.web.ports[0], and 1 for \
              containers.web: it can be one only\n"
+        );
+        // What is as loose, and what netrec would only set for want of the file's word, is the file's.
+        lab.host.apply(&file(0));
+        let value = |path: &str| lab.container("web").sysctl(path);
+        assert_eq!(
+            (value("net/ipv4/conf/eth1/rp_filter"), value("net/ipv6/conf/eth0/accept_ra")),
+            ("0".into(), "2".into())
         );
     });
 }

@@ -437,6 +437,48 @@ fn parents_that_will_not_do_are_refused() {
     });
 }
 
+/// A macvlan of somebody else's that has the device as a whole, in the host or in a namespace that nobody named.
+#[test]
+fn who_holds_a_parent_as_a_whole_is_named() {
+    lab::in_lab(|lab| {
+        let number = lab.host.sh("unshare -n sleep infinity >/dev/null 2>&1 & echo $!");
+        let process = format!("/proc/{}/ns/net", number.trim());
+        until("it is in a namespace of its own", || {
+            lab.host
+                .try_run(["sh", "-c", &format!("[ \"$(readlink {process})\" != \"$(readlink /proc/1/ns/net)\" ]")])
+                .status
+                == 0
+        });
+        let file = |kind: &str| {
+            format!(
+                "[networks.lan]\ndriver = \"macvlan\"\nparent = \"spare\"\n{kind}subnet = \"10.40.0.0/24\"\n\
+                 [containers.one]\nnetworks = [\"lan\"]\n"
+            )
+        };
+        lab.host.link(&lab.world, "spare", "w1");
+        let said = |kind: &str, why: &str, place: &str| {
+            let output = lab.host.try_netrec(&file(kind), &["apply", "-y"]);
+            let expected = format!("error: create link eth0 in one: spare {why}: theirs in {place}; remove that (`");
+            assert!(output.stderr.starts_with(&expected), "{}", output.stderr);
+            assert_eq!(output.status, 4);
+            let (command, rest) = output.stderr[expected.len()..].split_once('`').expect("a command");
+            let after = "), or name another `parent`: Invalid argument\nwhat had been done was taken back: the host is as it was \
+                         before\n";
+            assert_eq!(rest, after);
+            command.to_owned()
+        };
+        let whole = "is held as a whole (type passthru)";
+        lab.host.sh("ip link add link spare name theirs type macvlan mode passthru");
+        lab.host.sh(&said("", whole, "host"));
+        lab.host.sh(&format!("ip link add link spare name theirs netns {} type macvlan mode passthru", number.trim()));
+        lab.host.sh(&said("", whole, &process));
+        lab.host.sh("ip link add link spare name theirs type macvlan mode bridge");
+        let shared = "has a macvlan on it already, where type passthru wants all of it";
+        lab.host.sh(&said("type = \"passthru\"\n", shared, "host"));
+        lab.host.apply(&file("type = \"passthru\"\n"));
+    });
+}
+
 /// What a file shows of itself is a file that wants the same, also where containers have no namespace of their own.
 #[test]
 fn what_is_shown_of_a_container_of_others_or_of_the_host_is_a_valid_file() {
@@ -466,6 +508,17 @@ fn what_a_crash_leaves_unnamed_in_a_container_is_taken_up_again() {
         let name = a.sh("ip -o link show type ifb | cut -d: -f2").trim().to_owned();
         a.run(["ip", "link", "set", &name, "alias", ""]);
         assert!(!lab.host.plan(file).actions().is_empty());
+        // Whose what hangs on it is, is told by who leads to it.
+        let gone = lab.host.plan("");
+        let tbf = gone.json["actions"].as_array().into_iter().flatten().find(|action| {
+            action["kind"] == "qdisc" && action["name"].as_str().is_some_and(|text| text.contains(&name))
+        });
+        assert_eq!(
+            tbf.map(|action| &action["owner"]),
+            Some(&"containers.a.networks.lan".into()),
+            "{}",
+            gone.json["diff"]
+        );
         lab.host.apply(file);
         assert!(a.run(["ip", "link", "show", &name]).contains("alias netrec containers.a.networks.lan @"));
         assert!(lab.host.plan(file).actions().is_empty());

@@ -357,6 +357,142 @@ fn devices_that_are_in_no_named_namespace_are_found_by_their_marks() {
     });
 }
 
+/// A macvlan goes along with the device that it is on, unasked, and leaves what has no device.
+#[test]
+fn routes_are_found_where_their_device_went_first() {
+    lab::in_lab(|lab| {
+        let number = process(lab);
+        lab.host.sh("ip netns add theirs");
+        let routes = "routes = [{ to = '10.9.0.0/16', type = 'blackhole' }, { to = 'fd09::/64', type = 'blackhole' }]";
+        let lan = "[networks.lan]\ndriver = 'macvlan'\nparent = 'spare'\nsubnet = ['10.40.0.0/24', 'fd40::/64']\n";
+        let file = format!(
+            "{NETWORK}{lan}[containers.a]\npid = {number}\nnetworks.lan = {{ {routes} }}\n\
+             [containers.b]\nnetns = '/run/netns/theirs'\nnetworks.lan = {{ {routes} }}\n\
+             [containers.c]\npid = {number}\nnetworks.front = {{ {routes} }}\n"
+        );
+        let (macvlans, pair) = file.split_once("[containers.c]").expect("three containers");
+        let pair = format!("{NETWORK}[containers.c]{pair}");
+        let left = |netns: &str| {
+            let all = lab
+                .host
+                .sh(&format!("nsenter --net={netns} sh -c 'ip route show proto 78; ip -6 route show proto 78'"));
+            all.lines().map(|line| line.split(" metric").next().unwrap_or(line).trim().to_owned()).collect::<Vec<_>>()
+        };
+        let (process, theirs) = (format!("/proc/{number}/ns/net"), "/run/netns/theirs");
+        let both = ["blackhole 10.9.0.0/16", "blackhole fd09::/64 dev lo"];
+        let device_goes = |file: &str| {
+            lab.host.link(&lab.world, "spare", "w1");
+            lab.host.apply(file);
+            lab.host.sh("ip link del spare; for end in $(ip -o link show type veth | grep -o 've-[^@]*'); do ip link del $end; done");
+        };
+        let deleted = |at: &str| {
+            both.map(|route| {
+                let to = route.split(' ').nth(1).unwrap_or_default();
+                format!("delete route {to} in {at}")
+            })
+        };
+        device_goes(macvlans);
+        assert_eq!(
+            (left(&process), left(theirs)),
+            (both.map(str::to_owned).to_vec(), both.map(str::to_owned).to_vec())
+        );
+        let plan = lab.host.plan(NETWORK);
+        let actions: Vec<_> = plan.actions().into_iter().filter(|action| action.contains(" route ")).collect();
+        let mut expected = [deleted(&process), deleted("theirs")].concat();
+        expected.sort();
+        assert_eq!(
+            {
+                let mut actions = actions;
+                actions.sort();
+                actions
+            },
+            expected
+        );
+        lab.host.apply(NETWORK);
+        assert_eq!((left(&process), left(theirs)), (vec![], vec![]));
+        // Of a pair that somebody removed, by a destroy.
+        device_goes(&pair);
+        assert_eq!(left(&process), both);
+        lab.host.destroy(NETWORK);
+        assert_eq!(left(&process), [""; 0]);
+
+        // Where a device is of another host's netrec, they are that one's; and others' are nobody's business.
+        lab.host.sh("ip -n theirs link add other group 20050 type bridge; ip -n theirs link set other alias 'netrec containers.b @1'");
+        lab.host.sh("ip -n theirs route add blackhole 10.9.0.0/16 proto 78");
+        lab.host.sh(&format!("nsenter -t {number} -n ip route add blackhole 10.9.0.0/16"));
+        assert_eq!(lab.host.destroy(NETWORK).json["writes"], 0);
+        assert_eq!(left(theirs), ["blackhole 10.9.0.0/16"]);
+        assert!(lab.host.sh(&format!("nsenter -t {number} -n ip route")).contains("blackhole 10.9.0.0/16"));
+    });
+}
+
+/// A root without the right to look into processes that have more rights cannot know what it once made there, and says so.
+#[test]
+fn namespaces_that_may_not_be_looked_into_are_named() {
+    lab::in_lab(|lab| {
+        if let Some(why) = lab::kernel::program_missing(&["setpriv"]) {
+            return lab::kernel::not_tried("a root without CAP_SYS_PTRACE", &why);
+        }
+        let number = process(lab);
+        let file = lab.host.write("netrec.toml", NETWORK);
+        let said = |command: &str, sort: &[&str]| {
+            let line = format!("setpriv {} {} -c {file} {command} --json", sort.join(" "), lab::NETREC);
+            let json = serde_json::from_str(&lab.host.sh(&line)).expect("a document");
+            messages(&json, "unseen")
+        };
+        // In a user namespace netrec can have made nothing where it may not look.
+        let map = lab.host.sh("cat /proc/self/uid_map");
+        let is_root = map.split_whitespace().eq(["0", "0", "4294967295"]);
+        for command in ["plan", "destroy -y"] {
+            assert_eq!(said(command, &[]), [""; 0]);
+            let told = said(command, &["--bounding-set", "-sys_ptrace"]);
+            assert_eq!(told.len(), usize::from(is_root), "{told:?}");
+            for message in told {
+                let which = message.strip_prefix("netrec may not look into /proc/").expect("the beginning");
+                assert!(which.ends_with(": what it may have made there earlier stays"), "{message}");
+            }
+        }
+        end(lab, number);
+    });
+}
+
+/// Limits of traffic on devices of another host's netrec, and of one inside, in a namespace that this host's uses too.
+#[test]
+fn limits_of_other_hosts_in_a_shared_namespace_are_theirs() {
+    lab::in_lab(|lab| {
+        if !lab::kernel::has("ifb") {
+            return lab::kernel::not_tried("limits of other hosts", "the kernel has no ifb");
+        }
+        lab.host.sh("ip netns add theirs");
+        for (name, alias) in
+            [("lan", "netrec containers.web.networks.lan @1"), ("own", "netrec containers.web.networks.lan")]
+        {
+            lab.host.sh(&format!(
+                "ip='ip -n theirs'; tc='tc -n theirs'
+                $ip link add {name} group 20050 type bridge; $ip link set {name} up alias '{alias}'
+                $ip link add if-{name} group 20050 type ifb; $ip link set if-{name} up alias '{alias}'
+                $tc qdisc add dev {name} root handle 6e72: tbf rate 10mbit burst 16k limit 32k
+                $tc qdisc add dev if-{name} root handle 6e72: tbf rate 10mbit burst 16k limit 32k
+                $tc qdisc add dev {name} clsact
+                $tc filter add dev {name} ingress pref 20050 protocol all u32 match u32 0 0 action mirred egress redirect dev if-{name}"
+            ));
+        }
+        let theirs = || {
+            lab.host.sh("for d in lan own if-lan if-own; do tc -n theirs qdisc show dev $d; tc -n theirs filter show dev $d ingress; done")
+        };
+        let before = theirs();
+        assert_eq!(before.matches(" tbf ").count(), 4, "{before}");
+        assert_eq!(lab.host.destroy(NETWORK).json["writes"], 0);
+        let file = "[networks.wan]\ndriver = 'macvlan'\nparent = 'uplink'\nsubnet = '10.40.0.0/24'\n\
+                    [containers.web]\nnetns = '/run/netns/theirs'\nnetworks.wan = { ingress = '5mbit', egress = '5mbit' }\n";
+        lab.host.apply(file);
+        assert_eq!(lab.host.plan(file).actions(), [""; 0]);
+        assert_eq!(theirs(), before);
+        lab.host.destroy(file);
+        assert_eq!(theirs(), before);
+    });
+}
+
 #[test]
 fn what_is_not_under_systemd_says_so() {
     lab::in_lab(|lab| {

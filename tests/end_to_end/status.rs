@@ -125,3 +125,92 @@ fn what_the_file_no_longer_names_and_what_waits_is_told_too() {
         );
     });
 }
+
+/// The device that a network is on is gone, a namespace is none, a foreign device has a name: each is told at its row, beside
+/// the rest.
+#[test]
+fn what_waits_and_what_cannot_be_made_is_told_at_its_row() {
+    lab::in_lab(|lab| {
+        let file = "[networks.front]\nsubnet = '10.20.0.0/24'\n\
+             [networks.lan]\ndriver = 'macvlan'\nparent = 'spare'\nsubnet = '10.40.0.0/24'\n\
+             [networks.own]\ndriver = 'host'\n[networks.none]\ndriver = 'null'\n\
+             [containers.a]\nnetworks = ['front', 'lan']\nports = ['8080:80']\n\
+             [containers.b]\npid = 4000000\nnetworks = ['front']\nports = ['8081:80']\n\
+             [containers.c]\nnetns = '/run/netns/theirs'\nnetworks.front = { address = '10.20.0.3' }\n\
+             [containers.d]\nnetworks = ['own']\n[containers.e]\nnetworks = ['none']\n\
+             [containers.f]\nnetworks = ['front']\n";
+        lab.host.link(&lab.world, "spare", "w1");
+        lab.host.sh("ip netns add theirs");
+        lab.host.apply(file);
+        let path = lab.host.write("netrec.toml", file);
+        let a = rows(&status(lab, &path, &[]), "CONTAINER");
+        let cell = |row: usize, column: usize| a[row].split(" | ").nth(column).unwrap_or_default().to_owned();
+        let (front, lan, b, f) = (cell(0, 4), cell(1, 4), cell(2, 4), cell(6, 4));
+        assert_eq!(
+            a,
+            [
+                format!("a | a | front | eth0 | {front} | ok"),
+                format!("a | a | lan | eth1 | {lan} | ok"),
+                format!("b | pid:4000000 | front | eth0 | {b} | waiting"),
+                "c | /run/netns/theirs | front | eth0 | 10.20.0.3/24 | ok".to_owned(),
+                "d | host | own | - | - | ok".to_owned(),
+                "e | e | none | - | - | ok".to_owned(),
+                format!("f | f | front | eth0 | {f} | ok"),
+            ]
+        );
+        assert_eq!(
+            document(lab, &path)["containers"][1]["networks"][0]["hindered"],
+            json!({ "waiting": "which does not run" })
+        );
+
+        // Its container is a file now, the device is gone, and somebody made a device where one has to be.
+        lab.host.sh("ip link del spare; ip netns del theirs; touch /run/netns/theirs; ip -n f link del eth0");
+        lab.host.sh("ip -n f link add eth0 type bridge");
+        let text = status(lab, &path, &[]);
+        let name = lab.host.run(["uname", "-n"]);
+        assert_eq!(text.lines().next(), Some(&*format!("{} cannot be made as {path} wants it.", name.trim())));
+        let missing = format!(
+            "network `lan` ({path}:3) is to be on `spare`, which this host does not have: create it first, or take the \
+             network out"
+        );
+        let gone = format!(
+            "container `c` ({path}:18) is to live in /run/netns/theirs, where there is no network namespace: start what makes \
+             it first"
+        );
+        let taken = "link eth0 in f exists and is not netrec's (group 0)";
+        assert_eq!(
+            rows(&text, "NETWORK"),
+            [
+                "front | bridge | nr-front | 10.20.0.0/24 | 4 | ok".to_owned(),
+                format!("lan | macvlan | spare | 10.40.0.0/24 | 1 | refused: {missing}"),
+                "own | host | - | 1 | ok".to_owned(),
+                "none | null | - | 1 | ok".to_owned(),
+            ]
+        );
+        assert_eq!(
+            rows(&text, "CONTAINER"),
+            [
+                format!("a | a | front | eth0 | {front} | ok"),
+                format!("a | a | lan | eth1 | {lan} | refused: see network `lan`"),
+                format!("b | pid:4000000 | front | eth0 | {b} | waiting"),
+                format!("c | /run/netns/theirs | front | eth0 | 10.20.0.3/24 | refused: {gone}"),
+                "d | host | own | - | - | ok".to_owned(),
+                "e | e | none | - | - | ok".to_owned(),
+                format!("f | f | front | eth0 | {f} | refused: {taken}"),
+            ]
+        );
+        assert_eq!(
+            rows(&text, "PORT").iter().map(|row| row.rsplit(" | ").next()).collect::<Vec<_>>(),
+            [Some("ok"), Some("waiting")]
+        );
+        let document = document(lab, &path);
+        assert_eq!((&document["matches"], &document["refusals"]), (&json!(false), &json!([gone, missing, taken])));
+        assert_eq!(document["networks"][1]["hindered"], json!({ "refused": missing }));
+        // A path that is a namespace of another sort, or somebody's file.
+        lab.host.sh("mount --bind /proc/self/ns/uts /run/netns/theirs");
+        let text = status(lab, &path, &[]);
+        let row = rows(&text, "CONTAINER").into_iter().find(|row| row.starts_with("c |")).unwrap_or_default();
+        assert!(row.contains("| refused: container `c` ") && row.contains("/run/netns/theirs, which "), "{row}");
+        lab.host.sh("umount /run/netns/theirs");
+    });
+}

@@ -14,7 +14,7 @@ networks = ["n"]
 netns = "/proc/4242/ns/net"
 
 [containers.b]
-networks = ["n"]
+networks.n = { sysctl = { "net.ipv4.neigh.IFNAME.gc_stale_time" = 90, "net.ipv4.conf.IFNAME.log_martians" = 1 } }
 
 [containers.c]
 networks = ["n"]
@@ -24,6 +24,7 @@ unit = "redis"
 "net.ipv4.ip_unprivileged_port_start" = 1000
 "net.ipv6.route.gc_thresh" = 2048
 "net.ipv4.ping_group_range" = "0 2147483647"
+"net.ipv6.neigh.eth0.gc_stale_time" = 90
 "#;
 
 /// What the table says of each row.
@@ -36,7 +37,7 @@ fn table(rows: &[serde_json::Value]) -> Vec<String> {
 
 /// What a plan sets of the file's parameters.
 fn set_in_b(plan: &str) -> Vec<&str> {
-    let of_the_file = ["port_start", "gc_thresh", "ping_group"];
+    let of_the_file = ["port_start", "gc_thresh", "ping_group", "gc_stale_time", "log_martians"];
     plan.lines().filter(|line| line.starts_with('+') && of_the_file.iter().any(|name| line.contains(name))).collect()
 }
 
@@ -50,6 +51,10 @@ fn namespaces_and_parameters_are_stood_in_for() {
         "ok: sysctl net/ipv6/route/gc_thresh=2048 of container `b` (stood in for: as it is, a user namespace may not set it)",
         "ok: sysctl net/ipv4/ping_group_range=0 2147483647 of container `b` (stood in for: as it is, a user namespace may \
          not set it)",
+        "ok: sysctl net/ipv6/neigh/eth0/gc_stale_time=90 of container `b` (stood in for: as it is, a user namespace may not \
+         set it)",
+        "ok: sysctl net/ipv4/neigh/IFNAME/gc_stale_time=90 of container `b` on network `n` (stood in for: as it is, a user \
+         namespace may not set it)",
         "ok: apply (N changes)",
         "ok: plan again (no changes)",
         "ok: listen (1 service)",
@@ -61,9 +66,15 @@ fn namespaces_and_parameters_are_stood_in_for() {
     ];
     assert_eq!(table(&rows(&output)), steps);
     assert_eq!(output.status.code(), Some(0));
-    // The one that may be set was.
+    // Those that may be set were.
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(set_in_b(&said), ["+   sysctl net/ipv4/ip_unprivileged_port_start in b: value 1000"]);
+    assert_eq!(
+        set_in_b(&said),
+        [
+            "+   sysctl net/ipv4/ip_unprivileged_port_start in b: value 1000",
+            "+   sysctl net/ipv4/conf/eth0/log_martians in b: value 1"
+        ]
+    );
 }
 
 /// What no container may set at all fails in a rehearsal as it would on the host.
@@ -105,7 +116,10 @@ fn root_sets_what_it_may() {
             [
                 "+   sysctl net/ipv4/ip_unprivileged_port_start in b: value 1000",
                 "+   sysctl net/ipv4/ping_group_range in b: value 0 2147483647",
-                "+   sysctl net/ipv6/route/gc_thresh in b: value 2048"
+                "+   sysctl net/ipv6/neigh/eth0/gc_stale_time in b: value 90",
+                "+   sysctl net/ipv6/route/gc_thresh in b: value 2048",
+                "+   sysctl net/ipv4/conf/eth0/log_martians in b: value 1",
+                "+   sysctl net/ipv4/neigh/eth0/gc_stale_time in b: value 90"
             ]
         );
         assert_eq!(output.status.code(), Some(0));

@@ -21,8 +21,10 @@ const IFA_F_DEPRECATED: u32 = 0x20;
 const IFA_F_PERMANENT: u32 = 0x80;
 /// `INFINITY_LIFE_TIME`
 const FOREVER: u32 = u32::MAX;
+/// `IFAPROT_KERNEL_LL`
+const KERNEL_LL: u8 = 3;
 /// `IFAPROT_KERNEL_LO`, `_RA`, `_LL`: the kernel made it, on `lo`, from a router advertisement, or for the link.
-const KERNEL_MADE: [u8; 3] = [1, 2, 3];
+const KERNEL_MADE: [u8; 3] = [1, 2, KERNEL_LL];
 
 /// An address as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +104,13 @@ pub(crate) fn add(index: u32, ip: IpNetwork, address: &Address, replace: bool) -
     }
     let flags = if replace { NLM_F_REPLACE } else { NLM_F_CREATE | NLM_F_EXCL };
     Request { message: RouteNetlinkMessage::NewAddress(message), flags }
+}
+
+/// Adds a device's link-local address, as the kernel does when the device goes up.
+pub(crate) fn add_link_local(index: u32, ip: IpNetwork) -> Request {
+    let mut message = described(index, ip);
+    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(KERNEL_LL)));
+    Request { message: RouteNetlinkMessage::NewAddress(message), flags: NLM_F_CREATE | NLM_F_EXCL }
 }
 
 /// Makes an address nobody's.

@@ -98,24 +98,44 @@ pub(super) fn without_ipvlan(config: &mut Config) -> Vec<usize> {
         .collect()
 }
 
-/// The parameters that a file sets in its containers.
+/// The parameters that a file sets in its containers and of their interfaces, by what such a device is called that there is
+/// everywhere.
 pub(super) fn parameters(config: &Config) -> Vec<(String, String)> {
-    config.containers.iter().flat_map(|container| &container.sysctls).cloned().collect()
+    let general = |(path, value): &(String, String)| {
+        let mut parts: Vec<&str> = path.split('/').collect();
+        if let [_, _, "conf" | "neigh", device, ..] = &mut parts[..]
+            && *device != "all"
+        {
+            *device = "default";
+        }
+        (parts.join("/"), value.clone())
+    };
+    let containers = config.containers.iter();
+    let all = containers.flat_map(|c| c.sysctls.iter().chain(c.attachments.iter().flat_map(|a| &a.sysctls)));
+    all.map(general).collect()
 }
 
 /// Takes parameters, by their places in [`parameters`], out of the file. Names them.
 pub(super) fn without_parameters(config: &mut Config, which: &[bool]) -> Vec<String> {
     let mut taken_out = Vec::new();
     let mut which = which.iter();
-    for container in &mut config.containers {
-        let name = &container.name;
-        container.sysctls.retain(|(path, value)| {
+    let mut take = |sysctls: &mut Vec<(String, String)>, whose: String| {
+        sysctls.retain(|(path, value)| {
             let out = which.next() == Some(&true);
             if out {
-                taken_out.push(format!("sysctl {path}={value} of container `{name}`"));
+                taken_out.push(format!("sysctl {path}={value} of {whose}"));
             }
             !out
         });
+    };
+    let names: Vec<ObjectName> = config.networks.iter().map(|network| network.name.clone()).collect();
+    for container in &mut config.containers {
+        let name = &container.name;
+        take(&mut container.sysctls, format!("container `{name}`"));
+        for attachment in &mut container.attachments {
+            let network = &names[attachment.network];
+            take(&mut attachment.sysctls, format!("container `{name}` on network `{network}`"));
+        }
     }
     taken_out
 }
