@@ -7,13 +7,15 @@
 //!                                       └ failure, ┘ fight
 //! ```
 //!
-//! Threads only wait and tell; all work is the loop's. A round that finds nothing to do writes nothing, so that its own
-//! changes, which are told like all others, cost one more reading and no more.
+//! Threads only wait and tell; all work is the loop's. What was read of the kernel is kept, and a round reads again what it
+//! was told of. One that finds nothing to do writes nothing, so that its own changes, which are told like all others, cost one
+//! more reading of these and no more.
 
 mod files;
 mod throttle;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,10 +26,11 @@ use super::apply::{ApplyError, apply, unwatched};
 use super::guard::{GuardError, Place, Stage, applied};
 use super::input::{InputError, read_trusted};
 use super::lock::{Lock, LockError};
-use super::{PrepareError, Prepared, prepare};
+use super::{PrepareError, Prepared, prepare, prepare_again};
 use crate::config::{self, Config, Invalid, Sources};
 use crate::kernel::{Backend, Events, Linux, ReadError};
-use crate::state::Key;
+use crate::plan::Plan;
+use crate::state::{Key, State};
 
 /// Why a round may be due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub enum News<'a> {
     Held(&'a str),
     /// Somebody undoes what netrec does, each time: these objects, and for how long nothing is done about it.
     Fight(&'a [Key], Duration),
+    /// More was told than could be heard, so that all of the kernel was read.
+    Lost,
     /// Something beside the round does not work; what then.
     Amiss(&'a str),
     /// The loop is alive.
@@ -123,7 +128,8 @@ pub fn watch(
     tell: &mut dyn FnMut(News<'_>),
 ) -> Result<(), WatchError> {
     // Before the first reading, so that nothing is missed between.
-    let events = Events::open().map_err(WatchError::Kernel)?;
+    let events = Arc::new(Events::open().map_err(WatchError::Kernel)?);
+    let kernel = Linux::open().map_err(WatchError::Kernel)?.listening(events.clone());
     let files = Files::new(sender.clone()).map_err(|error| WatchError::Files(error.to_string()))?;
     thread::Builder::new()
         .name("kernel".into())
@@ -132,6 +138,9 @@ pub fn watch(
     Loop {
         watched,
         files,
+        kernel,
+        last: None,
+        lost: 0,
         throttle: Throttle::new(Instant::now()),
         good: None,
         bad: String::new(),
@@ -174,6 +183,11 @@ fn listen(events: &Events, triggers: &Sender<Trigger>) {
 struct Loop<'a> {
     watched: &'a Watched,
     files: Files,
+    kernel: Linux,
+    /// The last round, if it went well.
+    last: Option<Prepared>,
+    /// How often more was told than could be heard.
+    lost: u64,
     throttle: Throttle,
     /// The last file that could be used, and whether it has been applied.
     good: Option<Good>,
@@ -244,7 +258,17 @@ impl Loop<'_> {
             return;
         }
         let Some(mut good) = self.good.take() else { return };
-        match self.converge(&good, tell) {
+        if due.full {
+            self.kernel.doubt();
+        }
+        let outcome = self.converge(&good, tell);
+        // Open namespaces would live on.
+        self.kernel.rest();
+        let lost = self.kernel.losses();
+        if std::mem::replace(&mut self.lost, lost) != lost {
+            tell(News::Lost);
+        }
+        match outcome {
             Ok(None) => self.throttle.went_well(),
             Ok(Some(prepared)) => {
                 self.failure.clear();
@@ -258,8 +282,11 @@ impl Loop<'_> {
                         tell(News::Fight(&keys, pause));
                     }
                 }
+                // The rest is read and made anew each time.
+                self.last = Some(Prepared { live: State::new(), plan: Plan::default(), ..prepared });
             }
             Err(error) => {
+                self.kernel.doubt();
                 let pause = self.throttle.failed(Instant::now());
                 let text = error.to_string();
                 if text != self.failure {
@@ -306,9 +333,14 @@ impl Loop<'_> {
 
     /// Makes the kernel what the file wants. Nothing where that is not to be done now.
     fn converge(&mut self, good: &Good, tell: &mut dyn FnMut(News<'_>)) -> Result<Option<Prepared>, RoundError> {
+        let last = self.last.take();
+        // All is as it was left.
+        if good.applied && last.is_some() && !self.kernel.has_stirred() {
+            self.last = last;
+            return Ok(None);
+        }
         let config = &good.config;
-        let mut kernel = Linux::open().map_err(PrepareError::from)?;
-        let inode = kernel.host_id().1;
+        let inode = self.kernel.host_id().1;
         let _lock = Lock::take(inode, config.settings.lock_timeout)?;
         let place = Place::of(inode);
         if let Some(journal) = place.read()?
@@ -324,8 +356,12 @@ impl Loop<'_> {
             return Ok(None);
         }
         self.held.clear();
-        let prepared = prepare(&mut kernel, config, self.watched.host.as_deref())?;
-        let backend: &mut dyn Backend = &mut kernel;
+        let host = self.watched.host.as_deref();
+        let backend: &mut dyn Backend = &mut self.kernel;
+        let prepared = match last.filter(|_| good.applied) {
+            Some(last) => prepare_again(backend, config, host, last)?,
+            None => prepare(backend, config, host)?,
+        };
         apply(backend, &prepared, &mut unwatched)?;
         // What the disk has to say about it changes nothing here.
         if !good.applied
