@@ -14,9 +14,11 @@ use netrec::config::{Config, Source, Sources, parse};
 use netrec::kernel::Backend;
 use netrec::plan::diff;
 use netrec::reconcile::{Books, Kept, Undo, apply, prepare, prepare_destroy, prepare_part, unwatched};
+use netrec::state::facts::HostDevice;
 use netrec::state::firewall::{Expr, Rule, Verdict};
 use netrec::state::{
-    End, Entry, Facts, Flow, Key, Link, LinkKind, Netns, Object, Owner, Qdisc, Route, Scope, State, facts,
+    End, Entry, Facts, Flow, Key, Link, LinkKind, Mac, MacvlanMode, Netns, Object, Owner, Qdisc, Route, Scope, State,
+    facts,
 };
 
 /// xorshift64*, so that a failure can be had again by its seed.
@@ -63,13 +65,20 @@ fn file(random: &mut Random) -> String {
             writeln!(text, "bridge = \"br{}\"", n + 10 * random.below(2)).unwrap();
         }
     }
+    let networks = [networks, without_a_bridge(random, &mut text)].concat();
     for c in 0..5 {
         if random.one_in(3) {
             continue;
         }
         writeln!(text, "[containers.c{c}]").unwrap();
-        if random.one_in(5) {
-            writeln!(text, "netns = \"other{}\"", c * 10 + random.below(2)).unwrap();
+        if random.one_in(8) {
+            writeln!(text, "networks = [\"{}\"]", ["none", "own"][random.below(2)]).unwrap();
+            continue;
+        }
+        match random.below(8) {
+            0 => writeln!(text, "netns = \"other{}\"", c * 10 + random.below(2)).unwrap(),
+            1 => writeln!(text, "netns = \"/run/netns/theirs{c}\"").unwrap(),
+            _ => {}
         }
         let mut mine: Vec<usize> = networks.iter().copied().filter(|_| !random.one_in(2)).collect();
         if random.one_in(2) {
@@ -94,6 +103,22 @@ fn file(random: &mut Random) -> String {
         }
     }
     text
+}
+
+/// Networks on devices of the host's and on VLANs of them, and those that give a container no interface. Yields the numbers
+/// of those that give one.
+fn without_a_bridge(random: &mut Random, text: &mut String) -> Vec<usize> {
+    text.push_str("[networks.none]\ndriver = \"null\"\n[networks.own]\ndriver = \"host\"\n");
+    let numbers: Vec<usize> = (4..7).filter(|_| random.one_in(2)).collect();
+    for n in &numbers {
+        let parent = ["up0", "up1", "up0.10", "up1.11"][random.below(4)];
+        let kind = ["bridge", "private", "vepa", "passthru"][random.below(4)];
+        let v6 = if random.one_in(2) { format!(", \"fd{}::/64\"", 20 + n) } else { String::new() };
+        let (driver, subnet) = ("macvlan", format!("[\"10.{}.0.0/24\"{v6}]", 20 + n));
+        let network = format!("driver = \"{driver}\"\nparent = \"{parent}\"\ntype = \"{kind}\"\nsubnet = {subnet}");
+        writeln!(text, "[networks.n{n}]\n{network}").unwrap();
+    }
+    numbers
 }
 
 /// Settings of a container's attachment of this number.
@@ -126,6 +151,18 @@ fn config(text: &str) -> Option<Config> {
 fn host(random: &mut Random) -> Fake {
     let mut host = Fake::default();
     host.facts.host = "host".into();
+    for (last, name) in (1..).zip(["up0", "up1"]) {
+        let device = HostDevice {
+            bridge: false,
+            ours: false,
+            mtu: 1500,
+            mac: Mac([2, 0, 0, 0, 0, last]),
+            up: true,
+            port_of: None,
+            vlan: None,
+        };
+        host.facts.devices.insert(name.parse().unwrap(), device);
+    }
     for path in [facts::IPV4_FORWARDING, facts::IPV6_FORWARDING, facts::BRIDGE_NF_IPV4] {
         host.facts.sysctls.insert(path.into(), random.below(2).to_string());
     }
@@ -150,11 +187,11 @@ fn drift(host: &mut Fake, random: &mut Random) {
                 3 => device.up = false,
                 4 => device.no_arp = true,
                 5 => port.iter_mut().for_each(|port| (port.isolated, port.no_flood) = (true, true)),
-                6 => {
-                    if let LinkKind::Veth { peer } = kind {
-                        peer.device.link_local = !peer.device.link_local;
-                    }
-                }
+                6 => match kind {
+                    LinkKind::Veth { peer } => peer.device.link_local = !peer.device.link_local,
+                    LinkKind::Macvlan { mode, .. } if *mode != MacvlanMode::Passthru => *mode = MacvlanMode::Source,
+                    _ => {}
+                },
                 _ => {
                     if let LinkKind::Veth { peer } = kind {
                         peer.name = format!("by-hand{}", random.below(2)).parse().unwrap();
@@ -196,6 +233,27 @@ fn drift(host: &mut Fake, random: &mut Random) {
             host.change_by_hand(&key, &entry, &changed);
         }
     }
+}
+
+/// The draws are of all sorts.
+#[test]
+fn files_have_all_that_a_container_can_be_on() {
+    let mut random = Random::new(1);
+    let all: Vec<Config> = (0..200).map(|_| files(&mut random).0).collect();
+    let texts: Vec<String> = all.iter().map(|config| config.sources.0[0].text.clone()).collect();
+    for part in ["up0.10", "passthru", "[\"none\"]", "[\"own\"]", "/run/netns/theirs", "ingress", "egress", "blackhole"]
+    {
+        let count = texts.iter().filter(|text| text.contains(part)).count();
+        assert!(count > 5, "{part}: {count} of 200");
+    }
+    let on_parent = |config: &&Config| {
+        config.containers.iter().any(|c| {
+            c.attachments
+                .iter()
+                .any(|a| config.network(a).parent().is_some() && (a.ingress.is_some() || !a.routes.is_empty()))
+        })
+    };
+    assert!(all.iter().filter(on_parent).count() > 20, "limits and routes on macvlans");
 }
 
 /// The objects that matter: parameters stay when they are no longer wanted.

@@ -210,6 +210,14 @@ impl Choice<'_> {
         old.into_iter().any(|old| self.covers(old))
     }
 
+    /// Whether a chosen device was another's, and what hangs on it by now with it: a macvlan has its name in the container,
+    /// whatever its network is.
+    fn is_taken_over(&self, key: &Key) -> bool {
+        let old = self.live.get(key).filter(|_| matches!(key, Key::Link { .. }) && self.has(key));
+        let new = self.owners(key);
+        old.is_some_and(|found| found.owners.iter().any(|old| !new.iter().any(|new| new.stem() == old.stem())))
+    }
+
     /// Chooses an object that is not, with all of its owner's; says whether that is news.
     fn add(&mut self, key: &Key) -> bool {
         match self.owners(key).first().cloned() {
@@ -308,6 +316,7 @@ impl Choice<'_> {
                         lacking.push(key);
                     }
                     Some(by) if !chosen && found.get(&place) != Some(by) => lacking.push(key),
+                    Some(by) if !chosen && by.iter().any(|by| self.is_taken_over(by)) => lacking.push(key),
                     Some(_) => {}
                     None if chosen => lacking.extend(wanted.get(&place).into_iter().flatten()),
                     None => lacking.extend(found.contains_key(&place).then_some(key)),

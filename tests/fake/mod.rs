@@ -48,6 +48,12 @@ impl Fake {
         self.state.get(key)
     }
 
+    /// Whether a namespace is there: netrec's, or by its path somebody else's.
+    fn has(&self, netns: &Netns) -> bool {
+        let theirs = netns.label().is_none_or(|label| label.starts_with('/'));
+        theirs || self.get(&Key::Netns { netns: netns.clone() }).is_some()
+    }
+
     /// The link that has this end, with the end's up.
     fn end(&self, netns: &Netns, name: InterfaceName) -> Option<(Key, bool)> {
         self.state.iter().find_map(|(key, entry)| {
@@ -164,6 +170,11 @@ impl Fake {
             // The owner of what has no mark is its link's when it is read.
             let same = match (&present, before) {
                 (Some(present), Some(before)) if !key.kind().is_marked() => present.object == before.object,
+                // A mark names the first of several.
+                (Some(present), Some(before)) => {
+                    (&present.object, present.owner()) == (&before.object, before.owner())
+                        && present.standing == before.standing
+                }
                 (present, before) => present == before,
             };
             refuse(!same, || format!("{key}: the step's value before {before:?} is not the present {present:?}"))?;
@@ -185,8 +196,7 @@ impl Fake {
                 let _ = ip;
             }
             (Key::Route { netns, .. }, Object::Route(Route { via: None, dev: None, kind, .. })) => {
-                let there = netns.is_host() || self.get(&Key::Netns { netns: netns.clone() }).is_some();
-                refuse(!there || kind.is_unicast(), || format!("{key}: no such namespace, or no way"))?;
+                refuse(!self.has(netns) || kind.is_unicast(), || format!("{key}: no such namespace, or no way"))?;
             }
             (Key::Route { netns, .. }, Object::Route(Route { via, dev: Some(dev), onlink, src, .. })) => {
                 let up = self.end(netns, *dev).ok_or_else(|| format!("{key}: no device {dev}"))?.1;
@@ -230,10 +240,7 @@ impl Fake {
             (Key::Netns { .. }, Object::Netns(_)) => {}
             _ => return Err(format!("{key}: {after:?} is no such thing")),
         }
-        if !netns_of(key).is_host() {
-            let there = self.get(&Key::Netns { netns: netns_of(key).clone() }).is_some();
-            refuse(!there && !matches!(key, Key::Netns { .. }), || format!("{key}: no such namespace"))?;
-        }
+        refuse(!self.has(netns_of(key)) && !matches!(key, Key::Netns { .. }), || format!("{key}: no such namespace"))?;
         let mut entry = after.clone();
         // Only marked kinds remember whose they are; the reader gives the others their link's.
         if !key.kind().is_marked() {
@@ -311,8 +318,11 @@ impl Fake {
                 for (netns, name, up) in Self::ends(key, after) {
                     refuse(self.end(&netns, name).is_some(), || format!("{key}: {name} exists in {netns}"))?;
                     refuse(up, || format!("{key}: end {name} is born up"))?;
-                    let there = netns.is_host() || self.get(&Key::Netns { netns: netns.clone() }).is_some();
-                    refuse(!there, || format!("{key}: no namespace {netns}"))?;
+                    refuse(!self.has(&netns), || format!("{key}: no namespace {netns}"))?;
+                }
+                if let Some(parent) = link.parent() {
+                    let there = self.facts.devices.contains_key(&parent) || self.link(parent).is_some();
+                    refuse(!there, || format!("{key}: no device {parent}"))?;
                 }
                 self.state.insert(key.clone(), after.clone());
             }
@@ -346,11 +356,29 @@ impl Fake {
     }
 
     fn take(&mut self, key: &Key, before: &Entry) -> Refusal {
+        if let (None, Object::Link(link)) = (self.get(key), &before.object)
+            && let Some(parent) = link.parent()
+            && !self.facts.devices.contains_key(&parent)
+            && self.link(parent).is_none()
+        {
+            // It went along with what it was on, in the same phase.
+            return Ok(());
+        }
         refuse(self.get(key).is_none(), || format!("{key} does not exist"))?;
         match key {
             Key::Link { .. } => {
                 for (netns, name, _) in Self::ends(key, before) {
                     self.went_away(&netns, name);
+                }
+                // What is on a device goes along with it.
+                let on_it = |entry: &Entry| match (&entry.object, key) {
+                    (Object::Link(link), Key::Link { netns, name }) => netns.is_host() && link.parent() == Some(*name),
+                    _ => false,
+                };
+                let gone: Vec<(Key, Entry)> =
+                    self.state.iter().filter(|(_, e)| on_it(e)).map(|(k, e)| (k.clone(), e.clone())).collect();
+                for (key, entry) in gone {
+                    self.take(&key, &entry)?;
                 }
             }
             Key::Netns { netns } => {
