@@ -3,6 +3,7 @@
 mod apply;
 mod confirm;
 mod destroy;
+mod exec;
 mod interrupt;
 mod output;
 mod plan;
@@ -88,8 +89,10 @@ enum Command {
     Rehearse(rehearse::Args),
     /// Show what there is of the file: networks, containers, and ports with their connections; changes nothing
     Status(status::Args),
-    /// Show the file with every default and chosen value filled in
+    /// Show the file with every default and chosen value filled in, or what it makes of the firewall or of names
     Show(show::Args),
+    /// Run a command in a container's network namespace
+    Exec(exec::Args),
 }
 
 /// How a command ended, other than by an error.
@@ -186,6 +189,7 @@ pub fn main() -> ExitCode {
         Command::Rehearse(command) => rehearse::run(&args, command, &output),
         Command::Status(command) => status::run(&args, command, &output),
         Command::Show(command) => show::run(&args, command, &output),
+        Command::Exec(command) => exec::run(&args, command).map(|never| match never {}),
     };
     // Work that is done is done; a command that is all words has failed when they are lost.
     let only_words = matches!(
@@ -218,7 +222,12 @@ impl Command {
     /// Whether standard output is to be one JSON document.
     fn json(&self) -> bool {
         match self {
-            Self::Validate(_) | Self::Confirm(_) | Self::Rollback(_) | Self::Guard(_) | Self::Watch(_) => false,
+            Self::Validate(_)
+            | Self::Confirm(_)
+            | Self::Rollback(_)
+            | Self::Guard(_)
+            | Self::Watch(_)
+            | Self::Exec(_) => false,
             Self::Plan(args) => args.json,
             Self::Apply(args) => args.json,
             Self::Destroy(args) => args.json,

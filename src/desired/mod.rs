@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork, ChosenShaper, bridge_name};
-pub use show::filled_in;
+pub use show::{filled_in, host_lines};
 
 use crate::config::{Config, Container, Invalid, Network, Overlap};
 use crate::state::{Facts, Key, Netns, Object, Owner, State, Sysctl, Warning, Whereabouts, facts};

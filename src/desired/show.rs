@@ -1,5 +1,7 @@
 //! The file with every default and chosen value filled in. What it shows is a valid file that wants the same.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value, json};
 
 use super::{Build, Chosen, ChosenAttachment, ChosenNetwork, DesiredError, Whole, here};
@@ -44,6 +46,22 @@ pub fn filled_in(config: &Config, facts: &Facts, host: Option<&str>) -> Result<V
         value["hosts"] = Value::Object(hosts);
     }
     Ok(value)
+}
+
+/// A line for each address of each attachment, as `/etc/hosts` has them: the address, the container, and it with its network's
+/// name, by which one of several can be meant. In file order; the containers of all hosts.
+pub fn host_lines(config: &Config) -> Result<String, DesiredError> {
+    let chosen = Chosen::new(config)?;
+    let mut lines = String::new();
+    for (container, chosen) in config.containers.iter().zip(&chosen.containers) {
+        for (attachment, chosen) in container.attachments.iter().zip(chosen) {
+            let (container, network) = (&container.name, &config.network(attachment).name);
+            for address in &chosen.addresses {
+                let _ = writeln!(lines, "{}\t{container} {container}.{network}", address.ip.ip());
+            }
+        }
+    }
+    Ok(lines)
 }
 
 fn host(host: &Host) -> Value {

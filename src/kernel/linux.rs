@@ -68,6 +68,12 @@ impl Linux {
         outcome
     }
 
+    /// Moves the calling thread into a namespace, for good: what it becomes by `execve` lives there. One that was searched
+    /// for is found as it was. False where there is none.
+    pub fn enter(self, netns: &Netns) -> Result<bool, ReadError> {
+        self.namespaces.enter(netns).map_err(|refusal| read_error(&netns::whose(netns), &refusal))
+    }
+
     /// The device and inode number of the host's namespace, which tell it from all others while it lives.
     pub fn host_id(&self) -> (u64, u64) {
         self.namespaces.host_id()

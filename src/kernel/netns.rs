@@ -188,6 +188,16 @@ impl Namespaces {
         Ok(self.visit(&*self.handle(netns)?, work)?)
     }
 
+    /// Moves the calling thread into a namespace, for good; false where there is none.
+    pub(super) fn enter(&self, netns: &Netns) -> Result<bool, Refusal> {
+        if netns.is_host() {
+            return Ok(true);
+        }
+        let Some(handle) = self.find(netns)? else { return Ok(false) };
+        handle.enter().map_err(not_entered)?;
+        Ok(true)
+    }
+
     /// Keeps a namespace open under a name, until that is given up by [`Self::release`].
     pub(super) fn hold(&mut self, netns: Netns, handle: Handle) {
         self.held.insert(netns, Arc::new(handle));

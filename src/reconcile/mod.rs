@@ -29,6 +29,7 @@ pub use guard::{GuardError, Guarded, Journal, Place, Ruling, Stage};
 pub use input::{InputError, read_sources, read_trusted};
 pub use lock::{Lock, LockError};
 pub use saved::{Origin, Saved, SavedError};
+pub use sources::enter;
 pub use stale::Stale;
 pub use status::{AttachmentStatus, ContainerStatus, Hindrance, NetworkStatus, PortStatus, Standing, Status, status};
 pub use trust::Doubt;

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::config::Config;
-use crate::kernel::Backend;
+use super::PrepareError;
+use crate::config::{Config, ContainerNetns, clean, closest};
+use crate::kernel::{Backend, Linux};
 use crate::plan::Action;
 use crate::services;
 use crate::state::{
-    Entry, Facts, Key, Link, LinkKind, Netns, Object, Owner, SearchedFor, SourceKind, State, Warning, Whereabouts,
+    Asked, Entry, Facts, Key, Link, LinkKind, Netns, Object, Owner, SearchedFor, SourceKind, State, Warning,
+    Whereabouts,
 };
 
 /// Searches for the namespaces of a file's containers on a host (by its name, where the file has several) that others made.
@@ -17,6 +19,34 @@ pub(super) fn of_config(backend: &mut dyn Backend, config: &Config, host: &str) 
     let containers = config.containers.iter().filter(|c| c.netns.netns().source().is_some());
     let containers = containers.filter(|c| here.is_none_or(|here| c.is_on(here)));
     search(backend, containers.map(|c| (c.netns.netns().clone(), c.owner.clone())).collect())
+}
+
+/// Moves the calling thread into the namespace of one of a file's containers, for good. `host` is the name of this host in
+/// the file, else the system's.
+pub fn enter(mut kernel: Linux, config: &Config, host: Option<&str>, name: &str) -> Result<(), PrepareError> {
+    let Some(container) = config.containers.iter().find(|container| container.name.as_str() == name) else {
+        let hint = closest(name, config.containers.iter().map(|container| container.name.as_str()));
+        let hint = hint.map_or_else(String::new, |near| format!(": did you mean `{near}`?"));
+        return Err(PrepareError::Host(format!("the file has no container `{}`{hint}", clean(name))));
+    };
+    let facts = kernel.facts(&Asked::default())?;
+    let here = host.unwrap_or(&facts.host);
+    if let Some(other) = container.host.map(|host| &config.hosts[host].name).filter(|other| other.as_str() != here) {
+        return Err(PrepareError::Host(format!("container `{name}` lives on host `{other}`, and this is `{here}`")));
+    }
+    let netns = container.netns.netns();
+    if let Some(source) = netns.source() {
+        let found = search(&mut kernel, vec![(netns.clone(), container.owner.clone())]);
+        if let Some(Whereabouts::Absent(why) | Whereabouts::Unknown(why) | Whereabouts::Refused(why)) = found.get(netns)
+        {
+            return Err(PrepareError::Host(format!("container `{name}` lives in {source}, {why}")));
+        }
+    }
+    if kernel.enter(netns)? {
+        return Ok(());
+    }
+    let hint = if matches!(container.netns, ContainerNetns::Named(_)) { ": `netrec apply` makes it" } else { "" };
+    Err(PrepareError::Host(format!("container `{name}` lives in namespace {netns}, which is not there{hint}")))
 }
 
 /// Searches for those that the state of before a change has objects in. Takes out of it what is in one that is no longer there.

@@ -7,6 +7,7 @@ mod flow;
 mod names;
 mod object;
 mod rate;
+mod ruleset;
 mod source;
 mod surroundings;
 
@@ -25,6 +26,7 @@ pub use object::{
     RouteType, Sysctl, WAY_METRIC, device_of, of_renamed, usual_metric,
 };
 pub use rate::Rate;
+pub use ruleset::Ruleset;
 pub use source::{Lead, SearchedFor, Source, SourceKind, Whereabouts};
 pub use surroundings::{
     At, Condition, ForeignChain, ForeignRule, ForeignTable, ForeignVerdict, Listener, OneOf, Process, Published,

@@ -173,3 +173,51 @@ fn what_show_prints_is_a_file_that_wants_the_same() {
         }
     });
 }
+
+#[test]
+fn names_and_addresses_are_shown_as_lines_of_hosts() {
+    lab::in_lab(|lab| {
+        let file = "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\n[networks.back]\nsubnet = '10.21.0.0/24'\n\
+                    [networks.own]\ndriver = 'host'\n[containers.agent]\nnetworks = ['own']\n\
+                    [containers.web.networks]\nfront = { address = ['10.20.0.10', 'fd20::10'] }\n\
+                    back = { address = '10.21.0.10' }\n[containers.db]\nnetworks.back = { address = '10.21.0.11' }\n";
+        let shown = lab.host.try_netrec(file, &["show", "--hosts"]);
+        assert_eq!((shown.status, shown.stderr.as_str()), (0, ""));
+        let lines = "10.20.0.10\tweb web.front\nfd20::10\tweb web.front\n10.21.0.10\tweb web.back\n\
+                     10.21.0.11\tdb db.back\n";
+        assert_eq!(shown.stdout, lines);
+        assert_eq!(lab.host.try_netrec(file, &["show", "--hosts", "--json"]).status, 64);
+    });
+}
+
+#[test]
+fn a_command_runs_in_the_namespace_of_a_container() {
+    lab::in_lab(|lab| {
+        lab.host.apply(SHOP);
+        let exec = |args: &[&str]| lab.host.try_netrec(SHOP, &[&["exec"], args].concat());
+        let inside = exec(&["web", "--", "ip", "-4", "-brief", "address", "show", "eth0"]);
+        assert_eq!((inside.status, inside.stderr.as_str()), (0, ""));
+        assert_eq!(inside.stdout, lab.container("web").run(["ip", "-4", "-brief", "address", "show", "eth0"]));
+        assert!(inside.stdout.contains("10.20.0.10/24"), "{}", inside.stdout);
+        // The command's own exit status, options and streams.
+        let status = exec(&["web", "--", "sh", "-c", "echo out; echo err >&2; exit 7", "-y"]);
+        assert_eq!((status.status, &*status.stdout, &*status.stderr), (7, "out\n", "err\n"));
+        let fails = |args: &[&str]| {
+            let output = exec(args);
+            (output.status, output.stdout + &output.stderr)
+        };
+        let text = "error: `/no/such` cannot be run: No such file or directory (os error 2)\n";
+        assert_eq!(fails(&["web", "--", "/no/such"]), (1, text.to_owned()));
+        let text = "error: the file has no container `wep`: did you mean `web`?\n";
+        assert_eq!(fails(&["wep", "--", "true"]), (1, text.to_owned()));
+        assert_eq!(exec(&["web"]).status, 64);
+        lab.host.destroy(SHOP);
+        let text = "error: container `web` lives in namespace web, which is not there: `netrec apply` makes it\n";
+        assert_eq!(fails(&["web", "--", "true"]), (1, text.to_owned()));
+        let other = "[hosts.a]\nid = 1\naddress = '192.0.2.1'\n[hosts.b]\nid = 2\naddress = '192.0.2.2'\n\
+                     [networks.front]\nsubnet = '10.20.0.0/24'\n[containers.web]\nhost = 'b'\nnetworks = ['front']\n";
+        let output = lab.host.try_netrec(other, &["--host", "a", "exec", "web", "--", "true"]);
+        let text = "error: container `web` lives on host `b`, and this is `a`\n";
+        assert_eq!((output.status, output.stderr.as_str()), (1, text));
+    });
+}

@@ -49,6 +49,29 @@ fn the_table_of_the_firewalls_page() {
     });
 }
 
+/// What `show --ruleset` prints is, read by `nft`, what an apply makes.
+#[test]
+fn the_table_that_is_shown_is_the_one_that_is_made() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/firewall.md")).expect("the page");
+    let toml = block(&page, "toml").1;
+    lab::in_lab(|lab| {
+        lab.host.apply(toml);
+        let list = || in_order(&lab.host.run(["nft", "list", "table", "inet", "netrec"]));
+        let made = list();
+        let shown = lab.host.try_netrec(toml, &["show", "--ruleset"]);
+        assert_eq!((shown.status, shown.stderr.as_str()), (0, ""));
+        lab.host.sh("nft delete table inet netrec");
+        let file = lab.host.write("table.nft", &shown.stdout);
+        lab.host.run(["nft", "-f", &file]);
+        assert_eq!(lab::difference(&made, &list()), "");
+        // To the marks, netrec takes it for its own. Of a map with ranges nft asks in words of its own, which are put right.
+        assert_eq!(lab.host.plan(toml).actions(), ["update chain ports"]);
+        lab.host.apply(toml);
+        assert_eq!(list(), made);
+        assert_eq!(lab.host.try_netrec("", &["show", "--ruleset"]).stdout, "");
+    });
+}
+
 /// Every test that the page of other engines' cases names is there.
 #[test]
 fn the_tests_that_the_page_of_peers_names() {
