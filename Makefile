@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RUNNER := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: test setup fmt lint docs unit examples bench rates matrix faults fuzz
+.PHONY: test setup fmt lint docs unit examples bench rates matrix faults storm fuzz
 
 test: setup fmt lint docs unit examples
 
@@ -48,6 +48,11 @@ matrix:
 faults:
 	NETREC_EVERY=1 NETREC_CODES=5 NETREC_KILLS=500 NETREC_LAB_MINUTES=600 $(CARGO) $(RUNNER) --all-features \
 		--no-fail-fast --success-output final -E 'binary(faults)'
+
+# Ten thousand changes beside a watch, of which `make test` tries two hundred; what it keeps is compared with what there is at each
+# use.
+storm:
+	NETREC_STORM=10000 NETREC_LAB_MINUTES=600 $(CARGO) $(RUNNER) --all-features -E 'test(a_storm_of_changes)'
 
 # Ten million of each sort of text and message, of which `make test` tries twenty thousand each.
 fuzz:

@@ -11,7 +11,7 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -147,6 +147,7 @@ impl Teller {
                 );
                 status(&format!("somebody fights over {names}"));
             }
+            News::Lost => debug!("more was told than could be heard; all of the kernel was read"),
             News::Amiss(why) => warn!("{why}"),
         }
     }

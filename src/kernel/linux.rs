@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::libc;
 use nix::sys::utsname::uname;
 
 use super::announce;
 use super::conntrack::{self, Local};
+use super::events::Events;
 use super::fault::Writes;
-use super::live::{dump_error, read_error};
+use super::live::{Live, dump_error, read_error};
 use super::netlink::change::Abilities;
 use super::netlink::route;
 use super::netns::{self, Namespaces};
 use super::nftables::Firewall;
+use super::picture::Picture;
 use super::run::Runner;
 use super::space::Ahead;
 use super::{Backend, ReadError, StepError, facts, foreign, live, sockets, sources};
@@ -35,13 +38,104 @@ pub struct Linux {
     can: Option<Abilities>,
     /// Paths of the namespaces that the last reading could not look into.
     unseen: Vec<PathBuf>,
+    /// What tells what of the picture is another now; without, all of it may be.
+    events: Option<Arc<Events>>,
+    picture: Picture,
+    /// The last facts, and what they were asked for.
+    facts: Option<(Asked, Facts)>,
 }
 
 impl Linux {
     /// Opens the host's namespace. Reading it needs no rights; reading other namespaces and writing need root.
     pub fn open() -> Result<Self, ReadError> {
         let namespaces = Namespaces::open().map_err(|refusal| read_error("the host's network namespace", &refusal))?;
-        Ok(Self { namespaces, ahead: None, firewall: None, writes: Writes::new(), can: None, unseen: Vec::new() })
+        Ok(Self {
+            namespaces,
+            ahead: None,
+            firewall: None,
+            writes: Writes::new(),
+            can: None,
+            unseen: Vec::new(),
+            events: None,
+            picture: Picture::default(),
+            facts: None,
+        })
+    }
+
+    /// The same with ears: what is read is kept, and read again when it is told of. Parameters are mostly told of by nobody,
+    /// so that from time to time all is to be read ([`Self::doubt`]).
+    #[must_use]
+    pub fn listening(self, events: Arc<Events>) -> Self {
+        Self { events: Some(events), ..self }
+    }
+
+    /// Whether something may be another than it was read. Without ears it always is.
+    pub fn has_stirred(&self) -> bool {
+        self.events.as_ref().is_none_or(|events| events.stirred())
+    }
+
+    /// How often more was told than there was room for, so that all was read.
+    pub fn losses(&self) -> u64 {
+        self.events.as_ref().map_or(0, |events| events.losses())
+    }
+
+    /// Has all be read anew.
+    pub fn doubt(&mut self) {
+        (self.picture, self.facts, self.firewall) = (Picture::default(), None, None);
+        if let Some(events) = &self.events {
+            events.forget_numbers();
+        }
+    }
+
+    /// Gives up the namespaces that are open, which would live on for that.
+    pub fn rest(&mut self) {
+        self.namespaces.forget();
+        self.namespaces.release(|_| true);
+    }
+
+    /// Gives up what was told of since it was read.
+    fn catch_up(&mut self) {
+        let Some(events) = self.events.clone() else {
+            (self.picture, self.facts) = (Picture::default(), None);
+            return;
+        };
+        let mut heard = events.heard();
+        // Once the host has a number itself, it is told of by that; until that is known it is taken for a stranger.
+        let own = if heard.names { self.namespaces.own_number().ok().flatten() } else { None };
+        heard.all |= own.is_some_and(|number| !events.is_host(number));
+        if heard.all {
+            self.doubt();
+        }
+        if heard.names || heard.addresses || heard.routes || heard.parameters || !heard.links.is_empty() {
+            self.facts = None;
+        }
+        self.picture.forget(&heard);
+    }
+
+    /// Reads what is not in the picture.
+    fn read(&mut self, scope: &Scope) -> Result<State, ReadError> {
+        let firewall = match self.firewall() {
+            Ok(firewall) => firewall.read(),
+            Err(error) => Err(error),
+        };
+        // While others are read ahead.
+        let everywhere = (!self.picture.has_others()).then(netns::everywhere);
+        if let Some(ahead) = self.ahead.take() {
+            self.picture = Picture::of(ahead.found());
+        }
+        self.namespaces.release(|netns| netns.source().is_none());
+        let events = self.events.as_deref();
+        let read = live::read(&mut self.namespaces, &mut self.picture, everywhere, events, scope);
+        // A name may stand for another namespace soon, and an open socket would keep a removed one alive.
+        self.namespaces.forget();
+        let Live { mut entries, unseen, doubtful } = read?;
+        self.unseen = unseen;
+        if doubtful {
+            self.doubt();
+            return self.read(scope);
+        }
+        entries.extend(firewall?);
+        Ok(entries.into_iter().collect())
     }
 
     /// The same, where reading has begun already: its first live state is as old as that.
@@ -80,9 +174,47 @@ impl Linux {
     }
 }
 
+#[cfg(feature = "fault-injection")]
+impl Linux {
+    /// How often the picture is compared with what there is until they are the same: one of the two may have been read amid a
+    /// change that is told of when it is over.
+    const COMPARISONS: u32 = 40;
+
+    /// In a build for tests whose environment has `NETREC_CHECK_PICTURE`: what is kept must be what a reading of all finds.
+    fn checked(&mut self, scope: &Scope, mut kept: State) -> Result<State, ReadError> {
+        if self.events.is_none() || std::env::var_os("NETREC_CHECK_PICTURE").is_none() {
+            return Ok(kept);
+        }
+        let mut difference = String::new();
+        for _ in 0..Self::COMPARISONS {
+            let all = live::read(&mut self.namespaces, &mut Picture::default(), None, None, scope);
+            self.namespaces.forget();
+            let mut all: State = all?.entries.into_iter().collect();
+            all.extend(Firewall::open()?.read()?);
+            if all == kept {
+                return Ok(kept);
+            }
+            let other = all.iter().filter(|(key, entry)| kept.get(key) != Some(*entry));
+            let other = other.map(|(key, entry)| format!("{key}: {:?}, and there is {entry:?}", kept.get(key)));
+            let gone = kept.iter().filter(|(key, _)| all.get(key).is_none()).map(|(key, _)| format!("{key} is gone"));
+            difference = other.chain(gone).take(3).collect::<Vec<_>>().join("; ");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            self.catch_up();
+            kept = self.read(scope)?;
+        }
+        Err(ReadError::Other(format!("the picture is not what there is: {difference}")))
+    }
+}
+
 impl Backend for Linux {
     fn facts(&mut self, asked: &Asked) -> Result<Facts, ReadError> {
-        facts::read(&mut self.namespaces, asked)
+        self.catch_up();
+        if let Some((_, facts)) = self.facts.as_ref().filter(|(what, _)| what == asked) {
+            return Ok(facts.clone());
+        }
+        let facts = facts::read(&mut self.namespaces, asked)?;
+        self.facts = Some((asked.clone(), facts.clone()));
+        Ok(facts)
     }
 
     fn surroundings(&mut self, _: &Facts, published: &[Published]) -> Surroundings {
@@ -101,7 +233,11 @@ impl Backend for Linux {
     }
 
     fn search(&mut self, wanted: &[SearchedFor]) -> BTreeMap<Netns, Whereabouts> {
-        sources::find(&mut self.namespaces, wanted)
+        let found = sources::find(&mut self.namespaces, wanted);
+        for (netns, whereabouts) in &found {
+            self.picture.keep_only(netns, whereabouts.id());
+        }
+        found
     }
 
     fn unseen(&self) -> &[PathBuf] {
@@ -110,27 +246,23 @@ impl Backend for Linux {
     }
 
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {
-        let firewall = match self.firewall() {
-            Ok(firewall) => firewall.read(),
-            Err(error) => Err(error),
-        };
-        // While others are read ahead.
-        let mut everywhere = netns::everywhere();
-        let ahead = self.ahead.take().map(Ahead::found).unwrap_or_default();
-        self.namespaces.release(|netns| netns.source().is_none());
-        let read = live::read(&mut self.namespaces, ahead, &mut everywhere, scope);
-        self.unseen = everywhere.unseen;
-        // A name may stand for another namespace soon, and an open socket would keep a removed one alive.
-        self.namespaces.forget();
-        let mut entries = read?;
-        entries.extend(firewall?);
-        Ok(entries.into_iter().collect())
+        self.catch_up();
+        let live = self.read(scope);
+        #[cfg(feature = "fault-injection")]
+        let live = live.and_then(|live| self.checked(scope, live));
+        if live.is_err() {
+            self.doubt();
+        }
+        live
     }
 
     fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
-        let Self { namespaces, writes, can, .. } = self;
+        let Self { namespaces, writes, can, picture, .. } = self;
         let can = *can.get_or_insert_with(abilities);
         let mut outcomes = Runner { namespaces, writes, can }.run(steps);
+        for step in steps {
+            picture.touched(step);
+        }
         let of_firewall = |step: &&Step| step.key.kind().is_firewall();
         let transaction: Vec<Step> = steps.iter().filter(of_firewall).cloned().collect();
         if !transaction.is_empty() {

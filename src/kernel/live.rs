@@ -1,22 +1,24 @@
 //! The kernel's devices, addresses, routes, namespaces and parameters as state. Neighbours and forwarding databases are
 //! in `reach`.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
 use super::ReadError;
+use super::events::Events;
 use super::netlink::address::RawAddress;
 use super::netlink::link::{self, ANOTHER_HOST, Mark, RawKind, RawLink};
 use super::netlink::route::{self, RTPROT_KERNEL, RawRoute};
 use super::netns::{self, Everywhere, Id, Namespaces, whose};
+use super::picture::Picture;
 use super::reach;
 use super::shaping;
-use super::sources;
 use super::space::{Space, namespace_mark};
 use super::sysctl::{Proc, Procs};
-use super::transport::{DumpError, Refusal, Socket};
+use super::transport::{DumpError, Refusal};
 use crate::state::{
     Address, Device, Entry, GROUP_LEAVING, InterfaceName, Key, Link, LinkKind, Mac, Netns, NetnsObject, Object, Owner,
     PROTOCOL, Peer, RT_TABLE_MAIN, Route, Scope, Standing, Sysctl,
@@ -28,18 +30,21 @@ type FarEnds = HashMap<u32, FarEnd>;
 /// The end of a veth in a container, with the mark that it carries.
 type FarEnd = (Peer, Option<Mark>);
 
-/// Reads all that carries netrec's mark, and what the scope asks for, as far as it was not read ahead. Yields objects
-/// little out of order, of which the last of one key counts.
+/// Yields all that carries netrec's mark, and what the scope asks for. What is not in the picture is read; with ears, so that
+/// it is told of from then on. The objects are little out of order, and of one key the last counts.
 pub(super) fn read(
     namespaces: &mut Namespaces,
-    ahead: HashMap<Netns, Space>,
-    everywhere: &mut Everywhere,
+    picture: &mut Picture,
+    everywhere: Option<Everywhere>,
+    events: Option<&Events>,
     scope: &Scope,
-) -> Result<Vec<(Key, Entry)>, ReadError> {
+) -> Result<Live, ReadError> {
+    let inode = namespaces.host_id().1;
     let mut reader = Reader {
-        inode: namespaces.host_id().1,
+        inode,
         namespaces,
-        ahead,
+        picture,
+        events,
         scope,
         entries: Vec::new(),
         sysctls: Vec::new(),
@@ -47,9 +52,18 @@ pub(super) fn read(
         procs: Procs::new(),
         unread: None,
     };
-    let host = reader.read_namespaces()?;
-    reader.read_other_namespaces(everywhere);
-    reader.add_links(&host)?;
+    let (seen, second) = reader.read_namespaces()?;
+    let was_known = reader.picture.has_others();
+    let others = reader.picture.others(reader.namespaces, &seen.keys().copied().collect(), everywhere);
+    let unseen = others.unseen.clone();
+    reader.spaces.extend(others.spaces.iter().cloned());
+    reader.unread = reader.unread.take().or_else(|| others.unread.clone());
+    let host = reader.picture.read_host(reader.namespaces, events)?;
+    for (netns, first) in second {
+        reader.add_second_name(&netns, &first, &host);
+    }
+    reader.add_sysctls(&host)?;
+    let complete = reader.add_links(&host)?;
     let mut spaces = std::mem::take(&mut reader.spaces);
     for space in &mut spaces {
         reader.add_inner_links(space, &host)?;
@@ -61,27 +75,34 @@ pub(super) fn read(
     for space in std::iter::once(&host).chain(&spaces) {
         reader.add_routes(space);
     }
-    let reached = reach::read(reader.namespaces.host(), &host.links, reader.inode, scope)?;
-    reader.entries.extend(reached);
-    let mut shaped = Vec::new();
+    reader.add_reach(&host)?;
     for space in std::iter::once(&host).chain(&spaces) {
-        shaped.extend(reader.shaping(space)?);
+        reader.add_shaping(space)?;
     }
     let Reader { mut entries, mut sysctls, .. } = reader;
     entries.append(&mut sysctls);
-    entries.append(&mut shaped);
-    Ok(entries)
+    Ok(Live { entries, unseen, doubtful: was_known && !complete })
+}
+
+/// What was read.
+pub(super) struct Live {
+    pub entries: Vec<(Key, Entry)>,
+    /// Paths of the namespaces that cannot be entered.
+    pub unseen: Vec<PathBuf>,
+    /// Whether something is missing that may be where it was not looked for this time.
+    pub doubtful: bool,
 }
 
 struct Reader<'a> {
     namespaces: &'a mut Namespaces,
-    ahead: HashMap<Netns, Space>,
+    picture: &'a mut Picture,
+    events: Option<&'a Events>,
     scope: &'a Scope,
     /// The inode number of the host's namespace.
     inode: u64,
     entries: Vec<(Key, Entry)>,
     sysctls: Vec<(Key, Entry)>,
-    spaces: Vec<Space>,
+    spaces: Vec<Arc<Space>>,
     /// For what is not told along with the devices.
     procs: Procs,
     /// Why the first of the namespaces that nobody asked for and that could not be read could not. It is no matter unless
@@ -89,33 +110,37 @@ struct Reader<'a> {
     unread: Option<ReadError>,
 }
 
+/// The first names of namespaces, and others of the same.
+type Names = (HashMap<Id, Netns>, Vec<(Netns, Netns)>);
+
 impl Reader<'_> {
-    /// Reads the host's namespace, and keeps those of the scope and of `/run/netns`.
-    fn read_namespaces(&mut self) -> Result<Space, ReadError> {
-        let listed = netns::names().map_err(|e| read_error(netns::RUN_NETNS, &e.into()))?;
+    /// Reads the namespaces of the scope and of `/run/netns`.
+    fn read_namespaces(&mut self) -> Result<Names, ReadError> {
+        let listed = self.picture.names()?.to_vec();
         let scope = self.scope;
         let others = listed.iter().filter(|netns| !scope.namespaces.contains(*netns));
         let there = |netns: &&Netns| !netns::is_name(netns) || listed.binary_search(netns).is_ok();
-        let missing = || ReadError::Other("read the host's namespace: /proc is not mounted".into());
-        let host = self.read_namespace(&Netns::HOST)?.ok_or_else(missing)?;
-        let mut seen: HashMap<Id, Netns> = HashMap::from([(host.id, Netns::HOST)]);
+        let mut seen: HashMap<Id, Netns> = HashMap::from([(self.namespaces.host_id(), Netns::HOST)]);
+        let mut second = Vec::new();
         for netns in scope.namespaces.iter().filter(there).chain(others) {
-            let read = match self.read_namespace(netns) {
-                Err(error) if !scope.namespaces.contains(netns) => {
+            let wanted = scope.namespaces.contains(netns);
+            let space = match self.picture.space(self.namespaces, netns, wanted, self.events) {
+                Ok(Some(space)) => space,
+                Ok(None) => {
+                    if netns::left_by_crash(netns) {
+                        let object = Object::Netns(NetnsObject { lo_up: false, unbound: true });
+                        self.add(Key::Netns { netns: netns.clone() }, object, None, Standing::Ours);
+                    }
+                    continue;
+                }
+                Err(error) if !wanted => {
                     self.unread.get_or_insert(error);
                     continue;
                 }
-                read => read?,
-            };
-            let Some(space) = read else {
-                if netns::left_by_crash(netns) {
-                    let object = Object::Netns(NetnsObject { lo_up: false, unbound: true });
-                    self.add(Key::Netns { netns: netns.clone() }, object, None, Standing::Ours);
-                }
-                continue;
+                Err(error) => return Err(error),
             };
             if let Some(first) = seen.get(&space.id) {
-                self.add_second_name(netns, first, &host);
+                second.push((netns.clone(), first.clone()));
                 continue;
             }
             seen.insert(space.id, netns.clone());
@@ -123,29 +148,7 @@ impl Reader<'_> {
             self.add_namespace(netns, &space.links);
             self.spaces.push(space);
         }
-        self.add_sysctls(&host)?;
-        Ok(host)
-    }
-
-    /// Reads a namespace; none where there is no such.
-    fn read_namespace(&mut self, netns: &Netns) -> Result<Option<Space>, ReadError> {
-        let wanted = netns.is_host() || self.scope.namespaces.contains(netns);
-        if let Some(space) = self.ahead.remove(netns).filter(|space| space.whole || !wanted) {
-            return Ok(Some(space));
-        }
-        let failed = |refusal| read_error(&whose(netns), &refusal);
-        let Some(handle) = self.namespaces.find(netns).map_err(|e| failed(e.into()))? else { return Ok(None) };
-        // What has just been changed through a socket is read back through it.
-        let mut socket = match self.namespaces.take_socket(netns, handle.id) {
-            Some(socket) => socket,
-            // Into its own a thread needs no rights to come.
-            None if netns.is_host() => Socket::open().map_err(|e| failed(e.into()))?,
-            None => {
-                let opened = self.namespaces.visit(&handle, Socket::open);
-                opened.map_err(|e| failed(netns::not_entered(e)))?.map_err(|e| failed(e.into()))?
-            }
-        };
-        Space::read(&mut socket, netns, handle.id, self.inode, wanted).map(Some)
+        Ok((seen, second))
     }
 
     /// Adds the parameters of a namespace that the scope asks for.
@@ -160,8 +163,9 @@ impl Reader<'_> {
         }
         if !others.is_empty() {
             let proc = if netns.is_host() { &Proc::SYSTEM } else { self.procs.next() };
-            let read = self.namespaces.within(netns, || read_sysctls(proc, netns, &others));
-            self.sysctls.extend(read.and_then(|read| read).map_err(|refusal| read_error(&whose(netns), &refusal))?);
+            let known = self.picture.parameters(self.namespaces, proc, netns, &others)?;
+            let found = others.iter().filter_map(|path| Some(parameter(netns, path, known.get(*path)?.clone()?)));
+            self.sysctls.extend(found);
         }
         Ok(())
     }
@@ -199,8 +203,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Adds the host's links: netrec's, and foreign ones of wanted names.
-    fn add_links(&mut self, host: &Space) -> Result<(), ReadError> {
+    /// Adds the host's links: netrec's, and foreign ones of wanted names. Says whether all of their other ends were found.
+    fn add_links(&mut self, host: &Space) -> Result<bool, ReadError> {
         let far_ends = self.far_ends(host)?;
         let inode = self.inode;
         let mut ours = host.links.iter().filter(|l| l.standing(inode).is_ours());
@@ -255,7 +259,7 @@ impl Reader<'_> {
             let key = Key::Link { netns: Netns::HOST, name: raw.name };
             self.add(key, Object::Link(link), mark.as_ref(), standing);
         }
-        Ok(())
+        Ok(!lost)
     }
 
     /// Finds the other ends of netrec's veths among what was read. The two indices alone do not tell: they are small
@@ -263,11 +267,11 @@ impl Reader<'_> {
     /// host's tells too; only without it, or with two that say so, is the kernel asked, which goes through all
     /// namespaces to answer.
     fn far_ends(&mut self, host: &Space) -> Result<FarEnds, ReadError> {
-        let mut candidates: HashMap<(u32, u32), Vec<(&Netns, &RawLink)>> = HashMap::new();
+        let mut candidates: HashMap<(u32, u32), Vec<(&Space, &RawLink)>> = HashMap::new();
         for space in &self.spaces {
             for end in space.links.iter().filter(|l| l.kind == RawKind::Veth) {
                 let Some(near) = end.peer else { continue };
-                candidates.entry((end.index, near)).or_default().push((&space.netns, end));
+                candidates.entry((end.index, near)).or_default().push((space, end));
             }
         }
         let mut found = FarEnds::new();
@@ -275,10 +279,14 @@ impl Reader<'_> {
             let Some((nsid, index)) = far_end_key(near) else { continue };
             let ends = candidates.remove(&(index, near.index)).unwrap_or_default();
             let alone = ends.len() == 1;
-            for (netns, end) in ends {
+            for (space, end) in ends {
                 let marked = end.mark.as_ref().is_some_and(|mark| mark.inode == Some(self.inode));
-                if alone && marked || self.namespaces.nsid(netns).map_err(|r| read_error(&whose(netns), &r))? == nsid {
-                    found.insert(near.index, far_end_of(netns, end));
+                let number = |namespaces: &mut Namespaces| match space.number {
+                    Some(number) => Ok(number),
+                    None => namespaces.nsid(&space.netns).map_err(|r| read_error(&whose(&space.netns), &r)),
+                };
+                if alone && marked || number(self.namespaces)? == nsid {
+                    found.insert(near.index, far_end_of(&space.netns, end));
                     break;
                 }
             }
@@ -288,7 +296,7 @@ impl Reader<'_> {
 
     /// Adds the links that netrec made inside a container's namespace. The ends of veth pairs are told of along with the
     /// host's.
-    fn add_inner_links(&mut self, space: &mut Space, host: &Space) -> Result<(), ReadError> {
+    fn add_inner_links(&mut self, space: &mut Arc<Space>, host: &Space) -> Result<(), ReadError> {
         let says_us = |link: &RawLink| link.mark.as_ref().is_some_and(|mark| mark.inode == Some(self.inode));
         let has_ours = space.links.iter().any(|link| link.is_marked() && says_us(link));
         for at in 0..space.links.len() {
@@ -304,7 +312,8 @@ impl Reader<'_> {
                 (None, Some(nsid)) => {
                     let of_host = self.namespaces.nsid_of_host(&space.netns);
                     if of_host.map_err(|r| read_error(&whose(&space.netns), &r))? != nsid {
-                        space.links[at].mark = Some(Mark { owner: Owner::netrec(), inode: Some(0) });
+                        let mark = Mark { owner: Owner::netrec(), inode: Some(0) };
+                        Arc::make_mut(space).links[at].mark = Some(mark);
                         continue;
                     }
                 }
@@ -321,7 +330,10 @@ impl Reader<'_> {
             let key = Key::Link { netns: space.netns.clone(), name: raw.name };
             self.add(key, Object::Link(link), raw.mark.as_ref(), Standing::Ours);
             // What is on one without a name is netrec's as it is.
-            space.links[at].mark.get_or_insert(Mark { owner: Owner::netrec(), inode: Some(self.inode) });
+            if raw.mark.is_none() {
+                let mark = Mark { owner: Owner::netrec(), inode: Some(self.inode) };
+                Arc::make_mut(space).links[at].mark = Some(mark);
+            }
         }
         Ok(())
     }
@@ -339,36 +351,6 @@ impl Reader<'_> {
             let key = Key::Link { netns: end.0, name: end.1 };
             self.add(key, Object::Link(link), raw.mark.as_ref(), raw.standing(inode));
         }
-    }
-
-    /// Looks into the namespaces of other mounts and of processes, such as that of a container that the file no longer has.
-    /// What is netrec's there is known by the path that leads there now, and the namespace is held open under it: the
-    /// process whose path it is may end.
-    fn read_other_namespaces(&mut self, everywhere: &mut Everywhere) {
-        let mut seen: HashSet<Id> = self.spaces.iter().map(|space| space.id).collect();
-        let Self { namespaces, spaces, unread, .. } = self;
-        sources::for_each_other(namespaces, &mut seen, everywhere, |namespaces, handle, path, socket| {
-            let netns = Netns::new(path.to_string_lossy());
-            let links = link::dump(socket).map_err(|error| dump_error("links", &netns, error));
-            let read = links.and_then(|links| {
-                let mut space = Space::with_links(netns.clone(), handle.id, links);
-                space.read_left_over(socket).map(|()| space)
-            });
-            let space = match read {
-                Ok(space) => space,
-                Err(error) => {
-                    unread.get_or_insert(error);
-                    return;
-                }
-            };
-            let holds = space.links.iter().any(RawLink::is_marked) || !space.routes.is_empty();
-            if holds || space.links.iter().any(|link| link.kind == RawKind::Veth) {
-                spaces.push(space);
-            }
-            if holds {
-                namespaces.hold(netns, handle);
-            }
-        });
     }
 
     /// Adds the addresses of netrec's links, all of which are netrec's but those that the kernel makes.
@@ -451,14 +433,37 @@ impl Reader<'_> {
         })
     }
 
-    /// The queueing disciplines of a namespace.
-    fn shaping(&mut self, space: &Space) -> Result<Vec<(Key, Entry)>, ReadError> {
+    /// Adds the host's neighbours and forwarding databases. They are told of where there are some to look at.
+    fn add_reach(&mut self, host: &Space) -> Result<(), ReadError> {
+        if let Some(events) = self.events {
+            let wanted = reach::is_of_interest(&host.links, self.inode, self.scope);
+            let listening = events.listen_to_neighbours(wanted);
+            if listening.map_err(|e| read_error("the kernel's notifications", &e.into()))? {
+                self.picture.neighbours.clear();
+                self.picture.databases.clear();
+            }
+        }
+        let reached = reach::read(self.namespaces.host(), self.picture, &host.links, self.inode, self.scope)?;
+        self.entries.extend(reached);
+        if let Some(events) = self.events {
+            events.know_neighbours(self.picture.neighbours_known(), self.picture.macs_known());
+        }
+        Ok(())
+    }
+
+    /// Adds the queueing disciplines of a namespace.
+    fn add_shaping(&mut self, space: &Space) -> Result<(), ReadError> {
         let Space { netns, links, .. } = space;
         if !shaping::is_of_interest(netns, links, self.inode, self.scope) {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let socket = self.namespaces.socket(netns).map_err(|refusal| read_error(&whose(netns), &refusal))?;
-        shaping::read(socket, netns, links, self.inode, self.scope)
+        if !self.picture.queueing.contains_key(netns) {
+            let socket = self.namespaces.socket(netns).map_err(|refusal| read_error(&whose(netns), &refusal))?;
+            self.picture.queueing.insert(netns.clone(), shaping::read(socket, netns)?);
+        }
+        let listed = self.picture.queueing.get(netns).map_or(&[][..], Vec::as_slice);
+        self.entries.extend(shaping::entries(listed, netns, links, self.inode, self.scope));
+        Ok(())
     }
 
     fn add(&mut self, key: Key, object: Object, mark: Option<&Mark>, standing: Standing) {
@@ -483,14 +488,6 @@ fn told(links: &[RawLink], path: &str) -> Option<String> {
     let (device, name) = rest.split_once('/')?;
     let link = links.iter().find(|link| link.name.as_str() == device)?;
     link.parameter(family, name).map(|value| value.to_string())
-}
-
-fn read_sysctls(proc: &Proc, netns: &Netns, paths: &[&Arc<str>]) -> Result<Vec<(Key, Entry)>, Refusal> {
-    let mut found = Vec::new();
-    for path in paths {
-        found.extend(proc.read(path)?.map(|value| parameter(netns, path, value)));
-    }
-    Ok(found)
 }
 
 fn parameter(netns: &Netns, path: &Arc<str>, value: String) -> (Key, Entry) {

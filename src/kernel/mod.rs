@@ -16,6 +16,7 @@ mod netlink;
 mod netns;
 mod nfnetlink;
 pub mod nftables;
+mod picture;
 pub mod probe;
 mod reach;
 mod run;

@@ -23,7 +23,7 @@ use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use super::fault::Writes;
 use super::netlink::link::{self, Mark};
 use super::netlink::{Attributes, u32_at};
-use super::transport::{Refusal, Socket};
+use super::transport::{Refusal, Request, Socket};
 use crate::state::{GROUP, InterfaceName, Netns};
 
 /// Where names of namespaces are files, as iproute2 has it.
@@ -32,6 +32,8 @@ pub(super) const RUN_NETNS: &str = "/run/netns";
 const OWN: &str = "/proc/thread-self/ns/net";
 // linux/net_namespace.h
 const NETNSA_NSID: u16 = 1;
+/// `NETNSA_NSID_NOT_ASSIGNED`.
+const NO_NUMBER: u32 = u32::MAX;
 /// Descriptors left for other uses than cached sockets.
 const SPARE_DESCRIPTORS: usize = 64;
 
@@ -104,7 +106,8 @@ pub(super) fn whose(netns: &Netns) -> String {
     }
 }
 
-fn id_of(metadata: &fs::Metadata) -> Id {
+/// The identity of the namespace whose file that is.
+pub(super) fn id_of(metadata: &fs::Metadata) -> Id {
     (metadata.dev(), metadata.ino())
 }
 
@@ -264,26 +267,41 @@ impl Namespaces {
         self.sockets.remove(netns).filter(|(inside, _)| *inside == id).map(|(_, socket)| socket)
     }
 
-    /// The number that the host gave to a namespace, as a veth's `IFLA_LINK_NETNSID` has it; `u32::MAX` where it gave
+    /// The number that the host gave to a namespace, as a veth's `IFLA_LINK_NETNSID` has it; [`NO_NUMBER`] where it gave
     /// none, as it does when the first veth leads there, or where there is no such namespace any more.
     pub(super) fn nsid(&mut self, netns: &Netns) -> Result<u32, Refusal> {
-        let Some(handle) = self.find(netns)? else { return Ok(u32::MAX) };
-        let mut message = NsidMessage::default();
-        message.attributes.push(NsidAttribute::Fd(handle.file.as_raw_fd().cast_unsigned()));
-        // The answer is a `struct rtgenmsg`, padded to 4 bytes, and attributes.
-        self.host.get(RouteNetlinkMessage::GetNsId(message), |body| {
-            u32_at(Attributes::new(body.get(4..)?).value(NETNSA_NSID)?, 0)
-        })
+        let Some(handle) = self.find(netns)? else { return Ok(NO_NUMBER) };
+        self.host.get(RouteNetlinkMessage::GetNsId(asked(&handle)), answered)
+    }
+
+    /// The same for one that is open, none where there is none; where `may_get` says so, it gets one then.
+    pub(super) fn number(&mut self, handle: &Handle, may_get: bool) -> Result<Option<u32>, Refusal> {
+        let mut number = self.host.get(RouteNetlinkMessage::GetNsId(asked(handle)), answered)?;
+        if number == NO_NUMBER && may_get {
+            let mut message = asked(handle);
+            // Any that is free.
+            message.attributes.push(NsidAttribute::Id(-1));
+            let request = Request { message: RouteNetlinkMessage::NewNsId(message), flags: 0 };
+            match self.host.batch(vec![request], &mut Writes::default()).pop() {
+                // Somebody else was quicker.
+                Some(Err(refusal)) if refusal.errno != libc::EEXIST => return Err(refusal),
+                _ => number = self.host.get(RouteNetlinkMessage::GetNsId(asked(handle)), answered)?,
+            }
+        }
+        Ok(Some(number).filter(|number| *number != NO_NUMBER))
+    }
+
+    /// The number of the host's own namespace, which has seldom one.
+    pub(super) fn own_number(&mut self) -> Result<Option<u32>, Refusal> {
+        let number = self.host.get(RouteNetlinkMessage::GetNsId(asked(&self.home)), answered)?;
+        Ok(Some(number).filter(|number| *number != NO_NUMBER))
     }
 
     /// The number that a namespace gave to the host, as `IFLA_LINK_NETNSID` of what is on the host's devices has it;
-    /// `u32::MAX` where it gave none.
+    /// [`NO_NUMBER`] where it gave none.
     pub(super) fn nsid_of_host(&mut self, netns: &Netns) -> Result<u32, Refusal> {
-        let mut message = NsidMessage::default();
-        message.attributes.push(NsidAttribute::Fd(self.home.file.as_raw_fd().cast_unsigned()));
-        self.socket(netns)?.get(RouteNetlinkMessage::GetNsId(message), |body| {
-            u32_at(Attributes::new(body.get(4..)?).value(NETNSA_NSID)?, 0)
-        })
+        let message = asked(&self.home);
+        self.socket(netns)?.get(RouteNetlinkMessage::GetNsId(message), answered)
     }
 
     /// Keeps a socket in a namespace for the next who asks.
@@ -390,6 +408,18 @@ impl Namespaces {
         self.run_netns_ready = true;
         Ok(())
     }
+}
+
+/// The question for the number of a namespace.
+fn asked(handle: &Handle) -> NsidMessage {
+    let mut message = NsidMessage::default();
+    message.attributes.push(NsidAttribute::Fd(handle.file.as_raw_fd().cast_unsigned()));
+    message
+}
+
+/// The answer: a `struct rtgenmsg`, padded to 4 bytes, and attributes.
+fn answered(body: &[u8]) -> Option<u32> {
+    u32_at(Attributes::new(body.get(4..)?).value(NETNSA_NSID)?, 0)
 }
 
 /// Counts a write, which may be the one that a test makes fail.

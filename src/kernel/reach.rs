@@ -1,18 +1,22 @@
 //! How the host's links reach others: neighbours and forwarding databases as state. Looked at are VXLAN devices of
 //! netrec's, the bridges that they are ports of, and what the scope asks for; a host without pays nothing.
 
+use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ReadError;
 use super::live::dump_error;
 use super::netlink::link::{self, RawKind, RawLink};
 use super::netlink::neighbour::{self, Databases, RawFdb};
+use super::picture::Picture;
 use super::transport::Socket;
 use crate::state::{Entry, Fdb, InterfaceName, Key, Mac, Neighbour, Netns, Object, Scope, Standing};
 
-/// Reads them by a socket in the host's namespace, which has the devices `links`. `inode` is its inode number.
+/// Reads those that are not in the picture by a socket in the host's namespace, which has the devices `links`. `inode` is its
+/// inode number.
 pub(super) fn read(
     socket: &mut Socket,
+    picture: &mut Picture,
     links: &[RawLink],
     inode: u64,
     scope: &Scope,
@@ -20,8 +24,14 @@ pub(super) fn read(
     let devices = devices(links, inode, scope);
     let mut entries = Vec::new();
     for device in &devices {
-        let found = neighbour::dump(socket, device.index).map_err(|e| dump_error("neighbours", &Netns::HOST, e))?;
-        entries.extend(found.into_iter().map(|raw| {
+        let found = match picture.neighbours.entry(device.index) {
+            MapEntry::Occupied(kept) => kept.into_mut(),
+            MapEntry::Vacant(free) => {
+                let found = neighbour::dump(socket, device.index);
+                free.insert(found.map_err(|e| dump_error("neighbours", &Netns::HOST, e))?)
+            }
+        };
+        entries.extend(found.iter().map(|raw| {
             let key = Key::Neighbour { netns: Netns::HOST, link: device.name, ip: raw.ip };
             (key, entry(device, Object::Neighbour(Neighbour { mac: raw.mac })))
         }));
@@ -34,12 +44,18 @@ pub(super) fn read(
             (_, Some(master)) if devices.iter().any(|other| other.index == master) => continue,
             _ => Databases::OfDevice(device.index),
         };
-        let found = neighbour::dump_fdb(socket, of).map_err(|e| dump_error("forwarding databases", &Netns::HOST, e))?;
-        for raw in found {
-            let Some(owner) = database(&raw, &devices).filter(|owner| !made_by_kernel(&raw, owner, links)) else {
+        let found = match picture.databases.entry(of) {
+            MapEntry::Occupied(kept) => kept.into_mut(),
+            MapEntry::Vacant(free) => {
+                let found = neighbour::dump_fdb(socket, of);
+                free.insert(found.map_err(|e| dump_error("forwarding databases", &Netns::HOST, e))?)
+            }
+        };
+        for raw in &*found {
+            let Some(owner) = database(raw, &devices).filter(|owner| !made_by_kernel(raw, owner, links)) else {
                 continue;
             };
-            let Some(part) = object(&raw, links) else { continue };
+            let Some(part) = object(raw, links) else { continue };
             match databases.get_mut(&(owner.name, raw.mac)) {
                 // Several destinations, in as many messages.
                 Some((_, whole)) => {
@@ -55,6 +71,11 @@ pub(super) fn read(
         (key, entry(owner, Object::Fdb(fdb)))
     }));
     Ok(entries)
+}
+
+/// Whether there is any device to look at.
+pub(super) fn is_of_interest(links: &[RawLink], inode: u64, scope: &Scope) -> bool {
+    !devices(links, inode, scope).is_empty()
 }
 
 /// The devices to look at, by their indices.

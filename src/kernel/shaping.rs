@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::ReadError;
 use super::live::dump_error;
 use super::netlink::link::{self, RawKind, RawLink};
-use super::netlink::qdisc;
+use super::netlink::qdisc::{self, RawQdisc};
 use super::transport::Socket;
 use crate::state::{Entry, InterfaceName, Key, Netns, Object, Owner, Qdisc, Scope, Standing};
 
@@ -24,23 +24,35 @@ fn is_ours(netns: &Netns, link: &RawLink, inode: u64) -> bool {
     link.is_marked() && says && link.standing(inode).is_ours()
 }
 
-/// Reads them by a socket in the namespace, which has the devices `links`.
-pub(super) fn read(
-    socket: &mut Socket,
+/// Lists those of a namespace by a socket in it, each with the device that netrec's filter sends to.
+pub(super) fn read(socket: &mut Socket, netns: &Netns) -> Result<Vec<(RawQdisc, Option<u32>)>, ReadError> {
+    let listed = qdisc::dump(socket).map_err(|e| dump_error("queueing disciplines", netns, e))?;
+    let with_filter = |raw: RawQdisc| {
+        let to = match raw.qdisc {
+            Qdisc::Clsact { .. } => qdisc::redirect(socket, raw.index).map_err(|e| dump_error("filters", netns, e))?,
+            _ => None,
+        };
+        Ok((raw, to))
+    };
+    listed.into_iter().map(with_filter).collect()
+}
+
+/// Those of a namespace with the devices `links` that are of interest.
+pub(super) fn entries(
+    listed: &[(RawQdisc, Option<u32>)],
     netns: &Netns,
     links: &[RawLink],
     inode: u64,
     scope: &Scope,
-) -> Result<Vec<(Key, Entry)>, ReadError> {
+) -> Vec<(Key, Entry)> {
     let mut entries = Vec::new();
     // A crash leaves a device without a name to which a named one redirects what comes in.
     let mut led_to: HashMap<InterfaceName, Owner> = HashMap::new();
-    for raw in qdisc::dump(socket).map_err(|e| dump_error("queueing disciplines", netns, e))? {
+    for (raw, to) in listed {
         let of_interest = |link: &&RawLink| is_ours(netns, link, inode);
         let Some(link) = link::by_index(links, raw.index).filter(of_interest) else { continue };
-        let (mut found, mut marked) = (raw.qdisc, raw.marked);
+        let (mut found, mut marked) = (raw.qdisc.clone(), raw.marked);
         if let Qdisc::Clsact { redirect } = &mut found {
-            let to = qdisc::redirect(socket, raw.index).map_err(|e| dump_error("filters", netns, e))?;
             *redirect = to.and_then(|index| link::by_index(links, index)).map(|link| link.name);
             marked = to.is_some();
             if let (Some(to), Some(mark)) = (*redirect, &link.mark) {
@@ -62,5 +74,5 @@ pub(super) fn read(
             entry.owners = vec![owner.clone()];
         }
     }
-    Ok(entries)
+    entries
 }

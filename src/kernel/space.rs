@@ -13,9 +13,12 @@ use super::transport::Socket;
 use crate::state::{GROUP, Netns, PROTOCOL};
 
 /// What was found in one namespace.
+#[derive(Clone)]
 pub(super) struct Space {
     pub netns: Netns,
     pub id: Id,
+    /// The number that the host has for it, where that was asked for.
+    pub number: Option<u32>,
     pub links: Vec<RawLink>,
     /// Whether addresses and routes were read: they are of interest in some namespaces only.
     pub whole: bool,
@@ -26,7 +29,7 @@ pub(super) struct Space {
 impl Space {
     /// A namespace with nothing but its devices.
     pub(super) fn with_links(netns: Netns, id: Id, links: Vec<RawLink>) -> Self {
-        Self { netns, id, links, whole: false, addresses: Vec::new(), routes: Vec::new() }
+        Self { netns, id, number: None, links, whole: false, addresses: Vec::new(), routes: Vec::new() }
     }
 
     /// Reads the namespace that the socket is in: the whole of it where it is `wanted`, or it or a device in it is marked by
@@ -49,17 +52,29 @@ impl Space {
             space.read_left_over(socket)?;
             return Ok(space);
         }
-        space.addresses = address::dump(socket).map_err(|e| dump_error("addresses", netns, e))?;
-        let routes = |e| dump_error("routes", netns, e);
-        if netns.is_host() {
-            space.routes = route::dump_of(socket, PROTOCOL).map_err(routes)?;
-            space.routes.extend(route::dump_connected(socket).map_err(routes)?);
-        } else {
-            // Those of others are in the way here; of its own netrec has none in other tables.
-            space.routes = route::dump_main(socket).map_err(routes)?;
-        }
+        space.read_addresses(socket)?;
+        space.read_routes(socket)?;
         space.whole = true;
         Ok(space)
+    }
+
+    /// Reads its addresses.
+    pub(super) fn read_addresses(&mut self, socket: &mut Socket) -> Result<(), ReadError> {
+        self.addresses = address::dump(socket).map_err(|e| dump_error("addresses", &self.netns, e))?;
+        Ok(())
+    }
+
+    /// Reads its routes, as far as they are of interest.
+    pub(super) fn read_routes(&mut self, socket: &mut Socket) -> Result<(), ReadError> {
+        let failed = |e| dump_error("routes", &self.netns, e);
+        if self.netns.is_host() {
+            self.routes = route::dump_of(socket, PROTOCOL).map_err(failed)?;
+            self.routes.extend(route::dump_connected(socket).map_err(failed)?);
+        } else {
+            // Those of others are in the way here; of its own netrec has none in other tables.
+            self.routes = route::dump_main(socket).map_err(failed)?;
+        }
+        Ok(())
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Prepared {
     pub plan: Plan,
     /// The texts that it was made of; none to destroy all.
     pub file: Sources,
+    /// What it depends on beside the file.
+    pub facts: Facts,
 }
 
 /// There is no plan.
@@ -111,6 +113,39 @@ pub fn prepare_part(
     }
 }
 
+/// The same after a round that came from the same file: for what others changed since, without the warnings that the first one
+/// had. What is wanted is what was, unless the facts are others.
+pub fn prepare_again(
+    backend: &mut dyn Backend,
+    config: &Config,
+    host: Option<&str>,
+    last: Prepared,
+) -> Result<Prepared, PrepareError> {
+    let mut facts = backend.facts(&asked(config))?;
+    facts.sources = sources::of_config(backend, config, host.unwrap_or(&facts.host));
+    facts.surroundings = last.facts.surroundings.clone();
+    let state = if facts == last.facts {
+        last.desired
+    } else {
+        let Desired { state, refusals, .. } = desired(config, &facts, host)?;
+        fits(&refusals)?;
+        state
+    };
+    let (live, scope) = read(backend, &state)?;
+    let Diff { actions, conflicts } = diff(&state, &live);
+    if !conflicts.is_empty() {
+        return Err(PrepareError::Host(in_the_way(&conflicts, &state, config)));
+    }
+    let plan = Plan {
+        host: host_name(&facts, host),
+        namespaces: sources::touched(&actions, &facts),
+        actions,
+        file: config.sources.names(),
+        ..Plan::default()
+    };
+    Ok(Prepared { desired: state, live, scope, plan, file: last.file, facts })
+}
+
 /// What the host depends on, and what the file wants there.
 fn wanted(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -> Result<(Facts, Desired), PrepareError> {
     let mut facts = backend.facts(&asked(config))?;
@@ -158,7 +193,7 @@ fn planned(
         targets: targets.to_vec(),
         left_out,
     };
-    (Prepared { desired: state, live, scope, plan, file: config.sources.clone() }, conflicts)
+    (Prepared { desired: state, live, scope, plan, file: config.sources.clone(), facts }, conflicts)
 }
 
 /// Whether nothing keeps the file from this host.
@@ -280,7 +315,7 @@ pub fn prepare_destroy(backend: &mut dyn Backend, host: Option<&str>) -> Result<
         file: "a host without netrec".into(),
         ..Plan::default()
     };
-    Ok(Prepared { desired: state, live, scope, plan, file: Sources::default() })
+    Ok(Prepared { desired: state, live, scope, plan, file: Sources::default(), facts })
 }
 
 fn host_name(facts: &Facts, given: Option<&str>) -> String {

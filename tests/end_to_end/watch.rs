@@ -2,8 +2,9 @@
 
 #![allow(clippy::expect_used, clippy::panic)] // helpers of tests are tests, too
 
+use std::cell::Cell;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -25,9 +26,15 @@ pub(crate) struct Watching {
 }
 
 impl Watching {
+    /// Starts it, in a way that it fails where what it keeps of the kernel is not what there is.
     pub(crate) fn start(lab: &Lab, args: &[&str]) -> Self {
+        Self::start_with(lab, args, &[("NETREC_CHECK_PICTURE", "1")])
+    }
+
+    pub(crate) fn start_with(lab: &Lab, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut command = Command::new(NETREC);
-        command.arg("watch").args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.arg("watch").args(args).envs(env.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = lab.host.spawn(&mut command).expect("netrec");
         let stderr = BufReader::new(child.stderr.take().expect("standard error"));
         let (sender, lines) = channel();
@@ -64,6 +71,25 @@ impl Watching {
         tasks
             .map(|task| of(fs::read_to_string(task.expect("a thread").path().join("status")).unwrap_or_default()))
             .sum()
+    }
+
+    /// How many descriptors it has open, and its resident memory in KiB, once it is at rest.
+    fn size(&self) -> (usize, usize) {
+        let mut sizes = Vec::new();
+        until("it is at rest", || {
+            sizes.push(self.size_now());
+            thread::sleep(Duration::from_millis(20));
+            matches!(&sizes[..], [.., a, b, c, d, e] if [a, b, c, d].iter().all(|size| **size == *e))
+        });
+        sizes[sizes.len() - 1]
+    }
+
+    fn size_now(&self) -> (usize, usize) {
+        let folder = format!("/proc/{}", self.child.id());
+        let status = fs::read_to_string(format!("{folder}/status")).expect("a status");
+        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its size");
+        let memory = memory.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number");
+        (fs::read_dir(format!("{folder}/fd")).expect("descriptors").count(), memory)
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -230,6 +256,231 @@ fn twenty_saves_at_once_are_applied_once() {
         // On a busy machine the saves may take longer than a pause between them is.
         assert!((1..=3).contains(&rounds.len()), "{rounds:?}");
         assert!(rounds[rounds.len() - 1].contains("{ tcp . 8119 }"), "{rounds:?}");
+    });
+}
+
+#[test]
+fn each_way_of_saving_a_file_is_answered_once() {
+    lab::in_lab(|lab| {
+        forwarding(lab);
+        let file = lab.host.write("net/front.toml", FRONT);
+        let path = lab.host.path(&file);
+        let with = |port: u16| FRONT.replace("8080", &port.to_string());
+        let watching = Watching::start(lab, &["-c", "/run/lab/net"]);
+        watching.says_some_time(&format!("INFO applied {file}: "));
+        let last = Cell::new(8080_u16);
+        let saved = |how: &dyn Fn(&str)| {
+            let (old, new) = (last.get(), last.get() + 1);
+            how(&with(new));
+            let element = |port: u16| format!("element port4-any {{ tcp . {port} }}");
+            watching.says(&format!("INFO applied {file}: {}, {} changes=2", element(old), element(new)));
+            last.set(new);
+        };
+        // Deleted and made again.
+        saved(&|text| {
+            fs::remove_file(&path).expect("it is there");
+            fs::write(&path, text).expect("a file");
+        });
+        // Half of it, and then the rest.
+        saved(&|text| {
+            let mut file = fs::File::create(&path).expect("a file");
+            for part in text.as_bytes().chunks(20) {
+                file.write_all(part).and_then(|()| file.sync_all()).expect("a part");
+            }
+        });
+        // With a copy of the old one beside it.
+        saved(&|text| {
+            fs::rename(&path, path.with_extension("toml~")).expect("a copy");
+            fs::write(path.with_extension("new"), text).expect("a file");
+            fs::rename(path.with_extension("new"), &path).expect("its name");
+        });
+        // Another file of the folder, which comes and goes.
+        let drop_in = lab.host.path("/run/lab/net/more.toml");
+        fs::write(&drop_in, "[networks.more]\nsubnet = '10.21.0.0/24'\n").expect("a file");
+        let both = format!("{file} and 1 more");
+        assert!(watching.says_some_time(&format!("INFO applied {both}: ")).contains("link nr-more"));
+        fs::remove_file(&drop_in).expect("it is there");
+        assert!(watching.says_some_time(&format!("INFO applied {file}: ")).contains("link nr-more"));
+        // What is no file of the configuration's, and the same text again.
+        fs::write(lab.host.path("/run/lab/net/notes.txt"), "nothing").expect("a file");
+        fs::write(&path, with(last.get())).expect("a file");
+        saved(&|text| fs::write(&path, text).expect("a file"));
+        assert_eq!(watching.stop(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn what_is_lost_for_want_of_room_is_found_by_reading_all() {
+    lab::in_lab(|lab| {
+        forwarding(lab);
+        let file = lab.host.write("net/front.toml", FRONT);
+        // Room for a message or two.
+        let watching = Watching::start_with(lab, &["-v", "-c", &file], &[("NETREC_EARS", "1")]);
+        watching.says_some_time(&format!("INFO applied {file}: "));
+        converged(lab, &file);
+        // While it does not listen.
+        watching.signal(Signal::SIGSTOP);
+        let burst: String =
+            (1..=20).fold(String::new(), |batch, n| batch + &format!("addr add 10.99.0.{n}/32 dev lo\n"));
+        let batch = lab.host.write("burst", &burst);
+        lab.host.sh(&format!("ip -batch {batch}; ip -n web route del default"));
+        watching.signal(Signal::SIGCONT);
+        watching.says_some_time("DEBUG more was told than could be heard; all of the kernel was read");
+        watching.says("INFO repaired route default in web changes=1");
+        converged(lab, &file);
+        watching.stop();
+    });
+}
+
+#[test]
+fn containers_to_which_no_veth_leads_are_heard() {
+    lab::in_lab(|lab| {
+        forwarding(lab);
+        // One by its name, and one by a path, which somebody else has made.
+        lab.host.sh("ip netns add theirs");
+        let text = "[networks.lan]\ndriver = 'macvlan'\nparent = 'uplink'\nsubnet = '192.0.2.0/24'\n\
+                    [containers.own]\nnetworks = ['lan']\n\
+                    [containers.other]\nnetns = '/run/netns/theirs'\nnetworks = ['lan']\n";
+        let file = lab.host.write("net/lan.toml", text);
+        let watching = Watching::start(lab, &["-c", &file]);
+        watching.says_some_time(&format!("INFO applied {file}: "));
+        for (netns, name) in [("own", "own"), ("theirs", "/run/netns/theirs")] {
+            lab.host.sh(&format!("ip -n {netns} route del default"));
+            watching.says_some_time(&format!("INFO repaired route default in {name} "));
+            lab.host.sh(&format!("ip -n {netns} link set eth0 mtu 1400"));
+            watching.says_some_time(&format!("INFO repaired link eth0 in {name} "));
+            converged(lab, &file);
+        }
+        assert_eq!(watching.stop(), Vec::<String>::new());
+    });
+}
+
+/// Numbers that look random, the same each time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        // Marsaglia's xorshift64.
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).expect("31 bits") % limit
+    }
+}
+
+/// A file of two hosts with so many containers on this one, some left out, with other ports and another MTU as chance has it.
+fn stormy(containers: usize, random: &mut Random) -> String {
+    let mut text = "[hosts.a]\nid = 1\naddress = '192.0.2.1'\n[hosts.b]\nid = 2\naddress = '192.0.2.9'\n\
+                    [networks.wide]\ndriver = 'overlay'\nsubnet = ['10.30.0.0/16', 'fd30::/64']\nvni = 4100\n\
+                    [networks.lan]\ndriver = 'macvlan'\nparent = 'uplink'\nsubnet = '198.51.100.0/24'\n\
+                    [containers.far]\nhost = 'b'\nnetworks = ['wide']\n"
+        .to_owned();
+    let mtu = 1400 + 10 * random.below(10);
+    text += &format!("[networks.front]\nsubnet = ['10.20.0.0/16', 'fd20::/64']\nmtu = {mtu}\n");
+    for n in 0..containers {
+        if random.below(10) == 0 {
+            continue;
+        }
+        let port = 10000 + 10 * n + random.below(5);
+        text += &match n % 4 {
+            0 => format!("[containers.c{n}]\nhost = 'a'\nnetworks = ['wide']\n"),
+            1 => format!("[containers.c{n}]\nhost = 'a'\nnetworks = ['lan']\n"),
+            2 => format!(
+                "[containers.c{n}]\nhost = 'a'\nports = ['{port}:80']\n[containers.c{n}.networks.front]\n\
+                 ingress = '10mbit'\negress = '10mbit'\n"
+            ),
+            _ => format!("[containers.c{n}]\nhost = 'a'\nnetworks = ['front']\nports = ['{port}:80']\n"),
+        };
+    }
+    text
+}
+
+/// What somebody else does: breaks something of netrec's, or something of his own. It may be that it is not there.
+fn foreign_change(containers: usize, random: &mut Random) -> String {
+    let n = random.below(containers);
+    match random.below(26) {
+        0 | 1 => format!("ip -n c{n} route del default"),
+        2 => format!("ip -n c{n} addr flush dev eth0"),
+        3 => format!("ip -n c{n} link set eth0 down"),
+        4 => format!("ip -n c{n} link del eth0"),
+        5 => format!("ip -n c{n} link set eth0 mtu 1300"),
+        6 => format!("ip -n c{n} addr add 10.77.0.{}/24 dev eth0", 1 + n % 200),
+        7 => format!("ip -n c{n} -6 addr flush dev eth0"),
+        8 => format!("ip netns del c{n}"),
+        9 => format!("ip -n c{n} link set eth0 address 02:00:00:00:00:{:02x}", 1 + n % 200),
+        10 => "ip link set nr-front mtu 1350".to_owned(),
+        11 => "ip link set nr-front down".to_owned(),
+        12 => "ip addr flush dev nr-front".to_owned(),
+        13 => "ip link set \"$(ls /sys/class/net/nr-front/brif | head -n 1)\" nomaster".to_owned(),
+        14 => "bridge link set dev vx-wide learning on flood on".to_owned(),
+        15 => {
+            "bridge fdb del \"$(bridge fdb show dev vx-wide | awk '/dst/ { print $1; exit }')\" dev vx-wide".to_owned()
+        }
+        16 => "set -- $(ip neigh show dev nr-wide nud permanent | head -n 1); ip neigh del $1 dev nr-wide".to_owned(),
+        17 => "set -- $(ip neigh show dev nr-wide nud permanent | head -n 1); \
+               ip neigh change $1 lladdr $3 dev nr-wide nud reachable"
+            .to_owned(),
+        18 => "tc qdisc del dev \"$(tc qdisc show | awk '/tbf/ { print $5; exit }')\" root".to_owned(),
+        19 => format!("nft delete element inet netrec port4-any '{{ tcp . {} }}'", 10000 + 10 * n),
+        20 => "nft flush chain inet netrec forward".to_owned(),
+        21 => "nft delete table inet netrec".to_owned(),
+        // What is nobody's business.
+        22 => format!("ip netns add x{n} && ip link add x{n} type veth peer name y netns x{n}"),
+        23 => format!("ip netns del x{n}"),
+        24 => format!("nft add table ip theirs{n}; ip route replace 10.88.{}.0/24 via 192.0.2.9", n % 200),
+        _ => format!("ip link add foreign{n} type bridge && ip addr add 10.89.{}.1/24 dev foreign{n}", n % 200),
+    }
+}
+
+/// So many changes by chance, of others' and of the file; in the end all is as the file wants it, and nothing has grown.
+#[test]
+fn a_storm_of_changes_ends_in_what_the_file_wants() {
+    lab::in_lab(|lab| {
+        forwarding(lab);
+        let changes = std::env::var("NETREC_STORM").map_or(200_u32, |number| number.parse().expect("a number"));
+        // Nobody is to seem to fight over one thing.
+        let containers = if changes > 1000 { 100 } else { 12 };
+        let mut random = Random(0x5eed_1e55 + u64::from(changes));
+        let file = lab.host.write("net/storm.toml", &stormy(containers, &mut random));
+        let args = ["-c", &file, "--host", "a"];
+        let watching = Watching::start(lab, &args);
+        watching.says_some_time(&format!("INFO applied {file}: "));
+        let rest = || {
+            let plan = || lab.host.netrec(&[&args[..], &["plan", "--detailed-exitcode"]].concat());
+            let start = Instant::now();
+            // A failure, or a fight, may have it wait for minutes at the end of a long storm.
+            while plan().status != 0 {
+                assert!(
+                    start.elapsed() < 6 * LIMIT,
+                    "{}\n{:?}",
+                    plan().stdout,
+                    watching.lines.try_iter().collect::<Vec<_>>()
+                );
+                thread::sleep(Duration::from_millis(100));
+            }
+        };
+        rest();
+        let mut before = None;
+        for change in 0..changes {
+            match random.below(20) {
+                0 => drop(lab.host.write("net/storm.toml", &stormy(containers, &mut random))),
+                1 => drop(lab.host.write("net/storm.toml", "[networks.front]\nsubnet = '10.20.0.0/16\n")),
+                _ => drop(lab.host.try_run(["sh", "-c", &foreign_change(containers, &mut random)])),
+            }
+            if change == changes / 4 {
+                lab.host.write("net/storm.toml", &stormy(containers, &mut Random(1)));
+                rest();
+                before = Some(watching.size());
+            }
+        }
+        lab.host.write("net/storm.toml", &stormy(containers, &mut Random(1)));
+        rest();
+        let (before, after) = (before.expect("a size"), watching.size());
+        assert_eq!(after.0, before.0, "descriptors");
+        assert!(after.1 < before.1 + 8 * 1024, "memory: {} KiB, and then {} KiB", before.1, after.1);
+        let said = watching.stop();
+        let wrong: Vec<&String> = said.iter().filter(|line| line.contains("picture is not")).collect();
+        assert!(wrong.is_empty(), "{wrong:#?}");
     });
 }
 

@@ -256,7 +256,7 @@ pub(crate) fn index(socket: &mut Socket, name: InterfaceName) -> Result<u32, Ref
 }
 
 /// `struct ifinfomsg` and its attributes. A device whose name netrec cannot hold is skipped.
-pub(super) fn parse(body: &[u8]) -> Option<RawLink> {
+pub(crate) fn parse(body: &[u8]) -> Option<RawLink> {
     let flags = u32_at(body, 8)?;
     let mut name = None;
     let mut link = RawLink {

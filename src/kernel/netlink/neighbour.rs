@@ -93,7 +93,7 @@ pub(crate) struct RawFdb {
 }
 
 /// Whose databases are to be listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Databases {
     /// The bridge's of this index, and its ports' own.
     OfBridge(u32),

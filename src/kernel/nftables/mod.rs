@@ -34,6 +34,7 @@ use crate::state::firewall::TABLE;
 use crate::state::{Entry, ForeignTable, Key, Step, Traffic};
 use losses::Losses;
 use ruleset::Listener;
+pub(super) use ruleset::generations;
 pub use trace::{Dropped, Flow, Trace};
 use write::{Batch, Work, replaces};
 
@@ -50,6 +51,8 @@ pub struct Firewall {
     listener: Option<Listener>,
     /// The generation that the next transaction needs.
     generation: u32,
+    /// What was read last, and the generation that it was read at: it is the same while that is.
+    last: Option<(u32, Vec<(Key, Entry)>)>,
 }
 
 impl Firewall {
@@ -68,7 +71,7 @@ impl Firewall {
         };
         let mut socket = Socket::open().map_err(|error| opened(&error.into()))?;
         let generation = ruleset::current(&mut socket).map_err(|trouble| opened(&trouble))?;
-        Ok(Self { socket, listener: Listener::open().ok(), generation })
+        Ok(Self { socket, listener: Listener::open().ok(), generation, last: None })
     }
 
     /// Reads the table: itself, its sets, its chains with their rules, its elements. Nothing where there is no table.
@@ -80,8 +83,15 @@ impl Firewall {
         if let Some(listener) = &mut self.listener {
             listener.last(); // what was before is of no interest
         }
+        if let Some((generation, entries)) = &self.last
+            && ruleset::current(&mut self.socket).is_ok_and(|now| now == *generation)
+        {
+            self.generation = *generation;
+            return Ok(entries.clone());
+        }
         let (generation, entries) = self.read_at()?;
         self.generation = generation;
+        self.last = Some((generation, entries.clone()));
         Ok(entries)
     }
 

@@ -61,6 +61,17 @@ fn generation(attributes: Attributes<'_>) -> Option<Generation> {
     Some(Generation { id: all.u32(ID)?, by })
 }
 
+/// `NFNLGRP_NFTABLES`.
+const GROUP: u32 = 7;
+
+/// A socket that is told of each new generation, and not of what each is made of.
+pub(in crate::kernel) fn generations() -> io::Result<Socket> {
+    let socket = Socket::open()?;
+    socket.keep_only(nft(NEWGEN))?;
+    socket.join(GROUP)?;
+    Ok(socket)
+}
+
 /// Hears who changes the ruleset.
 ///
 /// `NFT_MSG_GETGEN` has a process id and a name too, but they are the asker's (`nf_tables_fill_gen_info()` takes
@@ -71,23 +82,17 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// `NFNLGRP_NFTABLES`.
-    const GROUP: u32 = 7;
-
     pub(super) fn open() -> io::Result<Self> {
-        let listener = Self { socket: Socket::open()? };
-        listener.socket.keep_only(nft(NEWGEN))?;
-        listener.resume()?;
-        Ok(listener)
+        Ok(Self { socket: generations()? })
     }
 
     /// Stops listening: while nobody does, the kernel need not write notifications.
     pub(super) fn pause(&self) -> io::Result<()> {
-        self.socket.leave(Self::GROUP)
+        self.socket.leave(GROUP)
     }
 
     pub(super) fn resume(&self) -> io::Result<()> {
-        self.socket.join(Self::GROUP)
+        self.socket.join(GROUP)
     }
 
     /// Who changed the ruleset last since this was asked for the last time; none when nobody did or too many.

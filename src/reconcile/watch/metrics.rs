@@ -103,6 +103,13 @@ impl Metrics {
         figures.pause = pause;
     }
 
+    /// Nothing had happened: all is as it was left.
+    pub(super) fn at_rest(&self) {
+        let mut figures = self.figures();
+        *figures.reconciles.entry(Outcome::Unchanged).or_default() += 1;
+        figures.last_success = Some(SystemTime::now());
+    }
+
     /// Nothing was to be done.
     pub(super) fn held(&self) {
         *self.figures().reconciles.entry(Outcome::Held).or_default() += 1;

@@ -8,8 +8,9 @@
 //!                                       └ failure, ┘ fight
 //! ```
 //!
-//! Threads only wait and tell; all work is the loop's. A round that finds nothing to do writes nothing, so that its own
-//! changes, which are told like all others, cost one more reading and no more.
+//! Threads only wait and tell; all work is the loop's. What was read of the kernel is kept, and a round reads again what it
+//! was told of. One that finds nothing to do writes nothing, so that its own changes, which are told like all others, cost one
+//! more reading of these and no more.
 
 mod files;
 mod metrics;
@@ -30,11 +31,12 @@ use super::confirmed::keep_confirmed;
 use super::guard::{GuardError, Place, Ruling};
 use super::input::{InputError, read_trusted};
 use super::lock::{Lock, LockError};
-use super::{PrepareError, Prepared, prepare};
+use super::{PrepareError, Prepared, prepare, prepare_again};
 use crate::config::{self, Config, Invalid, Sources};
 use crate::kernel::{Backend, Events, Linux, ReadError};
+use crate::plan::Plan;
 use crate::services::{Listen, Server, Streams};
-use crate::state::Key;
+use crate::state::{Key, State};
 
 /// Why a round may be due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,8 @@ pub enum News<'a> {
     Instead(&'a str),
     /// Somebody undoes what netrec does, each time: these objects, and for how long nothing is done about it.
     Fight(&'a [Key], Duration),
+    /// More was told than could be heard, so that all of the kernel was read.
+    Lost,
     /// Something beside the round does not work; what then.
     Amiss(&'a str),
     /// The loop is alive.
@@ -144,7 +148,8 @@ pub fn watch(
     }
     let engines = sender.clone();
     // Before the first reading, so that nothing is missed between.
-    let events = Events::open().map_err(WatchError::Kernel)?;
+    let events = Arc::new(Events::open().map_err(WatchError::Kernel)?);
+    let kernel = Linux::open().map_err(WatchError::Kernel)?.listening(events.clone());
     let files = Files::new(sender.clone()).map_err(|error| WatchError::Files(error.to_string()))?;
     thread::Builder::new()
         .name("kernel".into())
@@ -153,6 +158,9 @@ pub fn watch(
     Loop {
         watched,
         files,
+        kernel,
+        last: None,
+        lost: 0,
         throttle: Throttle::new(Instant::now()),
         good: None,
         bad: String::new(),
@@ -160,6 +168,7 @@ pub fn watch(
         held: String::new(),
         put_off: 0,
         metrics,
+        told: false,
         engines: Streams::new(Arc::new(move || {
             // Without a loop there is nobody to tell.
             let _ = engines.send(Trigger::Engine);
@@ -208,6 +217,11 @@ fn listen(events: &Events, triggers: &Sender<Trigger>) {
 struct Loop<'a> {
     watched: &'a Watched,
     files: Files,
+    kernel: Linux,
+    /// The last round, if it went well.
+    last: Option<Prepared>,
+    /// How often more was told than could be heard.
+    lost: u64,
     throttle: Throttle,
     /// The last file that could be used, and whether it has been applied.
     good: Option<Good>,
@@ -219,6 +233,8 @@ struct Loop<'a> {
     put_off: u32,
     metrics: Arc<Metrics>,
     engines: Streams,
+    /// Whether an engine has told of something since the last round: nothing of the kernel need have changed.
+    told: bool,
 }
 
 /// How often that is done at most: a file that is written all the time is read in the end.
@@ -227,6 +243,16 @@ const PUT_OFF: u32 = 10;
 struct Good {
     config: Config,
     applied: bool,
+}
+
+/// How a round ended that did not fail.
+enum Outcome {
+    /// Nothing had happened since the last one.
+    AtRest,
+    /// Nothing was to be done.
+    Held,
+    /// The kernel is what the file wants, or what this one does that stands in for it.
+    Made(Box<Prepared>, Option<Config>),
 }
 
 impl Loop<'_> {
@@ -247,7 +273,11 @@ impl Loop<'_> {
             let next = self.watched.alive.map_or(self.throttle.next(), |_| self.throttle.next().min(alive));
             match triggers.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(Trigger::File) => self.throttle.file(Instant::now()),
-                Ok(Trigger::Kernel | Trigger::Engine) => self.throttle.kernel(Instant::now()),
+                Ok(Trigger::Kernel) => self.throttle.kernel(Instant::now()),
+                Ok(Trigger::Engine) => {
+                    self.told = true;
+                    self.throttle.kernel(Instant::now());
+                }
                 Ok(Trigger::Reload) => {
                     tell(News::Reloading);
                     // It is said again, for whoever asks.
@@ -280,12 +310,26 @@ impl Loop<'_> {
             return;
         }
         let Some(mut good) = self.good.take() else { return };
-        match self.converge(&good, tell) {
-            Ok(None) => {
+        if due.full {
+            self.kernel.doubt();
+        }
+        let outcome = self.converge(&good, tell);
+        // Open namespaces would live on.
+        self.kernel.rest();
+        let lost = self.kernel.losses();
+        if std::mem::replace(&mut self.lost, lost) != lost {
+            tell(News::Lost);
+        }
+        match outcome {
+            Ok(Outcome::AtRest) => {
+                self.throttle.went_well();
+                self.metrics.at_rest();
+            }
+            Ok(Outcome::Held) => {
                 self.throttle.went_well();
                 self.metrics.held();
             }
-            Ok(Some((prepared, stand_in))) => {
+            Ok(Outcome::Made(prepared, stand_in)) => {
                 self.failure.clear();
                 self.throttle.went_well();
                 let cause = if good.applied { Cause::Drift } else { Cause::File };
@@ -299,8 +343,11 @@ impl Loop<'_> {
                         tell(News::Fight(&keys, pause));
                     }
                 }
+                // The rest is read and made anew each time.
+                self.last = Some(Prepared { live: State::new(), plan: Plan::default(), ..*prepared });
             }
             Err(error) => {
+                self.kernel.doubt();
                 let pause = self.throttle.failed(Instant::now());
                 self.metrics.failed(pause);
                 let text = error.to_string();
@@ -357,17 +404,20 @@ impl Loop<'_> {
         Ok(Some(config::parse(sources).map_err(|invalid| FileError::Invalid(Box::new(invalid)))?))
     }
 
-    /// Makes the kernel what the file wants, or another configuration in its place. Nothing where that is not to be done now.
-    fn converge(
-        &mut self,
-        good: &Good,
-        tell: &mut dyn FnMut(News<'_>),
-    ) -> Result<Option<(Prepared, Option<Config>)>, RoundError> {
+    /// Makes the kernel what the file wants, or another configuration in its place, where that is to be done now.
+    fn converge(&mut self, good: &Good, tell: &mut dyn FnMut(News<'_>)) -> Result<Outcome, RoundError> {
+        let last = self.last.take();
+        let told = std::mem::take(&mut self.told);
+        // All is as it was left.
+        if good.applied && last.is_some() && !told && !self.kernel.has_stirred() {
+            self.last = last;
+            return Ok(Outcome::AtRest);
+        }
         let config = &good.config;
-        let mut kernel = Linux::open().map_err(PrepareError::from)?;
-        let inode = kernel.host_id().1;
+        let inode = self.kernel.host_id().1;
         let _lock = Lock::take(inode, config.settings.lock_timeout)?;
         let place = Place::of(inode);
+        let was_held = !self.held.is_empty();
         let stand_in = match place.ruling(&config.sources)? {
             Ruling::Apply => {
                 self.held.clear();
@@ -378,7 +428,7 @@ impl Loop<'_> {
                 if self.is_news(format!("{stage:?} {}", config.sources.names())) {
                     tell(News::Held(&notice));
                 }
-                return Ok(None);
+                return Ok(Outcome::Held);
             }
             Ruling::Confirmed { file, notice } => {
                 if self.is_news(notice.clone()) {
@@ -387,9 +437,14 @@ impl Loop<'_> {
                 Some(config::parse(file).map_err(|invalid| PrepareError::Invalid(Box::new(invalid)))?)
             }
         };
+        let same = good.applied && stand_in.is_none() && !was_held;
         let config = stand_in.as_ref().unwrap_or(config);
-        let prepared = prepare(&mut kernel, config, self.watched.host.as_deref())?;
-        let backend: &mut dyn Backend = &mut kernel;
+        let host = self.watched.host.as_deref();
+        let backend: &mut dyn Backend = &mut self.kernel;
+        let prepared = match last.filter(|_| same) {
+            Some(last) => prepare_again(backend, config, host, last)?,
+            None => prepare(backend, config, host)?,
+        };
         apply(backend, &prepared, &mut unwatched)?;
         // What the disk has to say about it changes nothing here.
         if !good.applied
@@ -398,6 +453,6 @@ impl Loop<'_> {
         {
             tell(News::Amiss(&error.to_string()));
         }
-        Ok(Some((prepared, stand_in)))
+        Ok(Outcome::Made(Box::new(prepared), stand_in))
     }
 }

@@ -64,6 +64,8 @@ pub(super) struct Due {
     pub(super) kernel: bool,
     /// Somebody asks for it, whatever has happened to the files.
     pub(super) asked: bool,
+    /// All of the kernel is to be read, whatever was told: from time to time, after a failure, and when somebody asks.
+    pub(super) full: bool,
 }
 
 /// Says when the next round is due.
@@ -145,6 +147,7 @@ impl Throttle {
             file: self.file_due().is_some_and(|at| at <= now),
             kernel: self.kernel_due() <= now,
             asked: self.asked.is_some_and(|at| at <= now),
+            full: [Some(self.full), self.asked, self.retry].into_iter().flatten().any(|at| at <= now),
         };
         if due.file {
             self.file = None;
@@ -153,7 +156,10 @@ impl Throttle {
             self.asked = None;
         }
         if due.kernel {
-            (self.kernel, self.retry, self.full) = (None, None, now + FULL_READ);
+            (self.kernel, self.retry) = (None, None);
+        }
+        if due.full {
+            self.full = now + FULL_READ;
         }
         Some(due)
     }
@@ -216,7 +222,7 @@ mod tests {
         let mut throttle = Throttle::new(now);
         assert_eq!(
             throttle.due(now),
-            Some(Due { file: true, kernel: true, asked: true }),
+            Some(Due { file: true, kernel: true, asked: true, full: true }),
             "the first round is due at once"
         );
         (throttle, now)
@@ -231,7 +237,7 @@ mod tests {
             throttle.file(now + save * 5 * MS);
         }
         assert_eq!(throttle.due(now + 194 * MS), None);
-        assert_eq!(throttle.due(now + 195 * MS), Some(Due { file: true, kernel: false, asked: false }));
+        assert_eq!(throttle.due(now + 195 * MS), Some(Due { file: true, kernel: false, asked: false, full: false }));
         assert_eq!(throttle.due(now + 300 * MS), None);
         // One that never ends.
         for save in 0..1000 {
@@ -241,26 +247,26 @@ mod tests {
         throttle.kernel(now);
         throttle.kernel(now + 2 * MS);
         assert_eq!(throttle.due(now + 4 * MS), None);
-        assert_eq!(throttle.due(now + 5 * MS), Some(Due { file: false, kernel: true, asked: false }));
+        assert_eq!(throttle.due(now + 5 * MS), Some(Due { file: false, kernel: true, asked: false, full: false }));
         for change in 0..1000 {
             throttle.kernel(now + change * MS);
         }
         assert_eq!(throttle.next(), now + KERNEL_LIMIT);
         // What is not told.
         let (mut throttle, now) = rested();
-        assert_eq!(throttle.due(now + FULL_READ), Some(Due { file: false, kernel: true, asked: false }));
+        assert_eq!(throttle.due(now + FULL_READ), Some(Due { file: false, kernel: true, asked: false, full: true }));
     }
 
     #[test]
     fn what_is_asked_for_while_a_file_is_written_waits_for_its_end() {
         let (mut throttle, now) = rested();
         throttle.at_once(now);
-        assert_eq!(throttle.due(now), Some(Due { file: true, kernel: true, asked: true }));
+        assert_eq!(throttle.due(now), Some(Due { file: true, kernel: true, asked: true, full: true }));
         throttle.later(now);
         throttle.kernel(now);
-        assert_eq!(throttle.due(now + 3 * MS), Some(Due { file: false, kernel: true, asked: false }));
+        assert_eq!(throttle.due(now + 3 * MS), Some(Due { file: false, kernel: true, asked: false, full: false }));
         assert_eq!(throttle.due(now + 99 * MS), None);
-        assert_eq!(throttle.due(now + FILE_QUIET), Some(Due { file: true, kernel: true, asked: true }));
+        assert_eq!(throttle.due(now + FILE_QUIET), Some(Due { file: true, kernel: true, asked: true, full: true }));
     }
 
     #[test]
@@ -273,14 +279,14 @@ mod tests {
             throttle.kernel(now + MS);
             assert_eq!(throttle.next(), now + pause);
             now += pause;
-            assert_eq!(throttle.due(now), Some(Due { file: false, kernel: true, asked: false }));
+            assert_eq!(throttle.due(now), Some(Due { file: false, kernel: true, asked: false, full: true }));
             pauses.push(pause.as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
         // Another file is another matter.
         throttle.failed(now);
         throttle.file(now);
-        assert_eq!(throttle.due(now + FILE_QUIET), Some(Due { file: true, kernel: false, asked: false }));
+        assert_eq!(throttle.due(now + FILE_QUIET), Some(Due { file: true, kernel: false, asked: false, full: false }));
         throttle.went_well();
         assert_eq!(throttle.failed(now).as_secs(), 1);
     }
@@ -289,13 +295,15 @@ mod tests {
     fn what_somebody_undoes_each_time_is_not_done_without_end() {
         let (mut throttle, mut now) = rested();
         let key = Key::Table;
-        let mut rounds = 0;
+        let (mut rounds, mut full) = (0, 0);
         let end = now + Duration::from_hours(1);
         let mut told = Vec::new();
         while now < end {
             throttle.kernel(now);
             now = throttle.next();
-            assert_eq!(throttle.due(now), Some(Due { file: false, kernel: true, asked: false }));
+            full += usize::from(throttle.full <= now);
+            let full = throttle.full <= now;
+            assert_eq!(throttle.due(now), Some(Due { file: false, kernel: true, asked: false, full }));
             rounds += 1;
             if let Some((keys, pause)) = throttle.repaired([&key], now) {
                 assert_eq!(keys, [Key::Table]);
@@ -304,6 +312,8 @@ mod tests {
         }
         assert_eq!(told[..4], [1, 2, 4, 8]);
         assert!(rounds < 200, "{rounds} rounds in an hour");
+        // Others' changes do not put off the reading of all.
+        assert_eq!(full, 6);
         // Ten minutes of peace.
         now += FORGIVEN;
         assert_eq!(throttle.repaired([&key], now), None);
