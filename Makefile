@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RUNNER := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: test setup fmt lint docs unit examples bench rates matrix faults storm fuzz
+.PHONY: test setup fmt lint docs unit examples generate bench rates matrix faults storm fuzz static deb
 
 test: setup fmt lint docs unit examples
 
@@ -26,6 +26,10 @@ unit:
 examples:
 	$(CARGO) build --locked --all-features
 	for file in examples/*.toml; do target/debug/netrec rehearse $$file || exit 1; done
+
+# What is made of the program's own words: docs/cli.md, schema/netrec.schema.json, the units of the Ansible role.
+generate:
+	UPDATE_EXPECT=1 $(CARGO) test --locked --all-features --test generated
 
 # Figures of time, by hand and as root; see docs/performance.md.
 bench:
@@ -57,3 +61,15 @@ storm:
 # Ten million of each sort of text and message, of which `make test` tries twenty thousand each.
 fuzz:
 	NETREC_INPUTS=10000000 $(CARGO) test --release --all-features --test fuzz -- --nocapture
+
+# One file that needs no library of the machine's.
+STATIC := $(shell uname -m)-unknown-linux-musl
+
+static:
+	rustup target add $(STATIC)
+	$(CARGO) build --locked --release --target $(STATIC)
+	@echo target/$(STATIC)/release/netrec
+
+# A Debian package of the same.
+deb: static
+	sh packaging/deb.sh target/$(STATIC)/release/netrec target/debian

@@ -389,15 +389,3 @@ fn ansible_lint_finds_nothing_wrong_with_the_collection() {
         assert!(output.stderr.contains("Passed: 0 failure(s), 0 warning(s)"), "{}", output.stderr);
     });
 }
-
-#[test]
-fn the_role_has_the_projects_own_units() {
-    for unit in ["netrec.service", "netrec-watch.service"] {
-        let read = |folder: &str| fs::read_to_string(Path::new(ROOT).join(folder).join(unit)).expect("a unit");
-        assert_eq!(
-            read("ansible/roles/netrec/files"),
-            read("systemd"),
-            "cp systemd/{unit} ansible/roles/netrec/files/"
-        );
-    }
-}

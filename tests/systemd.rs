@@ -396,3 +396,89 @@ fn units_and_machines_live_on_networks_of_netrecs() {
         ]
     );
 }
+
+/// Installed, started at boot, installed again over a file that was changed, removed, and purged.
+const PACKAGE: &str = r#"
+# Not the library's: the one of the package.
+unset -f netrec
+# The files there are. Of others those may change that are netrec's business.
+list() {
+    find /etc /usr/bin /usr/lib/systemd /usr/share/man /usr/share/doc /usr/share/bash-completion /usr/share/zsh \
+        /usr/share/fish /usr/share/netrec /var/lib/netrec 2>/dev/null | sort
+    find /etc/iproute2 -type f -exec md5sum {} +
+}
+say() { echo "$@" >>/stages/said; }
+quietly() { "$@" >/stages/log 2>&1 || { cat /stages/log >>/stages/said; say "$1 failed"; }; }
+install() { quietly dpkg --force-unsafe-io -i "$DEB"; }
+mkdir -p /stages
+# Another program's index of the manual takes longer than all the rest.
+rm -f /var/lib/man-db/auto-update
+trap 'cat /stages/said' EXIT
+case $(cat /stage 2>/dev/null) in
+'')
+    list >/stages/before
+    install
+    say "installed: $(dpkg-query -W -f='${Status}' netrec), $(systemctl is-enabled netrec.service)"
+    say "valid: $(netrec validate 2>&1)"
+    say "manual: $(man -w netrec-apply)"
+    cat /usr/share/doc/netrec/examples/quickstart.toml >/etc/netrec/netrec.toml
+    quietly systemctl enable netrec.service
+    say "nothing yet: $(ip -br link show group netrec | wc -l)"
+    echo booted >/stage
+    touch /boot-again
+    ;;
+booted)
+    say "booted: $(systemctl is-active netrec.service), $(netrec plan | grep -o '^No changes')"
+    say "names: $(ip -br link show group netrec | grep -c '^ve-') $(ip -n web route show proto netrec | cut -d' ' -f1)"
+    install
+    say "again: $(head -n 1 /etc/netrec/netrec.toml | cut -c 1-14)"
+    quietly systemctl enable netrec-watch.service
+    quietly systemctl start netrec-watch.service
+    before=$(systemctl show --value -p MainPID netrec-watch.service)
+    install
+    after=$(systemctl show --value -p MainPID netrec-watch.service)
+    say "the watch: $(systemctl is-active netrec-watch.service) $([ "$before" != "$after" ] && echo by the new program)"
+    quietly dpkg --force-unsafe-io -r netrec
+    say "removed: $(head -n 1 /etc/netrec/netrec.toml | cut -c 1-14) $(ip -br link | grep -c '^ve-') $(systemctl list-units --plain --no-legend 'netrec*' | wc -l)"
+    install
+    quietly netrec destroy -y
+    quietly dpkg --force-unsafe-io -P netrec
+    say "purged: $(dpkg-query -W netrec 2>&1) $(ip -br link | grep -c -e '^ve-' -e '^nr-')"
+    list >/stages/after
+    diff /stages/before /stages/after >>/stages/said && say "nothing is left"
+    ;;
+esac
+"#;
+
+#[test]
+fn the_package_comes_boots_and_goes() {
+    if let Some(why) = lab::kernel::obstacle(&["systemd-nspawn", "dpkg-deb", "objdump", "man"]) {
+        lab::kernel::not_tried("the package", &why);
+        return;
+    }
+    // Not in /tmp, which a system that boots has of its own.
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("netrec-deb-{}", std::process::id()));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/deb.sh");
+    let made = Command::new("sh").args([script, NETREC]).arg(&folder).env("NETREC_DEB_COMPRESSION", "none").output();
+    let made = made.expect("sh");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let package = String::from_utf8(made.stdout).expect("a path");
+    let said = booted(&PACKAGE.replace("$DEB", package.trim()));
+    fs::remove_dir_all(&folder).expect("the folder is gone");
+    assert_eq!(
+        said.lines().collect::<Vec<_>>(),
+        [
+            "installed: install ok installed, disabled",
+            "valid: /etc/netrec/netrec.toml is valid: 0 networks, 0 containers",
+            "manual: /usr/share/man/man1/netrec-apply.1.gz",
+            "nothing yet: 0",
+            "booted: active, No changes",
+            "names: 3 default",
+            "again: # A web server",
+            "the watch: active by the new program",
+            "removed: # A web server 3 0",
+            "purged: dpkg-query: no packages found matching netrec 0",
+            "nothing is left",
+        ]
+    );
+}

@@ -1,13 +1,17 @@
 //! The command line: one file per command, each no more than arguments, a call, printing and an exit status.
 
 mod apply;
+mod completions;
 mod confirm;
 mod destroy;
 mod exec;
 mod interrupt;
+mod man;
 mod output;
 mod plan;
+mod reference;
 mod rehearse;
+mod schema;
 mod show;
 mod status;
 mod validate;
@@ -21,6 +25,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
 use self::output::Output;
+pub use self::reference::reference;
 use crate::config::{self, Config, Invalid};
 use crate::kernel::Linux;
 use crate::plan::FORMAT_VERSION;
@@ -31,9 +36,14 @@ use crate::reconcile::{
 };
 use crate::state::{Key, Owner};
 
+/// Said after the options, and in the manual.
+const EXIT_STATUS: &str = "\
+Exit status: 0 done; 1 failed; 2 changes (only with --detailed-exitcode); 3 the file is not valid; 4 failed and taken back; 5 \
+another netrec is at work; 6 the saved plan is no longer what would be planned; 64 the command line is not valid.";
+
 /// Networks for containers, from a file: plans the difference between the file and the kernel, and applies it.
 #[derive(Debug, Parser)]
-#[command(name = "netrec", version, max_term_width = 100)]
+#[command(name = "netrec", version, max_term_width = 100, after_help = EXIT_STATUS)]
 struct Args {
     /// The configuration: a file, a folder (all its *.toml, by name) or - for standard input; may be given several times
     /// [default: /etc/netrec/netrec.toml and /etc/netrec/netrec.d/*.toml]
@@ -93,6 +103,12 @@ enum Command {
     Show(show::Args),
     /// Run a command in a container's network namespace
     Exec(exec::Args),
+    /// Print the JSON Schema of the file, for editors
+    Schema(schema::Args),
+    /// Print what makes a shell complete commands and options
+    Completions(completions::Args),
+    /// Print the manual page, or write those of all commands into a folder
+    Man(man::Args),
 }
 
 /// How a command ended, other than by an error.
@@ -190,11 +206,21 @@ pub fn main() -> ExitCode {
         Command::Status(command) => status::run(&args, command, &output),
         Command::Show(command) => show::run(&args, command, &output),
         Command::Exec(command) => exec::run(&args, command).map(|never| match never {}),
+        Command::Schema(_) => Ok(schema::run(&output)),
+        Command::Completions(command) => Ok(completions::run(command, &output)),
+        Command::Man(command) => man::run(command, &output),
     };
     // Work that is done is done; a command that is all words has failed when they are lost.
     let only_words = matches!(
         args.command,
-        Command::Validate(_) | Command::Plan(_) | Command::Rehearse(_) | Command::Status(_) | Command::Show(_)
+        Command::Validate(_)
+            | Command::Plan(_)
+            | Command::Rehearse(_)
+            | Command::Status(_)
+            | Command::Show(_)
+            | Command::Schema(_)
+            | Command::Completions(_)
+            | Command::Man(_)
     );
     let result = match output.lost() {
         Some(kind) if only_words => {
@@ -227,7 +253,10 @@ impl Command {
             | Self::Rollback(_)
             | Self::Guard(_)
             | Self::Watch(_)
-            | Self::Exec(_) => false,
+            | Self::Exec(_)
+            | Self::Schema(_)
+            | Self::Completions(_)
+            | Self::Man(_) => false,
             Self::Plan(args) => args.json,
             Self::Apply(args) => args.json,
             Self::Destroy(args) => args.json,

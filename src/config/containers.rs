@@ -13,12 +13,8 @@ use super::reader::{Item, Placed, Problems, Table, known_ones, named, parsed, ti
 use super::report::Problem;
 use super::sysctl::{self, Sysctls};
 use super::types::{Attachment, Container, ContainerNetns, ContainerRoute, Mode, Place, of_hosts};
-use super::{netns, networks, ports, values};
+use super::{keys, netns, networks, ports, values};
 use crate::state::{InterfaceName, Mac, Netns, ObjectName, Owner, Rate, usual_metric};
-
-const KEYS: [&str; 10] = ["host", "netns", "docker", "podman", "pid", "machine", "unit", "networks", "ports", "sysctl"];
-const ATTACHMENT_KEYS: [&str; 8] = ["address", "mac", "interface", "priority", "routes", "ingress", "egress", "sysctl"];
-const ROUTE_KEYS: [&str; 4] = ["to", "via", "metric", "type"];
 
 /// A container as far as it could be read, with the places that checks need.
 #[derive(Debug)]
@@ -138,7 +134,7 @@ pub(super) fn read(
     problems: &mut Problems,
 ) -> Option<Draft> {
     let table = item.table(&format!("write `[containers.{name}]`"), problems)?;
-    table.check_keys("a container", &KEYS, &[], problems);
+    table.check_keys(&keys::CONTAINER, problems);
     let place = item.key_place();
     let netns = netns::read(&table, problems);
     let default = || Placed { value: ContainerNetns::Named(Netns::new(name.as_str())), place: place.clone() };
@@ -348,9 +344,9 @@ fn attachment(container: &Draft, network: usize, name: &str, place: Place) -> Dr
 fn read_attachment(attachment: &mut DraftAttachment, item: &Item, network: &networks::Draft, problems: &mut Problems) {
     let help = "write `{ }` for an attachment without settings";
     let Some(table) = item.table(help, problems) else { return };
-    table.check_keys("an attachment", &ATTACHMENT_KEYS, &[], problems);
+    table.check_keys(&keys::ATTACHMENT, problems);
     if !network.has_interfaces() {
-        for item in ATTACHMENT_KEYS.into_iter().filter_map(|key| table.get(key)) {
+        for item in keys::ATTACHMENT.names().filter_map(|key| table.get(key)) {
             let message = format!("{} is of an interface, and network `{}` gives none", tick(item.key()), network.name);
             let problem = Problem::new(item.key_place(), message);
             problems.push(problem.with_label(format!("its driver is `{}`", network.driver_name())));
@@ -419,7 +415,7 @@ fn read_routes(attachment: &mut DraftAttachment, item: &Item, problems: &mut Pro
 }
 
 fn read_route(item: &Item, table: Table, problems: &mut Problems) -> Option<DraftRoute> {
-    let meant = table.check_keys("a route", &ROUTE_KEYS, &[], problems);
+    let meant = table.check_keys(&keys::ROUTE, problems);
     let lost = match table.get("type") {
         None => false,
         Some(item) => {

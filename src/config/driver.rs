@@ -1,5 +1,6 @@
-//! The drivers: their names, and which keys a network of each has.
+//! The drivers: their names, and the part of a network's table that each reads.
 
+use super::keys::NETWORK;
 use super::reader::{Item, Problems, Table, tick};
 use super::report::Problem;
 
@@ -15,9 +16,10 @@ pub(super) enum Named {
 }
 
 impl Named {
-    const ALL: [Self; 6] = [Self::Bridge, Self::Overlay, Self::Macvlan, Self::Ipvlan, Self::Host, Self::Null];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Bridge, Self::Overlay, Self::Macvlan, Self::Ipvlan, Self::Host, Self::Null];
 
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
             Self::Overlay => "overlay",
@@ -28,44 +30,14 @@ impl Named {
         }
     }
 
-    /// The keys of its networks. Those of an overlay's are not `adopt` and `icc`: its bridge is netrec's own, and its
-    /// containers are all peers.
-    fn keys(self) -> &'static [&'static str] {
-        match self {
-            Self::Bridge => &[
-                "driver", "subnet", "gateway", "range", "reserve", "bridge", "adopt", "mtu", "mode", "internal", "icc",
-                "snat", "trusted",
-            ],
-            Self::Overlay => &[
-                "driver",
-                "subnet",
-                "gateway",
-                "range",
-                "reserve",
-                "bridge",
-                "mtu",
-                "mode",
-                "internal",
-                "snat",
-                "trusted",
-                "topology",
-                "vni",
-                "port",
-                "host_prefix",
-                "underlay",
-                "mss_clamp",
-            ],
-            Self::Macvlan | Self::Ipvlan => {
-                &["driver", "subnet", "gateway", "range", "reserve", "mtu", "parent", "type"]
-            }
-            Self::Host | Self::Null => &["driver"],
-        }
+    /// Whether its networks have a key.
+    fn has(self, key: &str) -> bool {
+        NETWORK.key(key).is_some_and(|key| key.is_of(self))
     }
 }
 
-/// Drivers and keys that there will be.
+/// Drivers that there will be.
 const LATER: [&str; 1] = ["remote"];
-const KEYS_LATER: [&str; 3] = ["plugin", "options", "ipam"];
 
 /// Reads `driver`; none where it is none that there is.
 pub(super) fn read(table: Table, problems: &mut Problems) -> Option<Named> {
@@ -98,26 +70,20 @@ pub(super) struct Keys<'a> {
 impl<'a> Keys<'a> {
     /// The value of a key of the driver's. One that is another's counts as absent.
     pub(super) fn get(&self, key: &str) -> Option<Item<'a>> {
-        self.table.get(key).filter(|_| self.driver.keys().contains(&key))
+        self.table.get(key).filter(|_| self.driver.has(key))
     }
 }
 
 /// Complains of keys that no network has, and of those that networks of other drivers have. Yields the rest, and the keys
 /// that were meant by wrong ones.
 pub(super) fn keys<'a>(table: Table<'a>, driver: Named, problems: &mut Problems) -> (Keys<'a>, Vec<&'static str>) {
-    let mut all: Vec<&'static str> = Vec::new();
-    for key in Named::ALL.into_iter().flat_map(Named::keys) {
-        if !all.contains(key) {
-            all.push(key);
-        }
-    }
-    let meant = table.check_keys("a network", &all, &KEYS_LATER, problems);
+    let meant = table.check_keys(&NETWORK, problems);
     for item in table.items() {
         let key = item.key();
-        if !all.contains(&key) || driver.keys().contains(&key) {
+        if NETWORK.key(key).is_none() || driver.has(key) {
             continue;
         }
-        let owners = Named::ALL.into_iter().filter(|other| other.keys().contains(&key)).map(Named::as_str);
+        let owners = Named::ALL.into_iter().filter(|other| other.has(key)).map(Named::as_str);
         let owners: Vec<&str> = owners.collect();
         let problem = Problem::new(item.key_place(), format!("{} is of {} networks", tick(key), listed(&owners)));
         problems.push(problem.with_label(format!("this one's driver is `{}`", driver.as_str())));

@@ -6,14 +6,8 @@ use std::time::Duration;
 use super::reader::{Document, Item, Problems, Table, named, parsed, tick};
 use super::report::{Problem, Sources};
 use super::types::{Container, Expect, Host, Network, Overlap, Place, Settings};
-use super::{checks, containers, expect, hosts, networks, syntax, values};
+use super::{checks, containers, expect, hosts, keys, networks, syntax, values};
 use crate::state::{ObjectName, Owner};
-
-/// The sections there are.
-const SECTIONS: [&str; 4] = ["settings", "hosts", "networks", "containers"];
-/// The keys of a file: the sections, and what stands before them; and those there will be.
-const KEYS: [&str; 5] = ["expect", "settings", "hosts", "networks", "containers"];
-const KEYS_LATER: [&str; 1] = ["cluster"];
 
 /// A configuration without its texts.
 pub(super) struct Parts {
@@ -34,7 +28,7 @@ pub(super) fn read(sources: &Sources) -> Result<Parts, Vec<Problem>> {
         return Err(problems.into_vec());
     }
     for document in &documents {
-        document.table().check_keys("a file", &KEYS, &KEYS_LATER, &mut problems);
+        document.table().check_keys(&keys::FILE, &mut problems);
     }
     let settings = settings(&documents, &mut problems);
     let hosts = hosts(&documents, &mut problems);
@@ -61,7 +55,8 @@ fn sections(documents: &[Document]) -> Vec<(Owner, Place)> {
         let item = documents.iter().find_map(|document| document.table().get(section))?;
         Some((Owner::new(section), item.key_place()))
     };
-    SECTIONS.into_iter().filter_map(first).collect()
+    // All keys of a file but this one are tables.
+    keys::FILE.names().filter(|key| *key != "expect").filter_map(first).collect()
 }
 
 /// `[settings]`, which one source at most has.
@@ -87,7 +82,7 @@ fn settings(documents: &[Document], problems: &mut Problems) -> Settings {
 }
 
 fn read_settings(settings: &mut Settings, table: Table, problems: &mut Problems) {
-    table.check_keys("`settings`", &["forwarding", "overlap", "lock_timeout", "accounting"], &[], problems);
+    table.check_keys(&keys::SETTINGS, problems);
     if let Some(value) = table.get("forwarding").and_then(|item| item.boolean(problems)) {
         settings.forwarding = value;
     }

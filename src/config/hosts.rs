@@ -6,11 +6,11 @@ use super::file::owner;
 use super::reader::{Item, Placed, Problems, parsed};
 use super::report::Problem;
 use super::types::{Host, Place};
-use super::values;
+use super::{keys, values};
 use crate::state::ObjectName;
 
 /// The largest number of a host; of pieces a subnet seldom has more.
-const ID_MAX: i64 = 0xff_ffff;
+pub(super) const ID_MAX: i64 = 0xff_ffff;
 
 /// A host with the places that checks need.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Draft {
 /// Reads a host; none where its number or address is missing or wrong.
 pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Option<Draft> {
     let table = item.table(&format!("write `[hosts.{name}]`"), problems)?;
-    let meant = table.check_keys("a host", &["id", "address"], &[], problems);
+    let meant = table.check_keys(&keys::HOST, problems);
     let place = item.key_place();
     let mut missing = |key: &str, help: &str| {
         if !meant.contains(&key) {

@@ -12,6 +12,7 @@ mod file;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod hosts;
+mod keys;
 mod line;
 mod netns;
 mod networks;
@@ -21,6 +22,7 @@ mod ports;
 mod reader;
 mod render;
 mod report;
+mod schema;
 mod syntax;
 mod sysctl;
 #[cfg(test)]
@@ -31,6 +33,7 @@ mod values;
 pub(crate) use reader::closest;
 pub(crate) use render::clean;
 pub use report::{Invalid, Problem, Source, Sources};
+pub use schema::schema;
 pub use types::{
     Attachment, Config, Container, ContainerNetns, ContainerRoute, Driver, Expect, Host, Mode, Network, Node, Overlap,
     Overlay, Parent, Place, Port, PortAddress, PortRange, Protocol, Settings, Subnet, Target, Topology,

@@ -14,7 +14,7 @@ const UNIT_NAME_MAX: usize = 255;
 /// The longest name of a machine in bytes (`HOST_NAME_MAX`).
 const MACHINE_NAME_MAX: usize = 64;
 /// The highest number that the kernel gives to a process (`PID_MAX_LIMIT`, 64 bits).
-const PID_MAX: i64 = 1 << 22;
+pub(super) const PID_MAX: i64 = 1 << 22;
 /// What the names of units end with (systemd.unit(5)); only services have a main process.
 const UNIT_TYPES: [&str; 11] =
     ["service", "socket", "device", "mount", "automount", "swap", "target", "path", "timer", "slice", "scope"];

@@ -11,13 +11,13 @@ use super::parent;
 use super::reader::{Item, Placed, Problems, named, parsed, tick};
 use super::report::Problem;
 use super::types::{Driver, Mode, Network, Parent, Place, Subnet};
-use super::values;
+use super::{keys, values};
 use crate::state::{InterfaceName, IpvlanMode, MacvlanMode, ObjectName};
 
 /// The least MTU of IPv4 (RFC 791; the kernel's `ETH_MIN_MTU`), of IPv6 (RFC 8200), and the most of a bridge.
-const MTU_MIN: i64 = 68;
+pub(super) const MTU_MIN: i64 = 68;
 const MTU_MIN_IPV6: u32 = 1280;
-const MTU_MAX: i64 = 65535;
+pub(super) const MTU_MAX: i64 = 65535;
 
 /// A network as far as it could be read, with the places that checks need.
 #[derive(Debug)]
@@ -329,7 +329,7 @@ fn read_modes(draft: &mut Draft, table: Keys, problems: &mut Problems) {
                 .with_other(internal.key_place(), "it is internal"),
         );
     } else if let Some(table) = item.as_table() {
-        table.check_keys("`mode`", &["ipv4", "ipv6"], &[], problems);
+        table.check_keys(&keys::MODES, problems);
         for (ipv6, key, family) in [(false, "ipv4", "IPv4"), (true, "ipv6", "IPv6")] {
             let Some(item) = table.get(key) else { continue };
             if draft.whole && draft.mode(ipv6).is_none() {

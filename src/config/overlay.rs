@@ -7,11 +7,11 @@ use super::networks::{Draft, interface_name};
 use super::reader::{Item, Placed, Problems, parsed, tick};
 use super::report::Problem;
 use super::types::{Overlay, Topology};
-use super::values;
+use super::{keys, values};
 use crate::state::InterfaceName;
 
 /// The largest VXLAN network identifier, of 24 bits (RFC 7348).
-const VNI_MAX: i64 = 0xff_ffff;
+pub(super) const VNI_MAX: i64 = 0xff_ffff;
 /// IANA's port of VXLAN.
 const PORT: u16 = 4789;
 /// The usual piece of a host, of IPv4 and IPv6.
@@ -140,7 +140,7 @@ fn read_host_prefix(draft: &Draft, table: Keys, topology: Topology, problems: &m
         }
     };
     if let Some(table) = item.as_table() {
-        table.check_keys("`host_prefix`", &["ipv4", "ipv6"], &[], problems);
+        table.check_keys(&keys::HOST_PREFIX, problems);
         for (ipv6, key) in [(false, "ipv4"), (true, "ipv6")] {
             if let Some(item) = table.get(key) {
                 take(ipv6, &item, problems);

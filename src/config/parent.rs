@@ -80,6 +80,12 @@ fn parent(text: &str) -> Result<Parent, Fault> {
     Ok(Parent { name, vlan: Some((below, vid)) })
 }
 
+/// The words for how containers are on their device, of either driver.
+pub(super) fn types() -> Vec<&'static str> {
+    let macvlan = MacvlanMode::ALL.into_iter().map(MacvlanMode::as_str);
+    macvlan.chain(IpvlanMode::ALL.into_iter().map(IpvlanMode::as_str)).collect()
+}
+
 fn read_type<T: Copy, const N: usize>(
     item: &Item,
     known: [T; N],

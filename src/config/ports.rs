@@ -9,10 +9,8 @@ use ipnetwork::IpNetwork;
 use super::reader::{Fault, Item, Placed, Problems, Table, parsed, tick};
 use super::report::Problem;
 use super::types::{Place, Port, PortAddress, PortRange, Protocol};
-use super::values;
+use super::{keys, values};
 use crate::state::Owner;
-
-const KEYS: [&str; 6] = ["host", "container", "address", "protocol", "network", "allow"];
 
 /// A port with the place that a clash points at: its address in a list of several, else the whole port.
 #[derive(Debug)]
@@ -255,7 +253,7 @@ fn published_on(text: &str) -> Result<PortAddress, Fault> {
 
 /// Reads the form of a table, which may give several addresses.
 fn read_table(owner: &Owner, item: &Item, table: Table, problems: &mut Problems) -> Vec<Draft> {
-    let meant = table.check_keys("a port", &KEYS, &[], problems);
+    let meant = table.check_keys(&keys::PORT, problems);
     let host = read_number("host", item, table, &meant, problems);
     let container = read_number("container", item, table, &meant, problems);
     let protocol = match table.get("protocol") {

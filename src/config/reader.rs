@@ -6,6 +6,7 @@ use std::ops::{Range, RangeInclusive};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::keys::Section;
 use super::report::{KEPT, Problem, Source};
 use super::types::Place;
 
@@ -113,22 +114,16 @@ impl<'a> Table<'a> {
         self.map.iter().map(move |(key, value)| Item { document, key, value, role: Role::Value })
     }
 
-    /// Complains of keys that are not `known`; those of `later` mean something, but not yet. `whose` completes "the
-    /// keys of". Returns the keys that were meant by wrong ones: they are not missing.
-    pub(super) fn check_keys<'n>(
-        &self,
-        whose: &str,
-        known: &[&'n str],
-        later: &[&'n str],
-        problems: &mut Problems,
-    ) -> Vec<&'n str> {
+    /// Complains of keys that are none of the section's; those of `later` mean something, but not yet. Returns the keys
+    /// that were meant by wrong ones: they are not missing.
+    pub(super) fn check_keys(&self, section: &Section, problems: &mut Problems) -> Vec<&'static str> {
         let mut meant = Vec::new();
         for item in self.items() {
             let key = item.key();
-            if known.contains(&key) {
+            if section.key(key).is_some() {
                 continue;
             }
-            if later.contains(&key) {
+            if section.later.contains(&key) {
                 problems.push(Problem::new(item.key_place(), format!("{} is not supported yet", tick(key))));
                 continue;
             }
@@ -138,12 +133,16 @@ impl<'a> Table<'a> {
                 problems.push(problem.with_help("`expect` stands at the top of the file, before its first table"));
                 continue;
             }
-            let problem = match problems.suggest(key, known.iter().chain(later).copied()) {
+            let problem = match problems.suggest(key, section.names().chain(section.later.iter().copied())) {
                 Some(name) => {
                     meant.push(name);
                     problem.with_label(format!("did you mean `{name}`?"))
                 }
-                None => problem.with_help(format!("the keys of {whose} are {}", list(known))),
+                None => problem.with_help(format!(
+                    "the keys of {} are {}",
+                    section.whose,
+                    list(&section.names().collect::<Vec<_>>())
+                )),
             };
             problems.push(problem);
         }

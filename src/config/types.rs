@@ -184,7 +184,7 @@ impl Topology {
     }
 
     /// Its name in the file.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Switched => "switched",
             Self::Routed => "routed",

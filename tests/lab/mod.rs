@@ -32,6 +32,7 @@
     clippy::wildcard_imports,
 )]
 
+mod documents;
 mod events;
 mod expect;
 pub mod kernel;

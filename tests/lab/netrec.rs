@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::documents;
 use super::space::{Machine, Output};
 
 /// The binary's path, to spawn it.
@@ -59,7 +60,12 @@ impl Machine {
 
     /// Runs netrec with more in its environment, such as a fault.
     pub fn netrec_with_env(&self, env: &[(&str, &str)], args: &[&str]) -> Output {
-        self.output(Command::new(NETREC).args(args).envs(env.iter().copied()))
+        let output = self.output(Command::new(NETREC).args(args).envs(env.iter().copied()));
+        // What is shown is a file. A process that is killed may print nothing.
+        if args.contains(&"--json") && !args.contains(&"show") && !output.stdout.is_empty() {
+            documents::check(&output.stdout);
+        }
+        output
     }
 
     /// Writes the file and plans; netrec must succeed.

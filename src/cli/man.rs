@@ -1,0 +1,31 @@
+//! `netrec man`: the manual, made of what the command line says of itself.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::CommandFactory;
+
+use super::{Done, Error, Output};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where to write the pages netrec.1, netrec-apply.1 and so on
+    #[arg(value_name = "DIR")]
+    folder: Option<PathBuf>,
+}
+
+pub(super) fn run(command: &Args, output: &Output) -> Result<Done, Error> {
+    let mut program = super::Args::command().disable_help_subcommand(true);
+    program.build();
+    if let Some(folder) = &command.folder {
+        fs::create_dir_all(folder)
+            .and_then(|()| clap_mangen::generate_to(program, folder))
+            .with_context(|| format!("cannot write the manual into {}", folder.display()))?;
+    } else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(program).render(&mut page).context("cannot make the page")?;
+        output.result(&String::from_utf8_lossy(&page));
+    }
+    Ok(Done::Ok)
+}
