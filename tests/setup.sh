@@ -12,6 +12,9 @@ need python3 python3
 need faketime faketime
 need curl curl
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
+need objdump binutils
+need man man-db
+need groff groff-base
 need unshare util-linux
 need nsenter util-linux
 if [ "$(id -u)" = 0 ]; then # tests with container engines and systemd are not tried without root
