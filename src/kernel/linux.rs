@@ -240,6 +240,10 @@ impl Backend for Linux {
         found
     }
 
+    fn lasting(&self, netns: &Netns) -> Option<(u64, u64)> {
+        self.namespaces.find(netns).ok()??.lasting()
+    }
+
     fn unseen(&self) -> &[PathBuf] {
         // In a user namespace of its own, or without root, netrec can have made nothing in namespaces that it cannot enter.
         if self.unseen.is_empty() || !netns::may_enter_all() { &[] } else { &self.unseen }

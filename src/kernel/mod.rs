@@ -53,6 +53,13 @@ pub trait Backend {
         BTreeMap::new()
     }
 
+    /// What tells a namespace of others from every other that there was or will be until the machine starts anew; none where
+    /// the kernel tells nothing that lasts, or there is none.
+    fn lasting(&self, netns: &Netns) -> Option<(u64, u64)> {
+        let _ = netns;
+        None
+    }
+
     /// Paths of the namespaces that the last reading of live state could not look into.
     fn unseen(&self) -> &[PathBuf] {
         &[]

@@ -282,7 +282,8 @@ impl Runner<'_> {
     }
 
     /// The kernel makes a link-local address when a device goes up, and keeps it when the device's own address changes. The
-    /// old one goes after the new one has come, so that the route to their subnet stays.
+    /// old one goes after the new one has come, so that the route to their subnet stays; and both before the device's own
+    /// address changes, which shows whether it has been done.
     fn link_local<'a>(&self, netns: &'a Netns, before: &End, after: &End) -> Vec<Operation<'a>> {
         let has_one = |end: &End| end.device.link_local && end.device.up;
         if !self.can.ipv6 || before.device.mac == after.device.mac || !has_one(before) || !has_one(after) {
@@ -292,7 +293,7 @@ impl Runner<'_> {
         let operation = |mac: Mac, accept, request: fn(u32, IpNetwork) -> Request| {
             let ip = IpNetwork::new(mac.link_local().into(), LINK_LOCAL_PREFIX).ok()?;
             let build = move |namespaces: &mut Namespaces| Ok((request(namespaces.index(netns, name)?, ip), None));
-            Some(Operation { stage: Stage::Rest, netns, accept, build: Box::new(build) })
+            Some(Operation { stage: Stage::Own, netns, accept, build: Box::new(build) })
         };
         let come = operation(after.device.mac, &[libc::EEXIST][..], address::add_link_local);
         let gone = operation(before.device.mac, GONE, address::delete);

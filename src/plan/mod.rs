@@ -28,7 +28,7 @@ pub struct Plan {
     pub host: String,
     /// The changes, in the order of their keys.
     pub actions: Vec<Action>,
-    /// The namespaces of others that the changes are in, by device and inode number.
+    /// The namespaces of others that the changes are in, by numbers that tell each from those that come after it.
     pub namespaces: BTreeMap<Netns, (u64, u64)>,
     /// What a person should know.
     pub warnings: Vec<Warning>,

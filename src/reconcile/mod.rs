@@ -138,7 +138,7 @@ pub fn prepare_again(
     }
     let plan = Plan {
         host: host_name(&facts, host),
-        namespaces: sources::touched(&actions, &facts),
+        namespaces: sources::touched(backend, &actions, &facts),
         actions,
         file: config.sources.names(),
         ..Plan::default()
@@ -185,7 +185,7 @@ fn planned(
     let places = if actions.is_empty() { Places::default() } else { config.places().into_iter().collect() };
     let plan = Plan {
         host: host_name(&facts, host),
-        namespaces: sources::touched(&actions, &facts),
+        namespaces: sources::touched(backend, &actions, &facts),
         actions,
         warnings,
         places,

@@ -48,7 +48,7 @@ pub struct Saved {
     pub destroy: bool,
     /// Its actions, as in the JSON of a plan.
     actions: Vec<Value>,
-    /// The namespaces of others that they are in, by device and inode number.
+    /// The namespaces of others that they are in, by numbers that tell each from those that come after it.
     namespaces: Vec<(Netns, (u64, u64))>,
 }
 

@@ -1,6 +1,6 @@
 //! Namespaces that others made: asked for, opened, and remembered by what they are and not by their names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::PrepareError;
@@ -81,12 +81,15 @@ pub(super) fn places<'a>(key: &'a Key, entry: Option<&'a Entry>) -> impl Iterato
     std::iter::once(key.netns()).chain(far)
 }
 
-/// The namespaces of others that actions touch, by device and inode number.
-pub(super) fn touched(actions: &[Action], facts: &Facts) -> BTreeMap<Netns, (u64, u64)> {
+/// The namespaces of others that actions touch, by what tells each from those that come after it; else by device and inode
+/// number.
+pub(super) fn touched(backend: &dyn Backend, actions: &[Action], facts: &Facts) -> BTreeMap<Netns, (u64, u64)> {
     let entries = actions.iter().flat_map(|a| [(&a.key, a.before.as_ref()), (&a.key, a.after.as_ref())]);
     let touched = entries.flat_map(|(key, entry)| places(key, entry));
-    let foreign = touched.filter(|netns| netns.label().is_some_and(|label| label.contains(['/', ':'])));
-    foreign.filter_map(|netns| Some((netns.clone(), facts.identity(netns)?))).collect()
+    let foreign: BTreeSet<&Netns> =
+        touched.filter(|netns| netns.label().is_some_and(|label| label.contains(['/', ':']))).collect();
+    let known = |netns: &Netns| backend.lasting(netns).or(facts.identity(netns));
+    foreign.into_iter().filter_map(|netns| Some((netns.clone(), known(netns)?))).collect()
 }
 
 /// The warning about namespaces that could not be looked into.

@@ -367,3 +367,30 @@ fn the_link_local_address_follows_the_mac() {
         assert_eq!(lab.host.plan(&file("02")).actions(), [""; 0]);
     });
 }
+
+#[test]
+#[cfg(feature = "fault-injection")]
+fn no_link_local_address_is_left_by_a_death() {
+    lab::in_lab(|lab| {
+        let file = |mac: u8| {
+            format!(
+                "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\n\
+                 [containers.web.networks.front]\nmac = '02:00:00:00:00:{mac:02}'\n"
+            )
+        };
+        lab.host.apply(&file(1));
+        let n = lab.host.apply(&file(2)).json["writes"].as_u64().expect("writes");
+        let after = lab.host.write("after.toml", &file(2));
+        assert!(n >= 3, "{n} writes");
+        for at in 1..=n {
+            lab.host.apply(&file(1));
+            let fault = format!("die:{at}");
+            let died = lab.host.netrec_with_env(&[("NETREC_FAULT", &fault)], &["-c", &after, "apply", "-y"]);
+            assert_eq!(died.status, 137, "write {at} of {n}: {}", died.stderr);
+            lab.host.apply(&file(2));
+            let addresses = lab.container("web").run(["ip", "-6", "-brief", "address", "show", "dev", "eth0"]);
+            let link_local: Vec<&str> = addresses.split_whitespace().filter(|word| word.starts_with("fe80")).collect();
+            assert_eq!(link_local, ["fe80::ff:fe00:2/64"], "write {at} of {n}");
+        }
+    });
+}

@@ -137,6 +137,8 @@ pub(crate) enum Stage {
     Down,
     /// Names.
     Rename,
+    /// The link-local address of an Ethernet address that is to come.
+    Own,
     /// All that one message can change.
     Set,
     /// The MTU, where it cannot be set along: a VXLAN device takes none together with what is its own, and of a new device
