@@ -61,6 +61,12 @@ const GONE: &[i32] = &[libc::ENODEV, libc::EADDRNOTAVAIL, libc::ESRCH, libc::ENO
 /// In how many namespaces links are deleted at the same time.
 const AT_ONCE: usize = 128;
 
+/// Whether the kernel sets a parameter of every device along with this one (`inet_forward_change`, `addrconf_fixup_forwarding`
+/// and their like).
+fn is_of_all_devices(path: &str) -> bool {
+    path == "net/ipv4/ip_forward" || path.starts_with("net/ipv4/conf/all/") || path.starts_with("net/ipv6/conf/all/")
+}
+
 /// The prefix length of link-local addresses (RFC 4291, 2.5.6).
 const LINK_LOCAL_PREFIX: u8 = 64;
 
@@ -301,9 +307,12 @@ impl Runner<'_> {
     }
 
     fn set_sysctls(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
-        let wanted: Vec<_> = steps.iter().enumerate().filter_map(|(i, step)| Some((i, parameter_of(step)?))).collect();
+        let mut wanted: Vec<_> =
+            steps.iter().enumerate().filter_map(|(i, step)| Some((i, parameter_of(step)?))).collect();
         let mut procs = Procs::new();
-        for of_one in wanted.chunk_by(|(_, a), (_, b)| a.netns == b.netns) {
+        for of_one in wanted.chunk_by_mut(|(_, a), (_, b)| a.netns == b.netns) {
+            // What is said for all devices sets it for each, and each has the last word.
+            of_one.sort_by_key(|(_, parameter)| !is_of_all_devices(parameter.path));
             let Some((_, Parameter { netns, .. })) = of_one.first() else { continue };
             let proc = if netns.is_host() { &Proc::SYSTEM } else { procs.next() };
             let set = |(_, p): &(usize, Parameter<'_>)| proc.write(p.path, p.value, self.writes);

@@ -284,6 +284,27 @@ fn parameters_of_an_interface_go_by_its_name() {
 }
 
 #[test]
+fn a_parameter_of_one_interface_has_the_last_word() {
+    lab::in_lab(|lab| {
+        let file = |all: u8, one: u8| {
+            format!(
+                "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\n[containers.web]\n\
+                 sysctl = {{ 'net.ipv4.ip_forward' = {all}, 'net.ipv6.conf.all.forwarding' = {all} }}\n\
+                 [containers.web.networks.front]\n\
+                 sysctl = {{ 'net.ipv4.conf.IFNAME.forwarding' = {one}, 'net.ipv6.conf.IFNAME.forwarding' = {one} }}\n"
+            )
+        };
+        for (all, one) in [(0, 1), (1, 0), (0, 1)] {
+            lab.host.apply(&file(all, one));
+            let web = lab.container("web");
+            let found = ["net/ipv4/ip_forward", "net/ipv4/conf/eth0/forwarding", "net/ipv6/conf/eth0/forwarding"];
+            assert_eq!(found.map(|path| web.sysctl(path)), [all, one, one].map(|value| value.to_string()));
+            assert_eq!(lab.host.plan(&file(all, one)).actions(), [""; 0]);
+        }
+    });
+}
+
+#[test]
 fn a_container_is_no_router_to_itself() {
     lab::in_lab(|lab| {
         let file = "[networks.front]\nsubnet = '10.20.0.0/24'\n[containers.web.networks.front]\naddress = '10.20.0.5'\n\
