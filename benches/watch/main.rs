@@ -233,6 +233,15 @@ fn play(containers: usize, rounds: usize) {
         watch.rest();
     }
     watch.rest();
+    // Bridges settle for half a minute after their ports have come.
+    let mut last = watch.costs();
+    for _ in 0..10 {
+        thread::sleep(Duration::from_secs(20));
+        let now = watch.costs();
+        if std::mem::replace(&mut last, now)[0] == now[0] {
+            break;
+        }
+    }
     let before = watch.costs();
     thread::sleep(IDLE);
     let after = watch.costs();

@@ -314,6 +314,7 @@ impl Loop<'_> {
             self.kernel.doubt();
         }
         let outcome = self.converge(&good, tell);
+        self.throttle.took(start.elapsed(), Instant::now());
         // Open namespaces would live on.
         self.kernel.rest();
         let lost = self.kernel.losses();

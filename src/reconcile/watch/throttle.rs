@@ -14,6 +14,9 @@ const FILE_LIMIT: Duration = Duration::from_secs(1);
 const KERNEL_QUIET: Duration = Duration::from_millis(3);
 /// And at the latest so long after the first change.
 const KERNEL_LIMIT: Duration = Duration::from_millis(30);
+/// A round that takes as long as this is followed by as long a rest, so that a host whose tables are large and change all the time
+/// keeps no processor busy.
+const LONG: Duration = Duration::from_millis(100);
 /// What is not told is looked for so often.
 pub(super) const FULL_READ: Duration = Duration::from_mins(10);
 /// The first and the longest pause after a failure.
@@ -78,8 +81,10 @@ pub(super) struct Throttle {
     retry: Option<Instant>,
     full: Instant,
     pause: Pause,
-    /// Until then the kernel's changes are not answered.
+    /// Until then the kernel's changes are not answered: for the sake of somebody who undoes it or of a failure, or of others who
+    /// need the processor.
     calm: Option<Instant>,
+    rest: Option<Instant>,
     fight: Pause,
     repairs: HashMap<Key, Vec<Instant>>,
 }
@@ -95,6 +100,7 @@ impl Throttle {
             full: now + FULL_READ,
             pause: Pause::default(),
             calm: None,
+            rest: None,
             fight: Pause::default(),
             repairs: HashMap::new(),
         }
@@ -133,7 +139,7 @@ impl Throttle {
     fn kernel_due(&self) -> Instant {
         let kernel = self.kernel.map(|burst| {
             let due = burst.ends(KERNEL_QUIET, KERNEL_LIMIT);
-            self.calm.map_or(due, |calm| due.max(calm))
+            [self.calm, self.rest].into_iter().flatten().fold(due, Instant::max)
         });
         [kernel, self.asked, self.retry].into_iter().flatten().fold(self.full, Instant::min)
     }
@@ -162,6 +168,11 @@ impl Throttle {
             self.full = now + FULL_READ;
         }
         Some(due)
+    }
+
+    /// A round ended that took so long.
+    pub(super) fn took(&mut self, time: Duration, now: Instant) {
+        self.rest = (time >= LONG).then(|| now + time);
     }
 
     /// A round failed: it is tried again, later each time. Says when.
@@ -255,6 +266,21 @@ mod tests {
         // What is not told.
         let (mut throttle, now) = rested();
         assert_eq!(throttle.due(now + FULL_READ), Some(Due { file: false, kernel: true, asked: false, full: true }));
+    }
+
+    #[test]
+    fn a_long_round_is_followed_by_a_rest() {
+        let (mut throttle, now) = rested();
+        for (time, rest) in [(99 * MS, KERNEL_QUIET), (300 * MS, 300 * MS), (10 * MS, KERNEL_QUIET)] {
+            throttle.took(time, now);
+            throttle.kernel(now);
+            assert_eq!(throttle.next(), now + rest);
+            assert!(throttle.due(now + rest).is_some());
+        }
+        // Of the kernel's changes only.
+        throttle.took(300 * MS, now);
+        throttle.at_once(now);
+        assert_eq!(throttle.next(), now);
     }
 
     #[test]
