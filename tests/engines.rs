@@ -5,7 +5,9 @@
 
 mod lab;
 
-use crate::lab::{Lab, Output};
+use std::process::{Child, Command, Stdio};
+
+use crate::lab::{Lab, NETREC, Output};
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab");
 /// What a container does.
@@ -20,6 +22,7 @@ struct Engine<'a> {
     data: String,
     cgroup: String,
     env: Vec<(&'static str, String)>,
+    options: &'static [&'static str],
 }
 
 impl<'a> Engine<'a> {
@@ -49,10 +52,12 @@ impl<'a> Engine<'a> {
             data: format!("/var/lib/{key}-test"),
             cgroup,
             env: Vec::new(),
+            options: &[],
         }
     }
 
-    fn start(self, options: &[&str]) -> Result<Self, String> {
+    fn start(mut self, options: &'static [&'static str]) -> Result<Self, String> {
+        self.options = options;
         let words = [&[self.script.as_str(), "start", &self.data, &self.cgroup], options].concat();
         let started = self.lab.host.try_run(words);
         if started.status == 0 { Ok(self) } else { Err(started.stderr) }
@@ -68,7 +73,16 @@ impl<'a> Engine<'a> {
         })
     }
 
-    fn netrec(&self, args: &[&str]) -> Output {
+    /// The engine goes away and comes back, its data kept.
+    fn restart_engine(&self) {
+        let Self { lab, script, data, cgroup, options, .. } = self;
+        lab.host.run([script.as_str(), "stop", data, cgroup]);
+        let words = [&[script.as_str(), "start", data, cgroup], *options].concat();
+        lab.host.run(words);
+    }
+
+    /// The file, and the environment that says where the engine is.
+    fn file(&self) -> (String, Vec<(&str, &str)>) {
         let file = self.lab.host.write(
             "netrec.toml",
             &format!(
@@ -77,7 +91,11 @@ impl<'a> Engine<'a> {
                 self.key
             ),
         );
-        let env: Vec<(&str, &str)> = self.env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        (file, self.env.iter().map(|(name, value)| (*name, value.as_str())).collect())
+    }
+
+    fn netrec(&self, args: &[&str]) -> Output {
+        let (file, env) = self.file();
         self.lab.host.netrec_with_env(&env, &[&["-c", &file], args].concat())
     }
 
@@ -104,6 +122,13 @@ impl<'a> Engine<'a> {
         let inside = self.run("exec web busybox ip -o addr show dev lan");
         assert!(inside.contains("inet 10.20.0.10/24"), "{inside}");
         assert_eq!(self.apply(), 0);
+    }
+
+    /// Waits until what the container serves is had by its published port, since somebody else has attached it.
+    fn is_attached(&self, when: &str) {
+        lab::until(&format!("the container is attached {when}"), || {
+            self.lab.world.http_get("192.0.2.1:8080", "/") == Ok((200, "shop\n".to_owned()))
+        });
     }
 }
 
@@ -165,13 +190,63 @@ fn lives(engine: &Engine<'_>) {
     assert!(!host.sh("ip -br link").contains("nr-front"), "nothing was done");
 }
 
+/// `netrec watch`, until dropped.
+struct Watch(Child);
+
+impl Watch {
+    fn start(engine: &Engine<'_>) -> Self {
+        let (file, env) = engine.file();
+        let mut command = Command::new(NETREC);
+        command.args(["-c", &file, "watch"]).envs(env).stdin(Stdio::null());
+        Self(engine.lab.host.spawn(&mut command).expect("netrec"))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = (self.0.kill(), self.0.wait());
+    }
+}
+
+/// What an engine tells is followed: a container is attached when it starts, whoever starts it, without anybody's applying,
+/// though nothing but the engine tells of it, and an engine that is not there yet or goes away is no failure.
+fn is_watched(engine: &Engine<'_>) {
+    let start = |name: &str| {
+        engine.run(&format!("run -d --network none --name {name} busybox sh -c '{SERVE}'"));
+    };
+    let watch = Watch::start(engine);
+    start("other");
+    start("web");
+    engine.is_attached("when it is made");
+    engine.run("restart -t 0 web");
+    engine.is_attached("when it is started again");
+    engine.run("stop -t 0 web");
+    lab::until("its ports are gone", || !engine.lab.host.sh("nft list table inet netrec").contains("8080"));
+    engine.run("start web");
+    engine.is_attached("when it starts after a while");
+    engine.run("rename web gone");
+    lab::until("its ports are gone", || !engine.lab.host.sh("nft list table inet netrec").contains("8080"));
+    engine.run("rename other web");
+    engine.is_attached("under its new name");
+    engine.restart_engine();
+    engine.run("rm -f web gone other || true");
+    start("web");
+    engine.is_attached("when the engine was away");
+    drop(watch);
+    engine.run("rm -f web");
+}
+
 #[test]
 fn a_container_of_dockers_lives_on_networks_of_netrecs() {
     if let Some(why) = lab::kernel::obstacle(&["dockerd", "docker", "busybox"]) {
         return lab::kernel::not_tried("a container of Docker's", &why);
     }
     lab::in_lab(|lab| match Engine::docker(lab) {
-        Ok(docker) => lives(&docker),
+        Ok(docker) => {
+            lives(&docker);
+            docker.run("rm -f web");
+            is_watched(&docker);
+        }
         Err(why) => lab::kernel::not_tried("a container of Docker's", &format!("it does not start: {why}")),
     });
 }
@@ -182,7 +257,11 @@ fn a_container_of_podmans_lives_on_networks_of_netrecs() {
         return lab::kernel::not_tried("a container of Podman's", &why);
     }
     lab::in_lab(|lab| match Engine::podman(lab) {
-        Ok(podman) => lives(&podman),
+        Ok(podman) => {
+            lives(&podman);
+            podman.run("rm -f web");
+            is_watched(&podman);
+        }
         Err(why) => lab::kernel::not_tried("a container of Podman's", &format!("it does not start: {why}")),
     });
 }

@@ -44,7 +44,7 @@ impl Random {
 
 /// A valid file. Names come from a small pool, so that two files share some and differ in others.
 fn file(random: &mut Random) -> String {
-    let mut text = String::new();
+    let mut text = if random.one_in(3) { "[settings]\naccounting = true\n".to_owned() } else { String::new() };
     let networks: Vec<usize> = (0..4).filter(|_| !random.one_in(3)).collect();
     for n in &networks {
         let v4 = format!("\"10.{}.0.0/24\"", 20 + n + 10 * random.below(2));

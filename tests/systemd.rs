@@ -6,20 +6,40 @@
 mod lab;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use crate::lab::NETREC;
 
 const BOOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/boot-systemd.sh");
 
+const UNITS_OF_NETREC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd");
+
 /// Boots a systemd and runs a script in it, with `netrec` a command. Yields what it says.
 fn booted(script: &str) -> String {
+    booted_with(&[], &[], script)
+}
+
+/// The same, where these files are there at boot, and these units enabled.
+fn booted_with(files: &[(&str, &str)], enabled: &[&str], script: &str) -> String {
     let folder = std::env::temp_dir().join(format!("netrec-systemd-{}", std::process::id()));
-    fs::create_dir_all(&folder).expect("a folder");
+    let root = folder.join("root");
+    for (file, text) in files {
+        let path = root.join(file);
+        fs::create_dir_all(path.parent().expect("its folder")).expect("a folder");
+        fs::write(path, text).expect("a file");
+    }
+    let wants = root.join("etc/systemd/system/multi-user.target.wants");
+    fs::create_dir_all(&wants).expect("a folder");
+    for unit in enabled {
+        symlink(format!("../{unit}"), wants.join(unit)).expect("a link");
+    }
+    fs::create_dir_all(root.join("usr/bin")).expect("a folder");
+    symlink(NETREC, root.join("usr/bin/netrec")).expect("a link");
     let path = folder.join("script");
     fs::write(&path, format!("#!/bin/sh\nset -eu\nNETREC={NETREC}\nnetrec() {{ {NETREC} \"$@\"; }}\n{script}"))
         .expect("a script");
-    let output = Command::new(BOOT).arg(&path).arg("120").output().expect("tests/lab/boot-systemd.sh");
+    let output = Command::new(BOOT).arg(&path).arg("120").arg(&root).output().expect("tests/lab/boot-systemd.sh");
     fs::remove_dir_all(&folder).expect("the folder is gone");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
@@ -60,19 +80,60 @@ netrec -c /run/shop/netrec.toml plan 2>&1 | head -n 1
     );
 }
 
+/// A connection by the published port of `web`, from a namespace outside, which is asked whether it still answers.
+const CONNECTION: &str = r#"
+mkfifo /run/shop/ask /run/shop/answer
+cat >/run/shop/echo.py <<'E'
+import socket
+server = socket.create_server(("0.0.0.0", 80))
+peer = server.accept()[0]
+while data := peer.recv(100):
+    peer.sendall(data)
+E
+cat >/run/shop/ask.py <<'E'
+import socket
+peer = socket.create_connection(("192.0.2.1", 8080), 20)
+while True:
+    open("/run/shop/ask").read()
+    try:
+        peer.sendall(b"x")
+        alive = peer.recv(1) == b"x"
+    except OSError:
+        alive = False
+    open("/run/shop/answer", "w").write("alive\n" if alive else "dropped\n")
+E
+ip netns add client
+ip link add out type veth peer name in netns client
+ip address add 192.0.2.1/24 dev out
+ip link set out up
+ip -n client address add 192.0.2.9/24 dev in
+ip -n client link set in up
+ip netns exec web python3 /run/shop/echo.py &
+until ip netns exec web ss -ltn | grep -q :80; do sleep 0.05; done
+ip netns exec client python3 /run/shop/ask.py &
+connection() { echo >/run/shop/ask; cat /run/shop/answer; }
+echo "before: $(connection)"
+"#;
+
 #[test]
 fn the_watch_is_a_service_that_comes_back_and_leaves_the_network_as_it_is() {
     if let Some(why) = lab::kernel::obstacle(&["systemd-nspawn", "systemd-run"]) {
         lab::kernel::not_tried("under systemd", &why);
         return;
     }
-    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/netrec-watch.service");
+    let unit = format!("{UNITS_OF_NETREC}/netrec-watch.service");
     let said = booted(&format!(
         r#"
 mkdir -p /run/shop
-printf '[networks.front]\nsubnet = "10.20.0.0/24"\n[containers.web]\nnetworks = ["front"]\n' >/run/shop/netrec.toml
+cat >/run/shop/netrec.toml <<'E'
+[networks.front]
+subnet = "10.20.0.0/24"
+[containers.web]
+networks = ["front"]
+ports = ["8080:80"]
+E
 sed -e 's|/usr/bin/netrec watch|{NETREC} -c /run/shop/netrec.toml watch|' -e '/^ConditionPathExists=/d' \
-    -e 's/^WatchdogSec=.*/WatchdogSec=2/' -e 's/^RestartSec=.*/RestartSec=100ms/' {unit} >/run/systemd/system/watch.service
+    -e 's/^WatchdogSec=.*/WatchdogSec=4/' -e 's/^RestartSec=.*/RestartSec=100ms/' {unit} >/run/systemd/system/watch.service
 # It is ordered after what has to have converged.
 cat >/run/systemd/system/after.service <<'E'
 [Unit]
@@ -85,7 +146,9 @@ E
 systemctl daemon-reload
 systemctl start after.service
 echo "after: $(tr '\n' ' ' </run/shop/after)"
-pid() {{ systemctl show --value -p MainPID watch.service; }}
+{CONNECTION}
+# 0 while there is none, which is another process's name to kill(1).
+pid() {{ until p=$(systemctl show --value -p MainPID watch.service) && [ "$p" != 0 ]; do sleep 0.05; done; echo "$p"; }}
 index() {{ cat /sys/class/net/nr-front/ifindex; }}
 said() {{ journalctl --quiet --no-pager --output=cat -u watch.service; }}
 first=$(index)
@@ -95,39 +158,101 @@ until said | grep -q '^repaired route default in web'; do sleep 0.05; done
 echo "fields: $(journalctl --quiet --no-pager --output=json -u watch.service | grep 'repaired route' | grep -c NETREC_CHANGES)"
 systemctl show --value -p StatusText watch.service | sed "s/^$(uname -n)/HOST/"
 # A reload is over when the service says so.
-sed -i 's/10.20.0.0/10.21.0.0/' /run/shop/netrec.toml
+printf '[networks.back]\nsubnet = "10.21.0.0/24"\n' >>/run/shop/netrec.toml
 systemctl reload watch.service
-until [ "$(systemctl is-active watch.service)" = active ] && ip -4 -br addr show nr-front | grep -q 10.21.0.1; do sleep 0.05; done
-echo "reloaded: $(systemctl is-active watch.service) $(ip -4 -br addr show nr-front | awk '{{ print $3 }}')"
+until [ "$(systemctl is-active watch.service)" = active ] && ip -4 -br addr show nr-back 2>/dev/null | grep -q 10.21.0.1; do sleep 0.05; done
+echo "reloaded: $(systemctl is-active watch.service) $(connection)"
 before=$(pid)
 systemctl restart watch.service
-echo "restarted: $(systemctl is-active watch.service) $([ "$(pid)" != "$before" ] && echo another)"
+echo "restarted: $(systemctl is-active watch.service) $([ "$(pid)" != "$before" ] && echo another) $(connection)"
 before=$(pid)
 kill -KILL "$before"
 until [ "$(systemctl is-active watch.service)" = active ] && [ "$(pid)" != "$before" ]; do sleep 0.05; done
-echo "killed: comes back"
+echo "killed: comes back $(connection)"
 # Stuck: the watchdog ends it, and it comes back.
 before=$(pid)
 kill -STOP "$before"
 until [ "$(systemctl is-active watch.service)" = active ] && [ "$(pid)" != "$before" ]; do sleep 0.1; done
-echo "stuck: comes back"
+echo "stuck: comes back $(connection)"
 systemctl stop watch.service
-echo "stopped: $(systemctl is-active watch.service) $(systemctl show --value -p Result watch.service) $([ "$(index)" = "$first" ] && echo the same bridge)"
+echo "stopped: $(systemctl is-active watch.service) $(systemctl show --value -p Result watch.service) $([ "$(index)" = "$first" ] && echo the same bridge) $(connection)"
 "#
     ));
     assert_eq!(
         said.lines().collect::<Vec<_>>(),
         [
             "after: nr-front web ",
+            "before: alive",
             "fields: 1",
             "HOST matches /run/shop/netrec.toml",
-            "reloaded: active 10.21.0.1/24",
-            "restarted: active another",
-            "killed: comes back",
-            "stuck: comes back",
-            "stopped: inactive success the same bridge",
+            "reloaded: active alive",
+            "restarted: active another alive",
+            "killed: comes back alive",
+            "stuck: comes back alive",
+            "stopped: inactive success the same bridge alive",
         ]
     );
+}
+
+/// What is enabled at boot, and a unit that is ordered after it and one that is ordered after the network.
+const AFTER: &str = "[Unit]\nAfter=UNIT\n[Service]\nType=oneshot\nRemainAfterExit=yes\n\
+    ExecStart=/bin/sh -c 'ip -br link show nr-front | cut -d\" \" -f1; ip netns exec web ip -4 -br addr show eth0'\n\
+    StandardOutput=file:/run/after-UNIT\n[Install]\nWantedBy=multi-user.target\n";
+
+fn unit(name: &str) -> String {
+    fs::read_to_string(format!("{UNITS_OF_NETREC}/{name}")).expect("a unit")
+}
+
+#[test]
+fn what_is_enabled_has_converged_before_what_comes_after_it() {
+    if let Some(why) = lab::kernel::obstacle(&["systemd-nspawn", "systemd-run"]) {
+        lab::kernel::not_tried("under systemd", &why);
+        return;
+    }
+    let file = "[networks.front]\nsubnet = \"10.20.0.0/24\"\n[containers.web]\nnetworks.front = { address = \"10.20.0.10\" }\n";
+    let held = file.replace("10.20.0.10", "10.20.0.11");
+    let held_json = serde_json::json!([{ "name": "/etc/netrec/netrec.toml", "text": held }]).to_string();
+    let ask = "for unit in SERVICE network.target; do echo $unit: $(cat /run/after-$unit); done\n\
+               systemctl is-active SERVICE\nnetrec plan 2>&1 | head -n 1 | sed \"s/$(uname -n)/HOST/\"\n\
+               journalctl --quiet --no-pager --output=cat -u SERVICE | grep -c 'was taken back: ' || true\n";
+    for (service, held_back) in [
+        ("netrec-watch.service", false),
+        ("netrec.service", false),
+        ("netrec-watch.service", true),
+        ("netrec.service", true),
+    ] {
+        let unit = unit(service);
+        let (path, after) = (format!("etc/systemd/system/{service}"), AFTER.replace("UNIT", service));
+        let network =
+            AFTER.replace("After=UNIT", "Wants=network.target\nAfter=network.target").replace("UNIT", "network.target");
+        let mut files = vec![
+            (path.as_str(), unit.as_str()),
+            ("etc/systemd/system/one.service", &after),
+            ("etc/systemd/system/two.service", &network),
+            ("etc/netrec/netrec.toml", if held_back { &held } else { file }),
+        ];
+        if held_back {
+            // The host went down while it waited.
+            files.extend([("var/lib/netrec/held.json", held_json.as_str()), ("var/lib/netrec/confirmed.toml", file)]);
+        }
+        let said = booted_with(&files, &[service, "one.service", "two.service"], &ask.replace("SERVICE", service));
+        let there = "nr-front eth0@if";
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(
+            lines[0].starts_with(&format!("{service}: {there}")) && lines[0].ends_with("UP 10.20.0.10/24"),
+            "{said}"
+        );
+        assert!(
+            lines[1].starts_with(&format!("network.target: {there}")) && lines[1].ends_with("UP 10.20.0.10/24"),
+            "{said}"
+        );
+        let plan = if held_back {
+            "# containers.web.networks.front (/etc/netrec/netrec.toml:4)"
+        } else {
+            "No changes. HOST matches /etc/netrec/netrec.toml."
+        };
+        assert_eq!(lines[2..], ["active", plan, if held_back { "1" } else { "0" }], "{said}");
+    }
 }
 
 #[test]
@@ -157,6 +282,12 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     let said = String::from_utf8_lossy(&security.stdout);
     // Ends with another status above the threshold, which is ten times the exposure level.
     assert_eq!(security.status.code(), Some(0), "{said}");
+    // Of each directive that it lacks the unit says why.
+    let text = unit("netrec-watch.service");
+    for line in said.lines().filter_map(|line| line.trim_start().strip_prefix('✗')) {
+        let name = line.trim_start().split('=').next().unwrap_or_default();
+        assert!(text.contains(&format!("{name}=")), "{line}");
+    }
     assert!(said.contains("Overall exposure level for netrec-watch.service: 5.0"), "{said}");
 }
 /// Services with namespaces of their own and without, and a machine: started, attached, started again, stopped, and out of the

@@ -9,10 +9,12 @@ use serde_json::{Value, json};
 use super::destroy::LOCK_TIMEOUT;
 use super::interrupt::Interrupts;
 use super::{Done, Error, Output, kernel, locked, owners, say};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Sources};
 use crate::kernel::{Backend, Linux};
+use crate::plan::FORMAT_VERSION;
 use crate::reconcile::{
-    ApplyError, Doubt, Kept, Place, PrepareError, Prepared, Saved, applied, apply, prepare_destroy, prepare_part,
+    ApplyError, Doubt, GuardError, Kept, Place, PrepareError, Prepared, Ruling, Saved, applied, apply, keep_confirmed,
+    prepare, prepare_destroy, prepare_part,
 };
 use crate::state::Key;
 
@@ -39,6 +41,10 @@ pub(super) struct Args {
     /// Go on when others than root and you can write the file
     #[arg(long)]
     insecure: bool,
+    /// As at boot, with nobody there: a file that waits to be confirmed or was taken back is not applied, and where this host
+    /// went down meanwhile the last confirmed one is, in its place
+    #[arg(long, conflicts_with_all = ["plan", "confirm", "targets"])]
+    boot: bool,
 }
 
 pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result<Done, Error> {
@@ -46,6 +52,9 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
         return saved(args, command, output, file);
     }
     let config = args.load_trusted(command.insecure, output)?;
+    if command.boot {
+        return at_boot(args, command, output, &config);
+    }
     let targets = owners(&command.targets);
     let order = Order {
         question: ask(command.yes, command.json, output, "apply")?.then_some("Apply this plan?"),
@@ -53,6 +62,7 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
         detailed: command.detailed_exitcode,
         timeout: config.settings.lock_timeout,
         confirm: command.confirm,
+        afterwards: Afterwards::Applied,
     };
     // Read again, as another netrec may have been waited for.
     let plan = |kernel: &mut Linux| {
@@ -60,6 +70,37 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
         Ok(prepare_part(kernel, &config, args.host.as_deref(), &targets)?)
     };
     order.carry_out(&plan, output)
+}
+
+/// Applies a file that nobody stands by, or what is to be applied in its place.
+fn at_boot(args: &super::Args, command: &Args, output: &Output, config: &Config) -> Result<Done, Error> {
+    let place = Place::of(kernel()?.host_id().1);
+    let (stand_in, afterwards) = match place.ruling(&config.sources)? {
+        Ruling::Apply => (None, Afterwards::Kept),
+        Ruling::Hold { notice, .. } => {
+            output.note(&notice);
+            if command.json {
+                output.json(
+                    &json!({ "format_version": FORMAT_VERSION, "changed": false, "applied": false, "held": notice }),
+                );
+            }
+            return Ok(Done::Ok);
+        }
+        Ruling::Confirmed { file, notice } => {
+            output.note(&notice);
+            (Some(config::parse(file)?), Afterwards::Nothing)
+        }
+    };
+    let config = stand_in.as_ref().unwrap_or(config);
+    let order = Order {
+        question: None,
+        json: command.json,
+        detailed: command.detailed_exitcode,
+        timeout: config.settings.lock_timeout,
+        confirm: None,
+        afterwards,
+    };
+    order.carry_out(&|kernel| Ok(prepare(kernel, config, args.host.as_deref())?), output)
 }
 
 /// Carries out a saved plan: what is planned anew under the lock, where it comes to the same.
@@ -82,6 +123,7 @@ fn saved(args: &super::Args, command: &Args, output: &Output, file: &Path) -> Re
         detailed: command.detailed_exitcode,
         timeout: config.map_or(LOCK_TIMEOUT, |config| config.settings.lock_timeout),
         confirm: command.confirm,
+        afterwards: Afterwards::Applied,
     };
     let plan = |kernel: &mut Linux| {
         let (config, _) = load()?;
@@ -127,6 +169,18 @@ pub(super) struct Order {
     pub(super) timeout: Duration,
     /// How long to wait for somebody to confirm it.
     pub(super) confirm: Option<Duration>,
+    pub(super) afterwards: Afterwards,
+}
+
+/// What becomes of a configuration that was applied for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Afterwards {
+    /// It is the last confirmed one, where there has been one: somebody stands by it.
+    Applied,
+    /// It is the last confirmed one: this host boots by netrec, and may need it.
+    Kept,
+    /// It is that already.
+    Nothing,
 }
 
 impl Order {
@@ -210,19 +264,27 @@ impl Order {
         if !self.json && changed {
             output.note(&format_args!("Done in {:.2} s.", took.as_secs_f64()));
         }
-        match guarded {
-            Some((guarded, time)) => {
-                guarded.wait()?;
-                output.note(&format_args!(
-                    "It is taken back in {} s, unless `netrec confirm` comes: from a new connection, to see that there can be \
-                     one.",
-                    time.as_secs()
-                ));
-            }
-            // Somebody stands by this one. What the disk has to say about it changes nothing here.
-            None => place.let_go().and_then(|()| applied(&prepared.file)).unwrap_or_else(|error| output.note(&error)),
+        if let Some((guarded, time)) = guarded {
+            guarded.wait()?;
+            output.note(&format_args!(
+                "It is taken back in {} s, unless `netrec confirm` comes: from a new connection, to see that there can be \
+                 one.",
+                time.as_secs()
+            ));
+        } else {
+            // What the disk has to say about it changes nothing here.
+            self.for_good(place, &prepared.file).unwrap_or_else(|error| output.note(&error));
         }
         Ok(if self.detailed && changed { Done::Changes } else { Done::Ok })
+    }
+
+    /// What was applied stays.
+    fn for_good(&self, place: &Place, file: &Sources) -> Result<(), GuardError> {
+        match self.afterwards {
+            Afterwards::Applied => place.let_go().and_then(|()| applied(file)),
+            Afterwards::Kept => place.let_go().and_then(|()| keep_confirmed(file)),
+            Afterwards::Nothing => Ok(()),
+        }
     }
 }
 

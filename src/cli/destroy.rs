@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::apply::{Order, ask};
+use super::apply::{Afterwards, Order, ask};
 use super::{Done, Error, Output};
 use crate::kernel::Linux;
 use crate::reconcile::prepare_destroy;
@@ -27,6 +27,7 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
         detailed: false,
         timeout: LOCK_TIMEOUT,
         confirm: None,
+        afterwards: Afterwards::Applied,
     };
     order.carry_out(&|kernel: &mut Linux| Ok(prepare_destroy(kernel, args.host.as_deref())?), output)
 }

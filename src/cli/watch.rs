@@ -20,12 +20,17 @@ use crate::config::clean;
 use crate::plan::Plan;
 use crate::reconcile::PrepareError;
 use crate::reconcile::watch::{Cause, News, Trigger, WatchError, Watched, triggers, watch};
+use crate::services::Listen;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Use files that others could write
     #[arg(long)]
     insecure: bool,
+    /// Serve what was counted as Prometheus text at http://ADDR/metrics: an address and a port, such as 127.0.0.1:9464,
+    /// or unix:/PATH
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<Listen>,
 }
 
 pub(super) fn run(args: &super::Args, command: &Args) -> Result<Done, Error> {
@@ -41,11 +46,12 @@ pub(super) fn run(args: &super::Args, command: &Args) -> Result<Done, Error> {
         insecure: command.insecure,
         // Twice within the time after which systemd takes it for stuck.
         alive: sd_notify::watchdog_enabled().map(|time| time / 2),
+        metrics: command.metrics.clone(),
     };
     let mut teller = Teller { ready: false, reloading: false };
     watch(&watched, (sender, receiver), &mut |news| teller.tell(&news)).map_err(|error| match error {
         WatchError::Kernel(error) => Error::Prepare(PrepareError::from(error)),
-        error @ WatchError::Files(_) => Error::Other(error.into()),
+        error @ (WatchError::Files(_) | WatchError::Metrics { .. }) => Error::Other(error.into()),
     })?;
     info!("stopping; the network stays as it is");
     notify(&[NotifyState::Stopping]);
@@ -126,11 +132,12 @@ impl Teller {
                 self.reloaded();
             }
             News::Held(why) => {
-                warn!("nothing is done: {why}");
+                warn!("the file is not applied: {why}");
                 // The boot goes on, and whoever is to confirm may come by the network that there is.
                 status(&format!("held: {why}"));
                 self.up();
             }
+            News::Instead(why) => warn!("{why}"),
             News::Fight(keys, pause) => {
                 let names = named(keys.iter());
                 warn!(

@@ -61,7 +61,12 @@ fn sections(documents: &[Document]) -> Vec<(Owner, Place)> {
 
 /// `[settings]`, which one source at most has.
 fn settings(documents: &[Document], problems: &mut Problems) -> Settings {
-    let mut settings = Settings { forwarding: true, overlap: Overlap::Refuse, lock_timeout: Duration::from_secs(10) };
+    let mut settings = Settings {
+        forwarding: true,
+        overlap: Overlap::Refuse,
+        lock_timeout: Duration::from_secs(10),
+        accounting: false,
+    };
     let mut first: Option<Place> = None;
     for item in documents.iter().filter_map(|document| document.table().get("settings")) {
         if let Some(first) = &first {
@@ -80,6 +85,9 @@ fn read_settings(settings: &mut Settings, table: Table, problems: &mut Problems)
     table.check_keys(&keys::SETTINGS, problems);
     if let Some(value) = table.get("forwarding").and_then(|item| item.boolean(problems)) {
         settings.forwarding = value;
+    }
+    if let Some(value) = table.get("accounting").and_then(|item| item.boolean(problems)) {
+        settings.accounting = value;
     }
     if let Some(item) = table.get("overlap") {
         match item.as_str() {

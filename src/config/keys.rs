@@ -156,8 +156,10 @@ pub(super) const SETTINGS: Section = Section {
         )
         .default("\"refuse\""),
         Key::new("lock_timeout", DURATION, "How long to wait for another netrec on this host.").default("\"10s\""),
+        Key::new("accounting", Flag, "Count packets and bytes of published ports, at the cost of a look-up more for each.")
+            .default("false"),
     ],
-    later: &["accounting"],
+    later: &[],
 };
 
 pub(super) const HOST: Section = Section {

@@ -32,6 +32,11 @@ impl Sources {
         }
     }
 
+    /// Whether they say the same, wherever they were read.
+    pub fn has_texts_of(&self, other: &Self) -> bool {
+        self.0.iter().map(|source| &source.text).eq(other.0.iter().map(|source| &source.text))
+    }
+
     /// `netrec.toml:14`: the file and the line (from 1) where a place begins.
     ///
     /// Counts lines from the top each time; [`Config::places`](super::Config::places) has them all at once.

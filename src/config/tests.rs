@@ -63,7 +63,7 @@ fn meaning(config: &Config) -> String {
 
 #[test]
 fn defaults_are_filled_in() {
-    let expected = r"Settings { forwarding: true, overlap: Refuse, lock_timeout: 10s }
+    let expected = r"Settings { forwarding: true, overlap: Refuse, lock_timeout: 10s, accounting: false }
 networks.front [] None None
   10.20.0.0/24 of 10.20.0.0/24, gateway Some(10.20.0.1), range 10.20.0.0/24
   fd20::/64 of fd20::/64, gateway Some(fd20::1), range fd20::/64

@@ -109,6 +109,8 @@ pub struct Settings {
     pub overlap: Overlap,
     /// How long to wait for another netrec on this host.
     pub lock_timeout: Duration,
+    /// Count the packets and bytes of published ports.
+    pub accounting: bool,
 }
 
 /// `settings.overlap`.

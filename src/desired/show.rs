@@ -37,6 +37,7 @@ pub fn filled_in(config: &Config, facts: &Facts, host: Option<&str>) -> Result<V
             "forwarding": settings.forwarding,
             "overlap": match settings.overlap { Overlap::Refuse => "refuse", Overlap::Warn => "warn" },
             "lock_timeout": format!("{}ms", settings.lock_timeout.as_millis()),
+            "accounting": settings.accounting,
         },
         "networks": networks,
         "containers": containers,

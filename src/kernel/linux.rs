@@ -21,8 +21,8 @@ use super::run::Runner;
 use super::space::Ahead;
 use super::{Backend, ReadError, StepError, facts, foreign, live, sockets, sources};
 use crate::state::{
-    Announcement, Asked, Facts, Flow, Netns, Published, Scope, SearchedFor, Stale, State, Step, Surroundings,
-    Whereabouts,
+    Announcement, Asked, Facts, Flow, Key, Netns, Published, Scope, SearchedFor, Stale, State, Step, Surroundings,
+    Traffic, Whereabouts,
 };
 
 /// The running kernel, seen from the network namespace that the opening thread is in. All calls must come from threads
@@ -298,6 +298,10 @@ impl Backend for Linux {
             }
             _ => ReadError::Other(format!("read tracked connections: {trouble}")),
         })
+    }
+
+    fn traffic(&mut self) -> Result<Vec<(Key, Traffic)>, ReadError> {
+        self.firewall()?.traffic()
     }
 
     fn announce(&mut self, all: &[Announcement]) {

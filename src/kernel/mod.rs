@@ -37,8 +37,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::state::{
-    Announcement, Asked, Facts, Flow, Netns, Published, Scope, SearchedFor, Stale, State, Step, Surroundings,
-    Whereabouts,
+    Announcement, Asked, Facts, Flow, Key, Netns, Published, Scope, SearchedFor, Stale, State, Step, Surroundings,
+    Traffic, Whereabouts,
 };
 
 /// Where state is read from and steps go to: the kernel, or in tests a stand-in that refuses illegal steps.
@@ -85,6 +85,11 @@ pub trait Backend {
 
     /// The flows that connection tracking knows in the host's namespace.
     fn flows(&mut self) -> Result<Vec<Flow>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    /// What the firewall has counted, by the elements of its sets that count.
+    fn traffic(&mut self) -> Result<Vec<(Key, Traffic)>, ReadError> {
         Ok(Vec::new())
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::kernel::{Backend, ReadError, StepError};
 use crate::state::{
     Announcement, Asked, Entry, Facts, Flow, InterfaceName, Key, Link, LinkKind, Netns, Object, Published, Scope,
-    SearchedFor, Stale, State, Step, Surroundings, Whereabouts, device_of,
+    SearchedFor, Stale, State, Step, Surroundings, Traffic, Whereabouts, device_of,
 };
 
 /// The objects that differ from what they were when the work began. What is taken back is struck out, but for addresses and
@@ -142,6 +142,10 @@ impl Backend for Kept<'_> {
 
     fn surroundings(&mut self, facts: &Facts, published: &[Published]) -> Surroundings {
         self.inner.surroundings(facts, published)
+    }
+
+    fn traffic(&mut self) -> Result<Vec<(Key, Traffic)>, ReadError> {
+        self.inner.traffic()
     }
 
     fn flows(&mut self) -> Result<Vec<Flow>, ReadError> {

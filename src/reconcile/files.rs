@@ -23,6 +23,12 @@ pub(super) fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write(path, bytes)
 }
 
+/// The same for one that is to be there even when the machine loses power the next moment.
+pub(super) fn keep_for_good(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    keep(path, bytes)?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
 /// Writes a file under another name first, so that whoever reads it finds all of it, the old one or the new one.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = OsString::from(".");

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::apply::{Undo, restore};
 use super::lock::{Lock, LockError};
-use super::{files, sources};
+use super::{confirmed, files, sources};
 use crate::config::Sources;
 use crate::kernel::Backend;
 use crate::state::{Scope, State};
@@ -58,6 +58,27 @@ pub enum Stage {
     RolledBack,
     /// It could not all be taken back: what is left to do.
     Stuck(Vec<String>),
+}
+
+/// What becomes of a configuration that nobody stands by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// It is applied.
+    Apply,
+    /// Nothing is.
+    Hold {
+        /// Where the change stands that is the reason; none where a boot came over it.
+        stage: Option<Stage>,
+        /// The reason in words.
+        notice: String,
+    },
+    /// The last confirmed one is, in its place.
+    Confirmed {
+        /// That one.
+        file: Sources,
+        /// The reason in words.
+        notice: String,
+    },
 }
 
 /// A change that is to be confirmed could not be guarded, confirmed or taken back.
@@ -205,9 +226,38 @@ impl Place {
         }
     }
 
-    /// Forgets a change that was taken back: a person has applied something since.
+    /// Forgets a change that was taken back, or that a boot came over: something has been applied for good since.
     pub fn let_go(&self) -> Result<(), GuardError> {
-        if self.read()?.is_some_and(|journal| journal.stage == Stage::RolledBack) { self.remove() } else { Ok(()) }
+        match self.read()?.map(|journal| journal.stage) {
+            Some(Stage::RolledBack) => self.remove()?,
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        confirmed::let_go()
+    }
+
+    /// What to do with a configuration that nobody stands by, at boot or while it is watched.
+    pub fn ruling(&self, file: &Sources) -> Result<Ruling, GuardError> {
+        if let Some(journal) = self.read()? {
+            // While one waits, all others do.
+            return Ok(if journal.stage == Stage::RolledBack && !journal.file.has_texts_of(file) {
+                Ruling::Apply
+            } else {
+                Ruling::Hold { stage: Some(journal.stage), notice: self.notice()?.unwrap_or_default() }
+            });
+        }
+        if !confirmed::is_held(file)? {
+            return Ok(Ruling::Apply);
+        }
+        let what = format!("{} waited to be confirmed when this host went down, or was taken back", file.names());
+        let way_out = "`netrec apply` applies it";
+        Ok(match confirmed::last()? {
+            Some(last) => Ruling::Confirmed {
+                notice: format!("{what}: {} is applied in its place; {way_out}", last.names()),
+                file: last,
+            },
+            None => Ruling::Hold { stage: None, notice: format!("{what}, and none was confirmed before: {way_out}") },
+        })
     }
 
     /// Keeps what was applied. Yields its name.
@@ -223,7 +273,8 @@ impl Place {
         // It is to stay, whatever the disk says of the copy.
         self.remove()?;
         let name = journal.file.names();
-        confirmed(&journal.file)
+        confirmed::let_go()
+            .and_then(|()| confirmed::keep_confirmed(&journal.file))
             .map_err(|error| GuardError::NotKept { name: name.clone(), error: error.to_string() })?;
         Ok(name)
     }
@@ -262,6 +313,10 @@ impl Place {
         };
         self.write(&journal)?;
         let guarded = Guarded { place: self.clone(), journal, time };
+        if let Err(error) = confirmed::hold(file) {
+            self.remove()?;
+            return Err(error);
+        }
         match start(self) {
             Ok(()) => Ok(guarded),
             Err(why) => {
@@ -330,7 +385,8 @@ impl Guarded {
 
     /// There is no change to take back.
     pub fn cancel(self) -> Result<(), GuardError> {
-        self.place.remove()
+        self.place.remove()?;
+        confirmed::let_go()
     }
 }
 
@@ -391,37 +447,4 @@ fn by_itself(log: &Path, program: &Path, inode: &str) -> io::Result<Child> {
     let mut command = Command::new(program);
     command.args(["guard", inode]).current_dir("/");
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
-}
-
-/// Where the last configuration is that somebody confirmed: for a boot while another one waits or was taken back.
-fn confirmed_file() -> PathBuf {
-    Path::new(files::LIB).join("confirmed.toml")
-}
-
-/// Keeps a configuration as the last confirmed one.
-fn confirmed(file: &Sources) -> Result<(), GuardError> {
-    let path = confirmed_file();
-    files::keep(&path, merged(file).as_bytes())
-        .map_err(|error| GuardError::Io { path: path.display().to_string(), error })
-}
-
-/// The same for one that was applied for good, where there has been a confirmed one before.
-pub fn applied(file: &Sources) -> Result<(), GuardError> {
-    if confirmed_file().exists() { confirmed(file) } else { Ok(()) }
-}
-
-/// The texts as one; several lose their comments.
-fn merged(file: &Sources) -> String {
-    if let [one] = file.0.as_slice() {
-        return one.text.clone();
-    }
-    let mut whole = toml::Table::new();
-    for (key, value) in file.0.iter().filter_map(|source| source.text.parse::<toml::Table>().ok()).flatten() {
-        match (whole.get_mut(&key), value) {
-            (Some(toml::Value::Table(there)), toml::Value::Table(more)) => there.extend(more),
-            (Some(toml::Value::Array(there)), toml::Value::Array(more)) => there.extend(more),
-            (_, value) => drop(whole.insert(key, value)),
-        }
-    }
-    whole.to_string()
 }

@@ -2,6 +2,8 @@
 
 mod apply;
 mod books;
+mod confirmed;
+mod entrances;
 mod files;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -22,7 +24,8 @@ use std::collections::BTreeSet;
 
 pub use apply::{ApplyError, Progress, Undo, apply, unwatched};
 pub use books::{Books, Kept};
-pub use guard::{GuardError, Guarded, Journal, Place, Stage, applied};
+pub use confirmed::{applied, keep_confirmed};
+pub use guard::{GuardError, Guarded, Journal, Place, Ruling, Stage};
 pub use input::{InputError, read_sources, read_trusted};
 pub use lock::{Lock, LockError};
 pub use saved::{Origin, Saved, SavedError};

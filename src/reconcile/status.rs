@@ -7,14 +7,13 @@ use ipnetwork::IpNetwork;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::entrances::{Entrance, Part, Use, entrances, use_of};
 use super::{PrepareError, Prepared, Wanted, planned, read, sources, there, wanted};
-use crate::config::{Attachment, Config, Container, Mode, Network, Port, PortAddress, PortRange};
-use crate::desired::{Chosen, ChosenAttachment, Desired, Refusal, bridge_name};
+use crate::config::{Attachment, Config, Container, Network};
+use crate::desired::{ChosenAttachment, Desired, Refusal, bridge_name};
 use crate::kernel::Backend;
 use crate::plan::{Action, Conflict, FORMAT_VERSION, LeftOut, Op, Summary};
-use crate::state::{
-    Facts, Flow, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object, Owner, State, Warning, Whereabouts,
-};
+use crate::state::{Facts, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object, Owner, State, Warning, Whereabouts};
 
 /// What there is of a file on a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,7 +132,13 @@ pub struct PortStatus {
     /// The container's ports.
     pub container_ports: String,
     /// How many tracked connections there are by it.
-    pub connections: usize,
+    pub connections: u64,
+    /// How many packets went through it, both ways; none where they are not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets: Option<u64>,
+    /// How many bytes they had, from the IP header on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
     /// How much of it is there.
     pub state: Standing,
     /// What keeps it from being made.
@@ -247,6 +252,7 @@ impl Status {
         });
         text += &table(["CONTAINER", "NETNS", "NETWORK", "INTERFACE", "ADDRESSES", "STATE"], rows);
         let rows = self.ports.iter().map(|port| {
+            let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
             let address = match port.address {
                 None => "*".to_owned(),
                 Some(IpAddr::V6(ip)) => format!("[{ip}]"),
@@ -258,10 +264,18 @@ impl Status {
                 format!("{}:{}", port.container, port.container_ports),
                 to.join(" "),
                 port.connections.to_string(),
+                number(port.packets),
+                number(port.bytes),
                 in_words(port.state, port.hindered.as_ref()),
             ]
         });
-        text += &table(["PORT", "CONTAINER", "ADDRESSES", "CONNECTIONS", "STATE"], rows);
+        text += &if self.ports.iter().any(|port| port.packets.is_some()) {
+            table(["PORT", "CONTAINER", "ADDRESSES", "CONNECTIONS", "PACKETS", "BYTES", "STATE"], rows)
+        } else {
+            let rows =
+                rows.map(|[port, container, to, connections, _, _, state]| [port, container, to, connections, state]);
+            table(["PORT", "CONTAINER", "ADDRESSES", "CONNECTIONS", "STATE"], rows)
+        };
         if !self.left.is_empty() {
             let left: Vec<&str> = self.left.iter().map(Owner::as_str).collect();
             text += &format!("\nNo longer in {}: {}\n", self.file, left.join(", "));
@@ -318,23 +332,20 @@ pub fn status(
     let read = read(backend, &state)?;
     let what = Wanted { state, warnings, chosen, targets: &[], left_out: LeftOut::default() };
     let (prepared, conflicts) = planned(backend, config, host, facts.clone(), what, read);
-    let flows = if config.containers.iter().any(|c| !c.ports.is_empty()) { backend.flows()? } else { Vec::new() };
-    let here = config.hosts.iter().position(|h| h.name.as_str() == prepared.plan.host);
-    let part = here.map(|here| config.on_host(here));
-    let chosen = Chosen::new(config).map_err(|invalid| PrepareError::Invalid(Box::new(invalid)))?;
-    let chosen = here.map_or_else(|| chosen.clone(), |here| chosen.on_host(config, here));
+    let part = Part::of(config, &prepared.plan.host)?;
+    let entrances = entrances(&part, &prepared.desired);
+    let uses = use_of(backend, &entrances)?;
     let hindered = hindrances(config, &facts, &refusals, &conflicts);
-    let view = View::new(part.as_ref().unwrap_or(config), &prepared, hindered);
-    let containers = view.config.containers.iter().zip(&chosen.containers);
+    let view = View::new(&part.config, &prepared, hindered);
+    let containers = part.config.containers.iter().zip(&part.chosen.containers);
+    let of_ports = part.config.containers.iter().flat_map(|c| c.ports.iter().map(move |_| c));
+    let ports = of_ports.zip(entrances).zip(uses);
     Ok(Status {
         host: prepared.plan.host.clone(),
         file: prepared.plan.file.clone(),
         changes: prepared.plan.summary(),
         networks: view.config.networks.iter().enumerate().map(|(index, n)| view.network(index, n)).collect(),
-        ports: containers
-            .clone()
-            .flat_map(|(c, chosen)| c.ports.iter().map(|port| view.port((c, chosen), port, &flows)).collect::<Vec<_>>())
-            .collect(),
+        ports: ports.map(|((container, entrance), used)| view.port(container, entrance, used)).collect(),
         containers: containers.map(|(c, chosen)| view.container(c, chosen)).collect(),
         left: strangers(&prepared, config),
         warnings: prepared.plan.warnings.clone(),
@@ -496,55 +507,24 @@ impl<'a> View<'a> {
         }
     }
 
-    fn port(&self, (container, chosen): (&Container, &[ChosenAttachment]), port: &Port, flows: &[Flow]) -> PortStatus {
-        let targets = port.targets.iter().flatten();
-        let address = |ipv6: bool| {
-            let index = port.targets[usize::from(ipv6)]?;
-            chosen[index].addresses.iter().map(|address| address.ip.ip()).find(|ip| ip.is_ipv6() == ipv6)
-        };
-        let to: Vec<IpAddr> = [false, true].into_iter().filter_map(address).collect();
-        let opened = [false, true].map(|ipv6| {
-            let network =
-                port.targets[usize::from(ipv6)].map(|index| self.config.network(&container.attachments[index]));
-            network.is_some_and(|network| network.mode(ipv6) == Some(Mode::Routed))
-        });
-        let asked = match port.address {
-            PortAddress::One(ip) => Some(ip),
-            PortAddress::AnyIpv4 => Some(IpAddr::from([0; 4])),
-            PortAddress::AnyIpv6 => Some(IpAddr::from([0; 16])),
-            PortAddress::Any => None,
-        };
+    fn port(&self, container: &Container, entrance: Entrance, Use { connections, traffic }: Use) -> PortStatus {
+        let address = entrance.address();
+        let Entrance { port, container: name, to, .. } = entrance;
+        let mut attachments = port.targets.iter().flatten().map(|index| &container.attachments[*index]);
+        let below = || attachments.find_map(|attachment| self.hindered(container, attachment));
         PortStatus {
-            owner: port.owner.clone(),
-            address: asked,
+            address,
             host: port.host.to_string(),
             protocol: port.protocol.as_str(),
-            container: container.name.to_string(),
-            connections: flows.iter().filter(|flow| is_by(flow, port, &to, opened)).count(),
+            container: name,
+            connections,
+            packets: traffic.map(|traffic| traffic.packets),
+            bytes: traffic.map(|traffic| traffic.bytes),
             to,
             container_ports: port.container.to_string(),
             state: self.state(&port.owner),
-            hindered: self.hindered.get(&port.owner).cloned().or_else(|| {
-                let mut hindered = targets.filter_map(|index| self.hindered(container, &container.attachments[*index]));
-                hindered.next()
-            }),
+            hindered: self.hindered.get(&port.owner).cloned().or_else(below),
+            owner: port.owner,
         }
     }
-}
-
-/// Whether a flow came by a published port which leads to these addresses: those of the families that are `opened` by their
-/// own address, and others by the host's.
-fn is_by(flow: &Flow, port: &Port, to: &[IpAddr], opened: [bool; 2]) -> bool {
-    let within = |number: Option<u16>, range: PortRange| number.is_some_and(|number| range.contains(number));
-    if flow.protocol != port.protocol.number() || !to.contains(&flow.answers.ip) {
-        return false;
-    }
-    if opened[usize::from(flow.answers.ip.is_ipv6())] {
-        return within(flow.answers.port, port.container);
-    }
-    let at = match port.address {
-        PortAddress::One(ip) => flow.to.ip == ip,
-        _ => port.has_family(flow.to.ip.is_ipv6()),
-    };
-    flow.is_rewritten() && at && flow.to.port.and_then(|host| port.container_port(host)) == flow.answers.port
 }

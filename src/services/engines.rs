@@ -15,20 +15,20 @@ use crate::config::clean;
 use crate::state::{Lead, SourceKind};
 
 /// How long an engine may take to answer a question. It takes some milliseconds; a busy one can take a second.
-const LIMIT: Duration = Duration::from_secs(5);
+pub(super) const LIMIT: Duration = Duration::from_secs(5);
 /// Questions at once: an engine answers a few faster than one by one, and not faster for more.
 const AT_ONCE: usize = 4;
 
 /// Where an engine listens, and what it is called.
-struct Engine {
+pub(super) struct Engine {
     name: &'static str,
     command: &'static str,
-    socket: PathBuf,
+    pub(super) socket: PathBuf,
 }
 
 impl Engine {
     /// Where the environment or else the engine's own default says; why it cannot be asked there.
-    fn find(kind: SourceKind) -> Result<Self, String> {
+    pub(super) fn find(kind: SourceKind) -> Result<Self, String> {
         let (name, command, variable, default) = match kind {
             SourceKind::Podman => ("Podman", "podman", "CONTAINER_HOST", "/run/podman/podman.sock"),
             _ => ("Docker", "docker", "DOCKER_HOST", "/var/run/docker.sock"),

@@ -57,6 +57,18 @@ impl Client {
         Ok(Answer { status: response.status().as_u16(), body })
     }
 
+    /// Asks for a resource that goes on for as long as the service likes; only its beginning has the time limit.
+    pub(super) fn stream(&self, path: &str) -> Result<impl Read + 'static, String> {
+        let limit = Some(self.limit);
+        let request = self.agent.get(format!("http://localhost{path}")).config();
+        let request = request.timeout_global(None).timeout_connect(limit).timeout_recv_response(limit).build();
+        let response = request.call().map_err(|error| self.why(&error))?;
+        match response.status().as_u16() {
+            200 => Ok(response.into_body().into_reader()),
+            status => Err(format!("it answered {status}")),
+        }
+    }
+
     /// What went wrong, in a few words.
     fn why(&self, error: &Error) -> String {
         match error {

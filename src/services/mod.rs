@@ -1,13 +1,19 @@
-//! What is asked of others on this host, by sockets and programs, each time within a time limit: container engines, systemd.
+//! What is asked of others on this host, by sockets and programs, each time within a time limit: container engines, systemd;
+//! and what others may ask of netrec.
 
 mod engines;
 mod http;
 mod program;
+mod server;
+mod stream;
 mod systemd;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread;
+
+pub use server::{Listen, Page, Server};
+pub use stream::{Streams, Tell};
 
 use crate::state::{Lead, Netns, Source, SourceKind};
 

@@ -150,6 +150,9 @@ pub struct Set {
     pub key: Vec<DataType>,
     /// What a map maps to; none for a plain set.
     pub data: Option<SetData>,
+    /// Whether each element counts the packets that it was found for, and their bytes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub counted: bool,
 }
 
 /// What a map's elements hold.
@@ -181,7 +184,10 @@ impl fmt::Display for Set {
                 join(f, types, " . ")?;
             }
         }
-        if self.is_interval() { f.write_str("; flags interval") } else { Ok(()) }
+        if self.is_interval() {
+            f.write_str("; flags interval")?;
+        }
+        if self.counted { f.write_str("; counter") } else { Ok(()) }
     }
 }
 
@@ -497,6 +503,12 @@ pub enum Field {
     CtState,
     /// Connection tracking status, as bits.
     CtStatus,
+    /// Where the flow's first packet was sent to, before all translation: an IPv4 address.
+    CtOriginalIpDaddr,
+    /// The same: an IPv6 address.
+    CtOriginalIp6Daddr,
+    /// The same: the port.
+    CtOriginalProtoDst,
     /// What the destination is to the routing table.
     FibDaddrType,
 }
@@ -509,7 +521,7 @@ pub const CT_STATUS_DNAT: u32 = 1 << 5;
 pub const TCP_SYN: u32 = 1 << 1;
 
 impl Field {
-    /// The family a packet must have for this field to exist.
+    /// The family a packet must have for this field to exist. What is of connection tracking the kernel asks itself.
     pub fn family(self) -> Option<Family> {
         match self {
             Self::IpSaddr | Self::IpDaddr => Some(Family::Ipv4),
@@ -538,6 +550,9 @@ impl Field {
             Self::TcpFlags => "tcp flags",
             Self::CtState => "ct state",
             Self::CtStatus => "ct status",
+            Self::CtOriginalIpDaddr => "ct original ip daddr",
+            Self::CtOriginalIp6Daddr => "ct original ip6 daddr",
+            Self::CtOriginalProtoDst => "ct original proto-dst",
             Self::FibDaddrType => "fib daddr type",
         }
     }

@@ -51,5 +51,14 @@ impl Flow {
     }
 }
 
+/// What a counter has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets, in both directions.
+    pub packets: u64,
+    /// Their bytes from the IP header on.
+    pub bytes: u64,
+}
+
 /// Whether a flow is to end. The second argument says whether an address is the host's own, now.
 pub type Stale<'a> = &'a dyn Fn(&Flow, &dyn Fn(IpAddr) -> bool) -> bool;

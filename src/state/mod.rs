@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use announcement::Announcement;
 pub use facts::{Asked, Facts};
-pub use flow::{End, Flow, Stale};
+pub use flow::{End, Flow, Stale, Traffic};
 pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner};
 pub use object::{
     Address, BridgePort, Claim, Device, Fdb, GROUP, GROUP_LEAVING, Hook, IP6_RT_PRIO_ADDRCONF, IpvlanMode, Key, Kind,

@@ -2,6 +2,7 @@
 
 use crate::SHOP;
 use crate::lab::{self, Lab, NETREC, Snapshot, until};
+use crate::watch::Watching;
 
 /// Another network, another port, and one container less.
 const AFTER: &str = r#"
@@ -172,13 +173,28 @@ fn what_is_confirmed_stays_also_where_no_copy_can_be_kept() {
     lab::in_lab(|lab| {
         try_for(lab, "1h");
         let after = at_rest(lab);
-        lab.host.sh("echo > /var/lib/netrec");
+        lab.host.sh("mkdir /var/lib/netrec/confirmed.toml");
         let confirmed = lab.host.netrec(&["confirm"]);
         let told = "error: /run/lab/after.toml is confirmed and stays, but could not be kept as the last confirmed \
-                    configuration: /var/lib/netrec/confirmed.toml: File exists (os error 17)\n";
+                    configuration: /var/lib/netrec/confirmed.toml: Is a directory (os error 21)\n";
         assert_eq!((confirmed.status, confirmed.stderr.as_str()), (1, told));
         no_guard(lab);
         assert_eq!(after.diff(&at_rest(lab)), "");
+    });
+}
+
+#[test]
+fn nothing_is_done_where_a_boot_would_not_know_of_it() {
+    lab::in_lab(|lab| {
+        lab.host.apply(SHOP);
+        let before = at_rest(lab);
+        lab.host.sh("echo > /var/lib/netrec");
+        let file = lab.host.write("after.toml", AFTER);
+        let refused = lab.host.netrec(&["-c", &file, "apply", "-y", "--confirm", "1h"]);
+        let told = "error: /var/lib/netrec/held.json: File exists (os error 17)\n";
+        assert_eq!((refused.status, refused.stderr.as_str()), (1, told));
+        no_guard(lab);
+        assert_eq!(before.diff(&at_rest(lab)), "");
     });
 }
 
@@ -270,5 +286,99 @@ fn times_that_are_none_are_refused() {
             let refused = lab.host.try_netrec(SHOP, &["apply", "-y", &format!("--confirm={time}")]);
             assert_eq!(refused.status, 64, "{time}: {}", refused.stderr);
         }
+    });
+}
+
+/// What is left of it when a host goes down and comes up again: nothing under `/run`, and no guard.
+fn reboot(lab: &Lab) {
+    if let Some(pid) = guard(lab) {
+        lab.host.run(["kill", "-KILL", &pid.to_string()]);
+        no_guard(lab);
+    }
+    lab.host.sh("rm -r /run/netrec");
+}
+
+#[test]
+fn a_boot_applies_the_last_confirmed_configuration_while_another_is_held_back() {
+    lab::in_lab(|lab| {
+        let file = lab.host.write("net/netrec.toml", SHOP);
+        let boot = || {
+            let output = lab.host.netrec(&["-c", &file, "--quiet", "apply", "--boot", "--json"]);
+            let done: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+            (output.status, done["summary"]["delete"].as_u64(), output.stderr)
+        };
+        let matches = |toml: &str| lab.host.try_netrec(toml, &["plan", "--detailed-exitcode"]).status == 0;
+        let note = || lab.host.netrec(&["-c", &file, "apply", "--boot"]).stderr;
+        // A host that boots by it knows from the first boot on what there was before a change.
+        assert_eq!(boot(), (0, Some(0), String::new()));
+        assert_eq!(lab.host.sh("cat /var/lib/netrec/confirmed.toml"), SHOP);
+
+        lab.host.write("net/netrec.toml", AFTER);
+        assert_eq!(lab.host.netrec(&["-c", &file, "apply", "-y", "--confirm", "1h"]).status, 0);
+        // The service is started again while it waits.
+        assert_eq!(boot(), (0, None, String::new()));
+        assert!(note().contains("waits to be confirmed"), "{}", note());
+        assert!(matches(AFTER));
+        reboot(lab);
+        let told = format!(
+            "{file} waited to be confirmed when this host went down, or was taken back: /var/lib/netrec/confirmed.toml is \
+             applied in its place; `netrec apply` applies it\n"
+        );
+        assert!(note().starts_with(&told), "{}", note());
+        assert!(matches(SHOP));
+        // As often as it boots.
+        assert_eq!(boot(), (0, Some(0), String::new()));
+        // By another name it is the same.
+        let other = lab.host.write("net/other.toml", AFTER);
+        assert_eq!(lab.host.netrec(&["-c", &other, "apply", "--boot"]).status, 0);
+        assert!(matches(SHOP));
+
+        // Watched it is held back, too, until it changes.
+        let watching = Watching::start(lab, &["-c", &file]);
+        watching.says_some_time(&format!("WARN {}", told.trim_end()));
+        let first = watching.says_some_time("INFO ");
+        assert!(first.contains(" matches /var/lib/netrec/confirmed.toml changes=0"), "{first}");
+        lab.container("web").run(["ip", "route", "del", "default"]);
+        watching.says_some_time("INFO repaired route default in web");
+        assert!(matches(SHOP));
+        let next = AFTER.replace("8080:81", "8080:82");
+        lab.host.write("net/netrec.toml", &next);
+        watching.says_some_time(&format!("INFO applied {file}: "));
+        watching.stop();
+        assert!(matches(&next));
+        assert_eq!(
+            lab.host.sh("cat /var/lib/netrec/confirmed.toml; ls /var/lib/netrec"),
+            format!("{next}confirmed.toml\n")
+        );
+
+        // One that was taken back is not applied either, before and after a boot, and another one is.
+        lab.host.write("net/netrec.toml", AFTER);
+        assert_eq!(lab.host.netrec(&["-c", &file, "apply", "-y", "--confirm", "1h"]).status, 0);
+        assert_eq!(lab.host.netrec(&["rollback"]).status, 0);
+        no_guard(lab);
+        assert_eq!(note(), format!("{file} was not confirmed, and was taken back\n"));
+        reboot(lab);
+        assert!(note().starts_with(&told), "{}", note());
+        assert!(matches(&next));
+        // Somebody who applies it means it.
+        assert_eq!(lab.host.netrec(&["-c", &file, "apply", "-y"]).status, 0);
+        assert_eq!(boot(), (0, Some(0), String::new()));
+        assert!(matches(AFTER));
+    });
+}
+
+#[test]
+fn a_boot_applies_nothing_where_none_was_confirmed_before() {
+    lab::in_lab(|lab| {
+        try_for(lab, "1h");
+        reboot(lab);
+        let boot = lab.host.netrec(&["-c", "/run/lab/after.toml", "apply", "--boot"]);
+        let told = "/run/lab/after.toml waited to be confirmed when this host went down, or was taken back, and none was \
+                    confirmed before: `netrec apply` applies it\n";
+        assert_eq!((boot.status, boot.stdout.as_str(), boot.stderr.as_str()), (0, "", told));
+        // What there is stays as it is.
+        assert_eq!(lab.host.try_netrec(AFTER, &["plan", "--detailed-exitcode"]).status, 0);
+        let wrong = lab.host.netrec(&["apply", "--boot", "--confirm", "1h"]);
+        assert_eq!(wrong.status, 64);
     });
 }

@@ -8,6 +8,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod accounting;
 mod attachments;
 mod changes;
 mod commands;
@@ -19,6 +20,7 @@ mod drivers;
 mod flows;
 mod hosts;
 mod idempotence;
+mod metrics;
 mod obstacles;
 mod others;
 mod overlay;

@@ -20,20 +20,20 @@ use crate::lab::{self, Lab, NETREC, until};
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// A watch under way, and what it has said that was not asked for yet.
-struct Watching {
+pub(crate) struct Watching {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Watching {
     /// Starts it, in a way that it fails where what it keeps of the kernel is not what there is.
-    fn start(lab: &Lab, args: &[&str]) -> Self {
+    pub(crate) fn start(lab: &Lab, args: &[&str]) -> Self {
         Self::start_with(lab, args, &[("NETREC_CHECK_PICTURE", "1")])
     }
 
-    fn start_with(lab: &Lab, args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_with(lab: &Lab, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut command = Command::new(NETREC);
-        command.args(args).arg("watch").envs(env.iter().copied());
+        command.arg("watch").args(args).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = lab.host.spawn(&mut command).expect("netrec");
         let stderr = BufReader::new(child.stderr.take().expect("standard error"));
@@ -43,13 +43,13 @@ impl Watching {
     }
 
     /// Waits for the next line, which is this one but for its figures.
-    fn says(&self, wanted: &str) {
+    pub(crate) fn says(&self, wanted: &str) {
         let line = self.lines.recv_timeout(LIMIT).unwrap_or_else(|error| panic!("{error} before `{wanted}`"));
         assert_eq!(without_figures(&line), wanted);
     }
 
     /// Waits for the next line that begins so.
-    fn says_some_time(&self, wanted: &str) -> String {
+    pub(crate) fn says_some_time(&self, wanted: &str) -> String {
         let start = Instant::now();
         let mut said = Vec::new();
         while let Ok(line) = self.lines.recv_timeout(LIMIT.saturating_sub(start.elapsed())) {
@@ -59,6 +59,18 @@ impl Watching {
             said.push(line);
         }
         panic!("no `{wanted}` in:\n{}", said.join("\n"))
+    }
+
+    /// How often its threads have gone to sleep or been put to sleep so far.
+    pub(crate) fn switches(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
+        let of = |status: String| -> u64 {
+            let lines = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+            lines.map(|(_, count)| count.trim().parse::<u64>().expect("a number")).sum()
+        };
+        tasks
+            .map(|task| of(fs::read_to_string(task.expect("a thread").path().join("status")).unwrap_or_default()))
+            .sum()
     }
 
     /// How many descriptors it has open, and its resident memory in KiB, once it is at rest.
@@ -80,12 +92,12 @@ impl Watching {
         (fs::read_dir(format!("{folder}/fd")).expect("descriptors").count(), memory)
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).expect("a process id")), signal).expect("it is there");
     }
 
     /// Ends it, and yields what it had said beside what was asked for.
-    fn stop(mut self) -> Vec<String> {
+    pub(crate) fn stop(mut self) -> Vec<String> {
         self.signal(Signal::SIGTERM);
         let status = self.child.wait().expect("its end");
         assert!(status.success(), "{status}");
@@ -110,15 +122,15 @@ fn without_figures(line: &str) -> String {
 }
 
 /// Waits until the kernel is what the file wants.
-fn converged(lab: &Lab, file: &str) {
+pub(crate) fn converged(lab: &Lab, file: &str) {
     until("it has converged", || lab.host.netrec(&["-c", file, "plan", "--detailed-exitcode"]).status == 0);
 }
 
-const FRONT: &str =
+pub(crate) const FRONT: &str =
     "[networks.front]\nsubnet = '10.20.0.0/24'\n[containers.web]\nnetworks = ['front']\nports = ['8080:80']\n";
 
 /// Forwarding is on, so that no word is lost over it.
-fn forwarding(lab: &Lab) {
+pub(crate) fn forwarding(lab: &Lab) {
     for path in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
         lab.host.set_sysctl(path, "1");
     }
@@ -479,9 +491,10 @@ fn a_change_that_waits_or_was_taken_back_is_not_applied_again() {
         lab.host.write("net/front.toml", &FRONT.replace("8080", "8081"));
         assert_eq!(lab.host.netrec(&["-c", &file, "apply", "-y", "--confirm", "10m"]).status, 0);
         let watching = Watching::start(lab, &["-c", &file]);
-        watching.says_some_time(&format!("WARN nothing is done: {file} was applied and waits to be confirmed, "));
+        watching
+            .says_some_time(&format!("WARN the file is not applied: {file} was applied and waits to be confirmed, "));
         assert_eq!(lab.host.netrec(&["rollback"]).status, 0);
-        watching.says(&format!("WARN nothing is done: {file} was not confirmed, and was taken back"));
+        watching.says(&format!("WARN the file is not applied: {file} was not confirmed, and was taken back"));
         // Neither by what happens in the kernel.
         lab.host.sh("ip -n web route del default");
         lab.host.write("net/front.toml", &FRONT.replace("8080", "8082"));

@@ -23,15 +23,16 @@ through_files() {
 case $what in
 start)
 	mkdir -p "$dir/root/bin" /run/podman
-	printf '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n' >"$CONTAINERS_CONF"
+	printf '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n' >"$CONTAINERS_CONF"
 	busybox=$(command -v busybox)
 	cp "$busybox" "$dir/root/bin/busybox"
 	for library in $(ldd "$busybox" 2>/dev/null | grep -o '/[^ ]*'); do
 		mkdir -p "$dir/root$(dirname "$library")"
 		cp -L "$library" "$dir/root$library"
 	done
-	for name in sh mkdir httpd ip; do ln -s busybox "$dir/root/bin/$name"; done
+	for name in sh mkdir httpd ip; do ln -sf busybox "$dir/root/bin/$name"; done
 	tar c -C "$dir/root" . | $podman import - busybox >/dev/null 2>&1
+	rm -f /run/podman/podman.sock
 	$podman system service --time=0 unix:///run/podman/podman.sock >"$dir/log" 2>&1 </dev/null &
 	echo $! >"$dir/pid"
 	n=0

@@ -97,7 +97,10 @@ fn table() -> (Key, Entry) {
 }
 
 fn set(name: &str, key: &[DataType], data: Option<SetData>) -> (Key, Entry) {
-    (Key::Set { name: name.into() }, Entry::new(Object::Set(Set { key: key.to_vec(), data }), Owner::netrec()))
+    (
+        Key::Set { name: name.into() },
+        Entry::new(Object::Set(Set { key: key.to_vec(), data, counted: false }), Owner::netrec()),
+    )
 }
 
 fn values(types: &[DataType]) -> Option<SetData> {

@@ -13,6 +13,7 @@
 //! | input, filter | `input` | is it a tunnel's packet from a stranger? is it a gateway address asked for from outside? |
 //! | forward, mangle | `clamp` | does a connection begin that goes through a tunnel? (only where its segments are kept small) |
 //! | forward, filter | `forward` | may it leave its network (`forward-from.NET`), and enter this one (`forward-to.NET`)? |
+//! | postrouting, mangle; input, mangle | `count`, `count-input` | is it of a flow to a published port? (only with `accounting`) |
 //! | postrouting, srcnat | `postrouting` | does it leave its network (`nat-from.NET`), or turn back into it (`nat-to.NET`)? |
 
 mod ports;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use self::ports::Published;
+use self::ports::{Published, counter_of};
 use super::{Build, ChosenNetwork, Whole};
 use crate::config::{Mode, Network, Subnet};
 use crate::state::firewall::{
@@ -61,11 +62,18 @@ const PORTS: &str = "ports";
 const ALLOW: &str = "allow";
 const ALLOW_PORTS: &str = "allow-ports";
 
+/// The base chains that count, behind each other's backs: what is sent on or sent out, and what comes back to the host
+/// itself. And the chain that asks for ports of the host's.
+const COUNT: &str = "count";
+const COUNT_INPUT: &str = "count-input";
+const COUNT_PORTS: &str = "count-ports";
+
 /// The names that differ between the families. Maps of ranges are there only where there are ranges.
 struct Names {
     family: Family,
     daddr: Field,
     saddr: Field,
+    original_daddr: Field,
     address: DataType,
     icmp: u8,
     /// Published ports of one host address, and of any, each alone and in ranges that keep the port's number.
@@ -89,6 +97,7 @@ const FAMILIES: [Names; 2] = [
         family: Family::Ipv4,
         daddr: Field::IpDaddr,
         saddr: Field::IpSaddr,
+        original_daddr: Field::CtOriginalIpDaddr,
         address: DataType::Ipv4Addr,
         icmp: ICMP,
         exact: "port4",
@@ -106,6 +115,7 @@ const FAMILIES: [Names; 2] = [
         family: Family::Ipv6,
         daddr: Field::Ip6Daddr,
         saddr: Field::Ip6Saddr,
+        original_daddr: Field::CtOriginalIp6Daddr,
         address: DataType::Ipv6Addr,
         icmp: ICMPV6,
         exact: "port6",
@@ -251,7 +261,14 @@ impl Build<'_> {
                 (names.allow, vec![names.address, InetProto, InetService], Some(SetData::Verdict)),
                 (names.allow_any, vec![InetProto, InetService], Some(SetData::Verdict)),
             ];
+            for name in [names.exact, names.any].into_iter().filter(|name| published.counted.contains(name)) {
+                let address = (name == names.exact).then_some(names.address);
+                self.counter(name, address.into_iter().chain([InetProto, InetService]).collect());
+            }
             for (name, key, data) in more {
+                if published.counted.contains(name) {
+                    self.counter(name, key.clone());
+                }
                 if published.maps.contains(name) {
                     self.set(name, key, data);
                 }
@@ -295,6 +312,17 @@ impl Build<'_> {
                 ],
             );
             self.chain(ALLOW_PORTS, None, published.allow_rules(), &Owner::netrec());
+        }
+        if !published.counted.is_empty() {
+            let translated = published.count_rules(true);
+            let mut rules = Vec::new();
+            if !translated.is_empty() {
+                self.chain(COUNT_PORTS, None, translated, &Owner::netrec());
+                rules.push(Rule(vec![was_dnat(), jump(COUNT_PORTS)]));
+            }
+            rules.extend(published.count_rules(false));
+            self.base_chain(COUNT, (ChainKind::Filter, Hook::Postrouting, PRIORITY_MANGLE), rules.clone());
+            self.base_chain(COUNT_INPUT, (ChainKind::Filter, Hook::Input, PRIORITY_MANGLE), rules);
         }
         self.base_chain("prerouting", (ChainKind::Nat, Hook::Prerouting, PRIORITY_DSTNAT), vec![local(PORTS)]);
         self.base_chain("output", (ChainKind::Nat, Hook::Output, PRIORITY_DSTNAT), vec![local(PORTS)]);
@@ -426,7 +454,13 @@ impl Build<'_> {
     }
 
     fn set(&mut self, name: &str, key: Vec<DataType>, data: Option<SetData>) {
-        self.want(Key::Set { name: name.into() }, Object::Set(Set { key, data }), &Owner::netrec());
+        self.want(Key::Set { name: name.into() }, Object::Set(Set { key, data, counted: false }), &Owner::netrec());
+    }
+
+    /// The set that counts what a map is for, by the map's key.
+    fn counter(&mut self, map: &str, key: Vec<DataType>) {
+        let set = Set { key, data: None, counted: true };
+        self.want(Key::Set { name: counter_of(map).into() }, Object::Set(set), &Owner::netrec());
     }
 
     fn element(&mut self, set: &str, key: Vec<Datum>, data: Option<ElementData>, owner: &Owner) {

@@ -8,6 +8,7 @@ use super::{ALLOW, FAMILIES, LINK_LOCAL_NET, accept, differs, drop, equals, ip, 
 use crate::config::{Mode, Network, Port, PortAddress, PortRange};
 use crate::desired::container::Member;
 use crate::desired::{Build, Whole};
+use crate::state::Owner;
 use crate::state::firewall::{Concat, Datum, ElementData, Expr, Family, Field, Rule, Verdict};
 
 /// What published ports need of the rest of the table.
@@ -20,6 +21,13 @@ pub(super) struct Published {
     /// The networks that ports lead into, each with the other networks of those containers: who asks from one of these is
     /// known to the container, and would be answered past the host.
     pub(super) shared: BTreeSet<(usize, usize)>,
+    /// The maps whose packets are counted.
+    pub(super) counted: BTreeSet<&'static str>,
+}
+
+/// The set that counts what a map is for.
+pub(super) fn counter_of(map: &str) -> String {
+    format!("count-{map}")
 }
 
 /// What leads to a port: protocol and numbers.
@@ -47,6 +55,28 @@ impl Published {
                 let any = vmap(&[Field::L4Proto, Field::ThDport], names.allow_any);
                 rules.push(rule(of_family(names.family == Family::Ipv6), [any]));
             }
+        }
+        rules
+    }
+
+    /// The rules that count the packets of flows to published ports, both ways, by where a flow's first packet was sent to:
+    /// by their second argument those that have been translated, the exact address first, or those to containers' own
+    /// addresses. What has been counted is done with.
+    pub(super) fn count_rules(&self, translated: bool) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for names in &FAMILIES {
+            let service = vec![Field::L4Proto, Field::CtOriginalProtoDst];
+            let exact = [vec![names.original_daddr], service.clone()].concat();
+            let look_up = |fields: &[Field], map: &'static str| {
+                let set = counter_of(map).into();
+                let look_up = Expr::InSet { fields: fields.to_vec(), negate: false, set };
+                self.counted.contains(map).then_some([look_up, Expr::Verdict(Verdict::Return)])
+            };
+            let maps = if translated { [names.exact, names.exact_range] } else { [names.open, names.open_range] };
+            rules.extend(maps.into_iter().filter_map(|map| look_up(&exact, map)).map(|exprs| Rule(exprs.into())));
+            let any = [names.any, names.any_range].into_iter().filter(|_| translated);
+            let any = any.filter_map(|map| look_up(&service, map));
+            rules.extend(any.map(|exprs| rule(of_family(names.family == Family::Ipv6), exprs)));
         }
         rules
     }
@@ -93,7 +123,9 @@ impl Build<'_> {
                 for ipv6 in [false, true] {
                     let Some((attachment, network, target)) = member.port_target(port, ipv6) else { continue };
                     if network.mode(ipv6) == Some(Mode::Routed) {
-                        self.open(port, target, verdict.clone().unwrap_or(Verdict::Accept), &mut published);
+                        let verdict = verdict.clone().unwrap_or(Verdict::Accept);
+                        let (map, key) = self.open(port, target, verdict, &mut published);
+                        self.count(map, key, &port.owner, &mut published);
                         continue;
                     }
                     self.translate(port, target, &mut published);
@@ -172,21 +204,39 @@ impl Build<'_> {
             published.maps.insert(range);
             let data = ElementData::Values(Concat(vec![ip(target)]));
             self.element(range, port_key(port, port.host), Some(data), &port.owner);
+            self.count(range, port_key(port, port.host), &port.owner, published);
             return;
         }
         for (host, container) in port.host.ports().zip(port.container.ports()) {
             let data = ElementData::Values(Concat(vec![ip(target), Datum::InetService(container)]));
             self.element(single, port_key(port, PortRange::one(host)), Some(data), &port.owner);
+            self.count(single, port_key(port, PortRange::one(host)), &port.owner, published);
         }
     }
 
-    /// Lets a container's port be reached by the container's address.
-    fn open(&mut self, port: &Port, target: IpAddr, verdict: Verdict, published: &mut Published) {
+    /// Counts what is found for a key of a map, where that is asked for.
+    fn count(&mut self, map: &'static str, key: Vec<Datum>, owner: &Owner, published: &mut Published) {
+        if self.config.settings.accounting {
+            published.counted.insert(map);
+            self.element(&counter_of(map), key, None, owner);
+        }
+    }
+
+    /// Lets a container's port be reached by the container's address. Yields what tells it, and the map.
+    fn open(
+        &mut self,
+        port: &Port,
+        target: IpAddr,
+        verdict: Verdict,
+        published: &mut Published,
+    ) -> (&'static str, Vec<Datum>) {
         let names = names(target.is_ipv6());
         let map = if port.container.is_one() { names.open } else { names.open_range };
         published.maps.insert(map);
-        let key = std::iter::once(ip(target)).chain(service(port.protocol.number(), port.container)).collect();
-        self.element(map, key, Some(ElementData::Verdict(verdict)), &port.owner);
+        let key: Vec<Datum> =
+            std::iter::once(ip(target)).chain(service(port.protocol.number(), port.container)).collect();
+        self.element(map, key.clone(), Some(ElementData::Verdict(verdict)), &port.owner);
+        (map, key)
     }
 
     /// Lets a host's port be used by those on its list alone.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::data::register_u32;
 use crate::kernel::nfnetlink::wire::{self, Attribute, Attributes, Slots, Writer};
+use crate::state::Traffic;
 use crate::state::firewall::{Family, Verdict};
 
 /// A 32-bit register, counted from the first data register (`NFT_REG32_00`).
@@ -50,6 +51,8 @@ pub(super) enum Source {
     Meta(u32),
     /// `enum nft_ct_keys`.
     Ct(u32),
+    /// Those of them that differ by direction, of the original one.
+    CtOriginal(u32),
     /// The type of the destination address in the routing table.
     FibDaddrType,
     /// The segment size that the packet's way holds, in host byte order.
@@ -148,6 +151,8 @@ pub(super) fn verdict(within: Attributes<'_>) -> Option<Verdict> {
     })
 }
 
+/// The name of counters.
+const COUNTER: &str = "counter";
 /// `NFTA_EXPR_NAME`.
 const EXPR_NAME: u16 = 1;
 /// `NFTA_EXPR_DATA`.
@@ -168,6 +173,8 @@ const FIB_DADDR: u32 = 1 << 1;
 /// `NFT_FIB_RESULT_ADDRTYPE`.
 const FIB_ADDRTYPE: u32 = 3;
 
+/// `IP_CT_DIR_ORIGINAL`.
+const CT_ORIGINAL: u8 = 0;
 /// `NFT_RT_TCPMSS`.
 const RT_TCPMSS: u32 = 3;
 /// `NFT_BYTEORDER_HTON`.
@@ -200,6 +207,24 @@ fn family(number: u32) -> Option<Family> {
     }
 }
 
+/// A counter that has counted nothing, within an attribute: what each element of a set begins with.
+pub(super) fn put_counter(w: &mut Writer, kind: u16) {
+    w.nest(kind, |w| {
+        w.put_str(EXPR_NAME, COUNTER);
+        w.nest(EXPR_DATA, |_| {});
+    });
+}
+
+/// What a counter within an attribute has counted; none where there is something else.
+pub(super) fn counter(within: Attributes<'_>) -> Option<Traffic> {
+    let all = Slots::new(within);
+    let data = all.nested(EXPR_DATA).filter(|_| all.text(EXPR_NAME) == Some(COUNTER))?;
+    // NFTA_COUNTER_BYTES, _PACKETS, _PAD.
+    let number = |kind| Some(u64::from_be_bytes(data.value(kind)?.try_into().ok()?));
+    data.only(&[1, 2, 3]).then_some(())?;
+    Some(Traffic { bytes: number(1)?, packets: number(2)? })
+}
+
 /// An element of `NFTA_RULE_EXPRESSIONS` of this name.
 fn put_expression(w: &mut Writer, name: &str, data: impl FnOnce(&mut Writer)) {
     const LIST_ELEM: u16 = 1;
@@ -225,16 +250,9 @@ pub(super) fn put_nftrace(w: &mut Writer) {
     });
 }
 
-/// `ct original …` compared with a value: what a packet was when it came, before all translation. Of the keys these are
-/// the ones of `enum nft_ct_keys` that differ by direction. It is in none of the table's own rules either.
+/// `ct original …` compared with a value: what a packet was when it came, before all translation.
 pub(super) fn put_original(w: &mut Writer, key: u32, value: &[u8]) {
-    const DIRECTION: u16 = 3; // NFTA_CT_DIRECTION
-    const ORIGINAL: u8 = 0; // IP_CT_DIR_ORIGINAL
-    put_expression(w, "ct", |w| {
-        w.put_u32(2, key); // NFTA_CT_KEY
-        put_register(w, 1, 0); // NFTA_CT_DREG
-        w.put(DIRECTION, &[ORIGINAL]);
-    });
+    Insn::Load { source: Source::CtOriginal(key), to: 0 }.put(w);
     Insn::Compare { register: 0, differ: false, data: value.to_vec() }.put(w);
 }
 
@@ -252,7 +270,7 @@ impl Insn {
     pub(super) fn name(&self) -> &str {
         match self {
             Self::Load { source: Source::Meta(_), .. } => "meta",
-            Self::Load { source: Source::Ct(_), .. } => "ct",
+            Self::Load { source: Source::Ct(_) | Source::CtOriginal(_), .. } => "ct",
             Self::Load { source: Source::FibDaddrType, .. } => "fib",
             Self::Load { source: Source::RtTcpMss, .. } => "rt",
             Self::Load { source: Source::Payload { .. }, .. } => "payload",
@@ -279,6 +297,12 @@ impl Insn {
             Self::Load { source: Source::Meta(key) | Source::Ct(key), to } => {
                 w.put_u32(2, *key);
                 put_register(w, 1, *to);
+            }
+            // The same, and NFTA_CT_DIRECTION.
+            Self::Load { source: Source::CtOriginal(key), to } => {
+                w.put_u32(2, *key);
+                put_register(w, 1, *to);
+                w.put(3, &[CT_ORIGINAL]);
             }
             // NFTA_FIB_DREG, _RESULT, _FLAGS.
             Self::Load { source: Source::FibDaddrType, to } => {
@@ -383,6 +407,11 @@ impl Insn {
         let at = |kind| register(data.u32(kind)?);
         let only = |kinds: &[u16]| data.only(kinds).then_some(());
         Some(match name {
+            "ct" if data.has(3) => {
+                only(&[1, 2, 3])?;
+                (data.value(3)? == [CT_ORIGINAL]).then_some(())?;
+                Self::Load { source: Source::CtOriginal(data.u32(2)?), to: at(1)? }
+            }
             "meta" | "ct" => {
                 only(&[1, 2])?;
                 let key = data.u32(2)?;

@@ -31,7 +31,7 @@ use super::nfnetlink::socket::{Socket, Trouble, in_words};
 use super::nfnetlink::wire::Fault;
 use super::{ReadError, StepError};
 use crate::state::firewall::TABLE;
-use crate::state::{Entry, ForeignTable, Key, Step};
+use crate::state::{Entry, ForeignTable, Key, Step, Traffic};
 use losses::Losses;
 use ruleset::Listener;
 pub(super) use ruleset::generations;
@@ -107,6 +107,23 @@ impl Firewall {
                 }
                 Ok(_) | Err(Trouble::Changed) => {}
                 Err(trouble) => return Err(failed(trouble)),
+            }
+        }
+        Err(failed(Trouble::Changed))
+    }
+
+    /// What the elements of sets that count have counted, each by itself; nothing where there is no table.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or when the sets do not hold still for as long as a read takes.
+    pub fn traffic(&mut self) -> Result<Vec<(Key, Traffic)>, ReadError> {
+        let failed =
+            |trouble: Trouble| ReadError::Other(format!("read what was counted in table inet {TABLE}: {trouble}"));
+        for attempt in 0..ATTEMPTS {
+            std::thread::sleep(PATIENCE * attempt);
+            match read::traffic(&mut self.socket) {
+                Err(Trouble::Changed) => {}
+                outcome => return outcome.map_err(failed),
             }
         }
         Err(failed(Trouble::Changed))

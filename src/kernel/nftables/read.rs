@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use super::data::{self, COMMENT, SET_COMMENT};
-use super::insn::{Insn, value, verdict};
+use super::insn::{Insn, counter, value, verdict};
 use super::rule::decompile;
 use super::ruleset::{inet, nft};
 use crate::kernel::nfnetlink::socket::{Socket, Trouble};
@@ -21,7 +21,7 @@ use crate::state::firewall::{
     BaseChain, Chain, ChainKind, Concat, DataType, Element, ElementData, Expr, Hook, Policy, Rule, Set, SetData, TABLE,
     Table,
 };
-use crate::state::{Entry, Key, Object, Owner, Standing};
+use crate::state::{Entry, Key, Object, Owner, Standing, Traffic};
 
 // `enum nf_tables_msg_types`.
 const GETTABLE: u16 = 1;
@@ -64,18 +64,23 @@ pub(super) fn dump(socket: &mut Socket) -> Result<Vec<(Key, Entry)>, Trouble> {
         socket.dump(inet(kind), table, |message| found.message(message)).map_err(vanished)?;
     }
     for set in 0..found.sets.len() {
-        let name = found.sets[set].name.clone();
-        found.keys.clear();
-        let fill = |w: &mut Writer| {
-            table(w);
-            w.put_str(2, &name); // NFTA_SET_ELEM_LIST_SET
-        };
-        socket.dump(inet(GETSETELEM), fill, |message| found.message(message)).map_err(vanished)?;
-        if found.repeats(found.sets[set].key_len) {
-            return Err(Trouble::Changed);
-        }
+        found.dump_elements(socket, set)?;
     }
     Ok(found.entries())
+}
+
+/// What the elements of sets that count have counted.
+pub(super) fn traffic(socket: &mut Socket) -> Result<Vec<(Key, Traffic)>, Trouble> {
+    let mut found = Found::default();
+    let table = |w: &mut Writer| w.put_str(TABLE_NAME, TABLE);
+    match socket.dump(inet(GETSET), table, |message| found.message(message)) {
+        Err(Trouble::Refused(fault)) if fault.errno == nix::libc::ENOENT => return Ok(Vec::new()),
+        other => other?,
+    }
+    for set in (0..found.sets.len()).filter(|set| found.sets[*set].set.counted).collect::<Vec<_>>() {
+        found.dump_elements(socket, set)?;
+    }
+    Ok(found.traffic)
 }
 
 /// How many entries messages in a row make, the first of them telling of the table.
@@ -106,6 +111,8 @@ struct Found {
     sets: Vec<FoundSet>,
     chains: Vec<FoundChain>,
     elements: Vec<(Key, Entry)>,
+    /// What elements have counted.
+    traffic: Vec<(Key, Traffic)>,
     /// The keys of the set whose elements are being read, one after the other.
     keys: Vec<u8>,
 }
@@ -136,6 +143,18 @@ struct FoundChain {
 }
 
 impl Found {
+    /// Dumps the elements of a set, by its place in the list.
+    fn dump_elements(&mut self, socket: &mut Socket, set: usize) -> Result<(), Trouble> {
+        let name = self.sets[set].name.clone();
+        self.keys.clear();
+        let fill = |w: &mut Writer| {
+            w.put_str(TABLE_NAME, TABLE);
+            w.put_str(2, &name); // NFTA_SET_ELEM_LIST_SET
+        };
+        socket.dump(inet(GETSETELEM), fill, |message| self.message(message)).map_err(vanished)?;
+        if self.repeats(self.sets[set].key_len) { Err(Trouble::Changed) } else { Ok(()) }
+    }
+
     fn message(&mut self, message: Message<'_>) {
         const SET: u16 = nft(NEWSET);
         const CHAIN: u16 = nft(NEWCHAIN);
@@ -196,16 +215,19 @@ impl Found {
             (true, VERDICT) => Some(SetData::Verdict),
             (true, id) => Some(SetData::Values(data::types(id, all.u32(7).unwrap_or(0)))),
         };
-        // NFTA_SET_TIMEOUT, _GC_INTERVAL, _OBJ_TYPE, _EXPR, _EXPRESSIONS; _POLICY, NFT_SET_POL_PERFORMANCE being 0;
+        // NFTA_SET_EXPR
+        let counted = all.get(17).is_some_and(|expr| counter(expr.nested()).is_some());
+        // NFTA_SET_TIMEOUT, _GC_INTERVAL, _OBJ_TYPE, _EXPRESSIONS; _POLICY, NFT_SET_POL_PERFORMANCE being 0;
         // NFTA_SET_DESC_SIZE in _DESC.
         let foreign = flags & !usual != 0
-            || [11, 12, 15, 17, 18].iter().any(|kind| all.has(*kind))
+            || [11, 12, 15, 18].iter().any(|kind| all.has(*kind))
+            || all.has(17) && !counted
             || all.u32(8).unwrap_or(0) != 0
             || all.nested(9).is_some_and(|desc| desc.has(1))
             || key.iter().any(|part| matches!(part, DataType::Other(_)));
         self.sets.push(FoundSet {
             name: all.text(2)?.into(),
-            set: Set { key, data },
+            set: Set { key, data, counted },
             key_len: key_len as usize,
             owner: all.value(13).and_then(|userdata| data::owner(userdata, SET_COMMENT)),
             foreign,
@@ -257,7 +279,10 @@ impl Found {
         let set = self.sets.iter_mut().find(|set| &*set.name == name && !set.foreign)?;
         for element in all.get(3)?.nested() {
             match parse_element(set, element.nested(), &mut self.keys) {
-                Some(element) => self.elements.push(element),
+                Some((key, entry, traffic)) => {
+                    self.traffic.extend(traffic.map(|traffic| (key.clone(), traffic)));
+                    self.elements.push((key, entry));
+                }
                 None => set.more = true,
             }
         }
@@ -352,10 +377,14 @@ fn base_chain(kind: &str, hook: &Slots<'_>, policy: Option<u32>) -> Option<BaseC
     })
 }
 
-/// One element; none where its key cannot be said. Its key is appended to `keys`.
-fn parse_element(set: &FoundSet, attributes: Attributes<'_>, keys: &mut Vec<u8>) -> Option<(Key, Entry)> {
+/// One element, and what it has counted where it counts; none where its key cannot be said. Its key is appended to `keys`.
+fn parse_element(
+    set: &FoundSet,
+    attributes: Attributes<'_>,
+    keys: &mut Vec<u8>,
+) -> Option<(Key, Entry, Option<Traffic>)> {
     let (mut key, mut last) = (None, None);
-    let mut data = None;
+    let (mut data, mut traffic) = (None, None);
     let mut owner = None;
     let mut plain = true;
     for attribute in attributes {
@@ -373,9 +402,14 @@ fn parse_element(set: &FoundSet, attributes: Attributes<'_>, keys: &mut Vec<u8>)
                 plain &= data.is_some();
             }
             3 => plain &= attribute.u32() == Some(0), // NFTA_SET_ELEM_FLAGS
+            // NFTA_SET_ELEM_EXPR: what it has counted is no part of what it is.
+            7 if set.set.counted => {
+                traffic = counter(attribute.nested());
+                plain &= traffic.is_some();
+            }
             6 => owner = data::owner(attribute.value, COMMENT), // NFTA_SET_ELEM_USERDATA
             10 if set.set.is_interval() => last = value(attribute.nested()), // NFTA_SET_ELEM_KEY_END
-            8 => {}                                   // NFTA_SET_ELEM_PAD
+            8 => {}                                             // NFTA_SET_ELEM_PAD
             _ => plain = false,
         }
     }
@@ -391,7 +425,7 @@ fn parse_element(set: &FoundSet, attributes: Attributes<'_>, keys: &mut Vec<u8>)
     if !plain {
         data = Some(ElementData::Values(Concat(Vec::new())));
     }
-    Some((key, entry(Object::Element(Element { data }), owner)))
+    Some((key, entry(Object::Element(Element { data }), owner), traffic))
 }
 
 /// What the kernel (6.18, little-endian) answered to one read of a table with everything that netrec writes and some

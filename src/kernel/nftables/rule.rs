@@ -25,11 +25,14 @@ fn source(field: Field) -> Source {
         Field::TcpFlags => Source::Payload { base: TRANSPORT_HEADER, offset: 13, len: 1 },
         Field::CtState => Source::Ct(0),
         Field::CtStatus => Source::Ct(2),
+        Field::CtOriginalIpDaddr => Source::CtOriginal(20),
+        Field::CtOriginalIp6Daddr => Source::CtOriginal(22),
+        Field::CtOriginalProtoDst => Source::CtOriginal(12),
         Field::FibDaddrType => Source::FibDaddrType,
     }
 }
 
-const FIELDS: [Field; 13] = [
+const FIELDS: [Field; 16] = [
     Field::Iifname,
     Field::Oifname,
     Field::NfProto,
@@ -42,6 +45,9 @@ const FIELDS: [Field; 13] = [
     Field::TcpFlags,
     Field::CtState,
     Field::CtStatus,
+    Field::CtOriginalIpDaddr,
+    Field::CtOriginalIp6Daddr,
+    Field::CtOriginalProtoDst,
     Field::FibDaddrType,
 ];
 
@@ -58,7 +64,7 @@ fn field(loaded: Source) -> Option<Field> {
 /// How many 32-bit registers a field takes.
 fn registers(field: Field) -> Register {
     match field {
-        Field::Iifname | Field::Oifname | Field::Ip6Saddr | Field::Ip6Daddr => 4,
+        Field::Iifname | Field::Oifname | Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginalIp6Daddr => 4,
         _ => 1,
     }
 }
@@ -68,9 +74,9 @@ fn data_type(field: Field) -> Option<DataType> {
     match field {
         Field::Iifname | Field::Oifname => Some(DataType::Ifname),
         Field::L4Proto => Some(DataType::InetProto),
-        Field::IpSaddr | Field::IpDaddr => Some(DataType::Ipv4Addr),
-        Field::Ip6Saddr | Field::Ip6Daddr => Some(DataType::Ipv6Addr),
-        Field::ThDport => Some(DataType::InetService),
+        Field::IpSaddr | Field::IpDaddr | Field::CtOriginalIpDaddr => Some(DataType::Ipv4Addr),
+        Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginalIp6Daddr => Some(DataType::Ipv6Addr),
+        Field::ThDport | Field::CtOriginalProtoDst => Some(DataType::InetService),
         Field::NfProto | Field::TcpFlags | Field::CtState | Field::CtStatus | Field::FibDaddrType => None,
     }
 }

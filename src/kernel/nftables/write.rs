@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::data::{self, Bound, COMMENT, Unfit};
-use super::insn::{put_value, put_verdict};
+use super::insn::{put_counter, put_value, put_verdict};
 use super::losses::Losses;
 use super::read::{DORMANT, SET_INTERVAL, SET_MAP, VERDICT};
 use super::rule::compile;
@@ -326,6 +326,9 @@ impl<'a> Batch<'a> {
             }
             w.put_u32(10, id); // NFTA_SET_ID
             put_userdata(w, 13, &userdata); // NFTA_SET_USERDATA
+            if set.counted {
+                put_counter(w, 17); // NFTA_SET_EXPR: each element has one like it
+            }
         });
         Ok(())
     }

@@ -470,6 +470,14 @@ impl Walk<'_> {
             Field::L4Proto => Value::Known(Datum::InetProto(packet.protocol)),
             Field::IpSaddr | Field::Ip6Saddr => Value::Known(address(packet.from)),
             Field::IpDaddr | Field::Ip6Daddr => Value::Known(address(packet.to.ip)),
+            Field::CtOriginalIpDaddr | Field::CtOriginalIp6Daddr => {
+                // What it is of another family is nothing.
+                let is_ipv6 = field == Field::CtOriginalIp6Daddr;
+                return (self.flow.to.ip.is_ipv6() == is_ipv6).then(|| Value::Known(address(self.flow.to.ip)));
+            }
+            Field::CtOriginalProtoDst => {
+                self.flow.to.port.map_or(Value::Unknown, |port| Value::Known(Datum::InetService(port)))
+            }
             // Of other protocols these bytes are something else.
             Field::ThDport => match packet.to.port.filter(|_| WITH_PORTS.contains(&packet.protocol)) {
                 Some(port) => Value::Known(Datum::InetService(port)),

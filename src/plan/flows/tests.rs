@@ -85,7 +85,7 @@ fn chain(name: &str, base: Option<BaseChain>, rules: &[&[Expr]]) -> Part {
 }
 
 fn set(name: &str, key: &[DataType], data: Option<SetData>) -> Part {
-    (Key::Set { name: name.into() }, Object::Set(Set { key: key.to_vec(), data }))
+    (Key::Set { name: name.into() }, Object::Set(Set { key: key.to_vec(), data, counted: false }))
 }
 
 fn element(set: &str, key: &[Datum], data: Option<ElementData>) -> Part {

@@ -3,7 +3,8 @@
 //! ```text
 //!  files (inotify) ──┐
 //!  kernel (netlink) ─┼─► triggers ─► throttle ─► round ─► report
-//!  signals ──────────┘                  ▲          │
+//!  engines (HTTP) ───┤                  ▲          │
+//!  signals ──────────┘                  │          │
 //!                                       └ failure, ┘ fight
 //! ```
 //!
@@ -12,8 +13,10 @@
 //! more reading of these and no more.
 
 mod files;
+mod metrics;
 mod throttle;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -21,15 +24,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::files::Files;
+use self::metrics::{CONTENT_TYPE, Metrics};
 use self::throttle::{Due, FILE_QUIET, Throttle};
 use super::apply::{ApplyError, apply, unwatched};
-use super::guard::{GuardError, Place, Stage, applied};
+use super::confirmed::keep_confirmed;
+use super::guard::{GuardError, Place, Ruling};
 use super::input::{InputError, read_trusted};
 use super::lock::{Lock, LockError};
 use super::{PrepareError, Prepared, prepare, prepare_again};
 use crate::config::{self, Config, Invalid, Sources};
 use crate::kernel::{Backend, Events, Linux, ReadError};
 use crate::plan::Plan;
+use crate::services::{Listen, Server, Streams};
 use crate::state::{Key, State};
 
 /// Why a round may be due.
@@ -39,6 +45,8 @@ pub enum Trigger {
     File,
     /// The kernel told of changes, or of more than could be heard.
     Kernel,
+    /// A container engine told of a container, or was not heard for a while.
+    Engine,
     /// Somebody asks for a round at once.
     Reload,
     /// Somebody asks for the end.
@@ -58,6 +66,9 @@ pub enum News<'a> {
     Failed(&'a RoundError, Duration),
     /// The file is not applied: a change of it waits to be confirmed, or was taken back.
     Held(&'a str),
+    /// Another configuration is applied in the file's place: this host went down while the file waited, or after it was taken
+    /// back.
+    Instead(&'a str),
     /// Somebody undoes what netrec does, each time: these objects, and for how long nothing is done about it.
     Fight(&'a [Key], Duration),
     /// More was told than could be heard, so that all of the kernel was read.
@@ -116,6 +127,8 @@ pub struct Watched {
     pub insecure: bool,
     /// How often the loop is to show that it is alive.
     pub alive: Option<Duration>,
+    /// Where it is to be asked what it has counted.
+    pub metrics: Option<Listen>,
 }
 
 /// Watches until somebody asks for the end. `triggers` is where signals are told; what happens is told to `tell`.
@@ -127,6 +140,13 @@ pub fn watch(
     (sender, triggers): (Sender<Trigger>, Receiver<Trigger>),
     tell: &mut dyn FnMut(News<'_>),
 ) -> Result<(), WatchError> {
+    let metrics = Arc::new(Metrics::default());
+    if let Some(listen) = &watched.metrics {
+        let (metrics, failed) = (metrics.clone(), |error| WatchError::Metrics { at: listen.clone(), error });
+        let server = Server::open(listen).map_err(failed)?;
+        server.serve(CONTENT_TYPE, Arc::new(move || metrics.text())).map_err(failed)?;
+    }
+    let engines = sender.clone();
     // Before the first reading, so that nothing is missed between.
     let events = Arc::new(Events::open().map_err(WatchError::Kernel)?);
     let kernel = Linux::open().map_err(WatchError::Kernel)?.listening(events.clone());
@@ -147,6 +167,12 @@ pub fn watch(
         failure: String::new(),
         held: String::new(),
         put_off: 0,
+        metrics,
+        told: false,
+        engines: Streams::new(Arc::new(move || {
+            // Without a loop there is nobody to tell.
+            let _ = engines.send(Trigger::Engine);
+        })),
     }
     .run(&triggers, tell);
     Ok(())
@@ -161,6 +187,14 @@ pub enum WatchError {
     /// The files' folders.
     #[error("watch the folders of the configuration: {0}")]
     Files(String),
+    /// The place where it was to be asked what it has counted.
+    #[error("listen at {at} for who asks for metrics: {error}{}", if error.kind() == io::ErrorKind::AddrInUse { ": another process listens there" } else { "" })]
+    Metrics {
+        /// The place.
+        at: Listen,
+        /// The system's reason.
+        error: io::Error,
+    },
 }
 
 /// The channel by which all is told.
@@ -197,6 +231,10 @@ struct Loop<'a> {
     held: String,
     /// How often what was asked for has waited for the files.
     put_off: u32,
+    metrics: Arc<Metrics>,
+    engines: Streams,
+    /// Whether an engine has told of something since the last round: nothing of the kernel need have changed.
+    told: bool,
 }
 
 /// How often that is done at most: a file that is written all the time is read in the end.
@@ -205,6 +243,16 @@ const PUT_OFF: u32 = 10;
 struct Good {
     config: Config,
     applied: bool,
+}
+
+/// How a round ended that did not fail.
+enum Outcome {
+    /// Nothing had happened since the last one.
+    AtRest,
+    /// Nothing was to be done.
+    Held,
+    /// The kernel is what the file wants, or what this one does that stands in for it.
+    Made(Box<Prepared>, Option<Config>),
 }
 
 impl Loop<'_> {
@@ -226,6 +274,10 @@ impl Loop<'_> {
             match triggers.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(Trigger::File) => self.throttle.file(Instant::now()),
                 Ok(Trigger::Kernel) => self.throttle.kernel(Instant::now()),
+                Ok(Trigger::Engine) => {
+                    self.told = true;
+                    self.throttle.kernel(Instant::now());
+                }
                 Ok(Trigger::Reload) => {
                     tell(News::Reloading);
                     // It is said again, for whoever asks.
@@ -270,25 +322,35 @@ impl Loop<'_> {
             tell(News::Lost);
         }
         match outcome {
-            Ok(None) => self.throttle.went_well(),
-            Ok(Some(prepared)) => {
+            Ok(Outcome::AtRest) => {
+                self.throttle.went_well();
+                self.metrics.at_rest();
+            }
+            Ok(Outcome::Held) => {
+                self.throttle.went_well();
+                self.metrics.held();
+            }
+            Ok(Outcome::Made(prepared, stand_in)) => {
                 self.failure.clear();
                 self.throttle.went_well();
                 let cause = if good.applied { Cause::Drift } else { Cause::File };
                 good.applied = true;
+                self.metrics.converged(stand_in.as_ref().unwrap_or(&good.config), &prepared, cause);
                 tell(News::Converged(&prepared, cause, start.elapsed()));
                 if cause == Cause::Drift {
                     let keys = prepared.plan.actions.iter().map(|action| &action.key);
                     if let Some((keys, pause)) = self.throttle.repaired(keys, Instant::now()) {
+                        self.metrics.fight();
                         tell(News::Fight(&keys, pause));
                     }
                 }
                 // The rest is read and made anew each time.
-                self.last = Some(Prepared { live: State::new(), plan: Plan::default(), ..prepared });
+                self.last = Some(Prepared { live: State::new(), plan: Plan::default(), ..*prepared });
             }
             Err(error) => {
                 self.kernel.doubt();
                 let pause = self.throttle.failed(Instant::now());
+                self.metrics.failed(pause);
                 let text = error.to_string();
                 if text != self.failure {
                     tell(News::Failed(&error, pause));
@@ -299,6 +361,13 @@ impl Loop<'_> {
         self.good = Some(good);
     }
 
+    /// Whether the reason why a file is not applied is another one than before.
+    fn is_news(&mut self, kind: String) -> bool {
+        let is_news = kind != self.held;
+        self.held = kind;
+        is_news
+    }
+
     /// Reads the files again. What cannot be used changes nothing.
     fn read(&mut self, tell: &mut dyn FnMut(News<'_>)) {
         let read = read_trusted(&self.watched.paths, self.watched.insecure);
@@ -307,11 +376,15 @@ impl Loop<'_> {
         if let Err(error) = self.files.follow(&self.watched.paths) {
             tell(News::Amiss(&format!("watch the folders of the configuration: {error}")));
         }
+        self.metrics.file(read.is_err());
         match read {
             Ok(None) => self.bad.clear(),
             Ok(Some(config)) => {
                 self.bad.clear();
                 self.failure.clear();
+                if let Err(error) = self.engines.follow(config.containers.iter().map(|c| c.netns.netns())) {
+                    tell(News::Amiss(&format!("listen to container engines: {error}")));
+                }
                 self.good = Some(Good { config, applied: false });
             }
             Err(error) => {
@@ -332,44 +405,55 @@ impl Loop<'_> {
         Ok(Some(config::parse(sources).map_err(|invalid| FileError::Invalid(Box::new(invalid)))?))
     }
 
-    /// Makes the kernel what the file wants. Nothing where that is not to be done now.
-    fn converge(&mut self, good: &Good, tell: &mut dyn FnMut(News<'_>)) -> Result<Option<Prepared>, RoundError> {
+    /// Makes the kernel what the file wants, or another configuration in its place, where that is to be done now.
+    fn converge(&mut self, good: &Good, tell: &mut dyn FnMut(News<'_>)) -> Result<Outcome, RoundError> {
         let last = self.last.take();
+        let told = std::mem::take(&mut self.told);
         // All is as it was left.
-        if good.applied && last.is_some() && !self.kernel.has_stirred() {
+        if good.applied && last.is_some() && !told && !self.kernel.has_stirred() {
             self.last = last;
-            return Ok(None);
+            return Ok(Outcome::AtRest);
         }
         let config = &good.config;
         let inode = self.kernel.host_id().1;
         let _lock = Lock::take(inode, config.settings.lock_timeout)?;
         let place = Place::of(inode);
-        if let Some(journal) = place.read()?
-            && (journal.stage != Stage::RolledBack || journal.file == config.sources)
-        {
-            let notice = place.notice()?.unwrap_or_default();
-            // How long it still waits is no other notice.
-            let kind = format!("{:?} {}", journal.stage, journal.file.names());
-            if kind != self.held {
-                tell(News::Held(&notice));
-                self.held = kind;
+        let was_held = !self.held.is_empty();
+        let stand_in = match place.ruling(&config.sources)? {
+            Ruling::Apply => {
+                self.held.clear();
+                None
             }
-            return Ok(None);
-        }
-        self.held.clear();
+            Ruling::Hold { stage, notice } => {
+                // How long it still waits is no other notice.
+                if self.is_news(format!("{stage:?} {}", config.sources.names())) {
+                    tell(News::Held(&notice));
+                }
+                return Ok(Outcome::Held);
+            }
+            Ruling::Confirmed { file, notice } => {
+                if self.is_news(notice.clone()) {
+                    tell(News::Instead(&notice));
+                }
+                Some(config::parse(file).map_err(|invalid| PrepareError::Invalid(Box::new(invalid)))?)
+            }
+        };
+        let same = good.applied && stand_in.is_none() && !was_held;
+        let config = stand_in.as_ref().unwrap_or(config);
         let host = self.watched.host.as_deref();
         let backend: &mut dyn Backend = &mut self.kernel;
-        let prepared = match last.filter(|_| good.applied) {
+        let prepared = match last.filter(|_| same) {
             Some(last) => prepare_again(backend, config, host, last)?,
             None => prepare(backend, config, host)?,
         };
         apply(backend, &prepared, &mut unwatched)?;
         // What the disk has to say about it changes nothing here.
         if !good.applied
-            && let Err(error) = place.let_go().and_then(|()| applied(&prepared.file))
+            && stand_in.is_none()
+            && let Err(error) = place.let_go().and_then(|()| keep_confirmed(&prepared.file))
         {
             tell(News::Amiss(&error.to_string()));
         }
-        Ok(Some(prepared))
+        Ok(Outcome::Made(Box::new(prepared), stand_in))
     }
 }
