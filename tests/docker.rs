@@ -33,11 +33,11 @@ struct Docker<'a> {
 }
 
 impl<'a> Docker<'a> {
-    fn start(host: &'a Space, cgroup: String) -> Result<Self, String> {
+    fn start(host: &'a Space, cgroup: String, options: &[&str]) -> Result<Self, String> {
         // It writes a key there.
         host.sh("mkdir /run/etc /run/etc.work && mount -t overlay overlay \
                  -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc.work /etc");
-        let started = host.try_run([SCRIPT, "start", DATA, &cgroup]);
+        let started = host.try_run([&[SCRIPT, "start", DATA, &cgroup], options].concat());
         if started.status == 0 { Ok(Self { host, cgroup }) } else { Err(started.stderr) }
     }
 
@@ -52,6 +52,16 @@ impl Drop for Docker<'_> {
         let stopped = self.host.try_run([SCRIPT, "stop", DATA, &self.cgroup]);
         // Not while another panic is on its way, whose words matter more.
         assert!(stopped.status == 0 || std::thread::panicking(), "{}", stopped.stderr);
+    }
+}
+
+/// A process, until dropped.
+struct Ends(std::process::Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -85,13 +95,16 @@ fn netrec_and_docker_share_a_host() {
     }
     lab::in_lab(|lab| {
         let host = &lab.host;
-        let docker =
-            match Docker::start(host, format!("netrec-test-{}", host.sh("stat -Lc %i /proc/self/ns/net").trim())) {
-                Ok(docker) => docker,
-                Err(why) => {
-                    return lab::kernel::not_tried("beside a Docker daemon", &format!("it does not start: {why}"));
-                }
-            };
+        let docker = match Docker::start(
+            host,
+            format!("netrec-test-{}", host.sh("stat -Lc %i /proc/self/ns/net").trim()),
+            &[],
+        ) {
+            Ok(docker) => docker,
+            Err(why) => {
+                return lab::kernel::not_tried("beside a Docker daemon", &format!("it does not start: {why}"));
+            }
+        };
         let serve = "mkdir /www; echo shop >/www/index.html; httpd -p 81 -h /www; exec httpd -f -p 80 -h /www";
         docker.run(&format!("run -d --name shop -p 8081:80 busybox sh -c '{serve}'"));
         let shop = docker.run("inspect -f '{{.NetworkSettings.IPAddress}}' shop").trim().to_owned();
@@ -183,5 +196,57 @@ fn netrec_and_docker_share_a_host() {
             "iptables -D DOCKER-USER -i nr-front ! -o docker0 -j ACCEPT; iptables -D DOCKER-USER -o nr-front -j ACCEPT",
         );
         assert_eq!(difference(&before, &rules(host)), "");
+    });
+}
+
+/// The methods that change something of all calls so far, which are forgotten then.
+fn changes(host: &Space) -> Vec<String> {
+    const QUESTIONS: [&str; 4] = ["Plugin.", "GetCapabilities", "GetDefaultAddressSpaces", "EndpointOperInfo"];
+    let calls = host.sh("cut -d' ' -f1 /run/lab/calls; rm /run/lab/calls");
+    let changes = calls.lines().filter(|call| !QUESTIONS.iter().any(|word| call.contains(word)));
+    changes.map(str::to_owned).collect()
+}
+
+/// The example plugin answers what Docker's own client asks: its containers get addresses from it and reach each other by it.
+/// And netrec asks what Docker does, call by call.
+#[test]
+fn the_example_plugin_is_one_of_dockers() {
+    let what = "the example plugin with Docker";
+    if let Some(why) = lab::kernel::obstacle(&["dockerd", "docker", "iptables", "busybox", "python3"]) {
+        return lab::kernel::not_tried(what, &why);
+    }
+    lab::in_lab(|lab| {
+        let host = &lab.host;
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/plugin/plugin.py");
+        let mut plugin = std::process::Command::new("python3");
+        plugin.args([program, "/run/docker/plugins/example.sock", "--log", "/run/lab/calls"]);
+        let null = std::process::Stdio::null;
+        let _plugin = Ends(host.spawn(plugin.stdin(null()).stdout(null()).stderr(null())).expect("python3"));
+        lab::until("the plugin listens", || host.path("/run/docker/plugins/example.sock").exists());
+        let cgroup = format!("netrec-test-{}", host.sh("stat -Lc %i /proc/self/ns/net").trim());
+        // Its rules would drop what passes a bridge that is not its own.
+        let docker = match Docker::start(host, cgroup, &["--iptables=false", "--ip6tables=false"]) {
+            Ok(docker) => docker,
+            Err(why) => return lab::kernel::not_tried(what, &format!("it does not start: {why}")),
+        };
+        docker.run("network create -d example --ipam-driver example --subnet 10.60.0.0/24 --gateway 10.60.0.1 wide");
+        let serve = "mkdir /www; echo shop >/www/index.html; exec httpd -f -p 80 -h /www";
+        docker.run(&format!("run -d --name shop --network wide busybox sh -c '{serve}'"));
+        lab::until("the container serves", || host.http_get("10.60.0.2:80", "/").is_ok());
+        let ask = "printf \"GET / HTTP/1.0\\r\\n\\r\\n\" | timeout 5 nc 10.60.0.2 80 || true";
+        let asked = docker.run(&format!("run --rm --network wide busybox sh -c '{ask}'"));
+        assert!(asked.ends_with("shop\n"), "{asked}");
+        docker.run("rm -f shop");
+        docker.run("network rm wide");
+        let by_docker = changes(host);
+        assert_eq!(by_docker.len(), 22, "{by_docker:?}");
+        // Nothing but the ids tells netrec's calls from Docker's.
+        let file = "[networks.wide]\ndriver = \"remote\"\nplugin = \"example\"\nipam = \"example\"\nsubnet = \"10.60.0.0/24\"\n\
+                    [containers.shop]\nnetworks = [\"wide\"]\n[containers.other]\nnetworks = [\"wide\"]\n";
+        host.apply(file);
+        lab.expect("other ping 10.60.0.3 -> answer");
+        host.destroy(file);
+        assert_eq!(changes(host), by_docker);
+        assert_eq!(host.sh("ip -br link | grep -e pb- -e pv- || true"), "");
     });
 }

@@ -20,6 +20,7 @@ use netrec::config::fuzzing::{expect, port};
 use netrec::config::{self, Config, Invalid, Source, Sources};
 use netrec::kernel::fuzzing::{netfilter, rtnetlink};
 use netrec::reconcile::fuzzing::Example;
+use netrec::services::fuzzing::plugin;
 
 /// How many inputs are tried.
 fn inputs() -> usize {
@@ -299,6 +300,63 @@ fn no_expectation_makes_the_parser_panic() {
         "::ffff:1.2.3.4",
     ];
     one_value(0x6578_7065_6374, &texts, &pieces, expect);
+}
+
+#[test]
+fn no_answer_of_a_plugins_makes_netrec_panic() {
+    let texts = [
+        r#"{"Implements":["NetworkDriver","IpamDriver"]}"#,
+        r#"{"Scope":"local","ConnectivityScope":"global","GwAllocChecker":true}"#,
+        r#"{"Options":{"a":"b"},"Err":""}"#,
+        r#"{"Interface":{"Address":"10.50.0.5/24","AddressIPv6":"fd50::5/64","MacAddress":"02:42:c0:00:02:02"}}"#,
+        r#"{"InterfaceName":{"SrcName":"veth0","DstPrefix":"eth"},"Gateway":"10.50.0.1","GatewayIPv6":"fd50::1","StaticRoutes":[{"Destination":"10.0.0.0/8","RouteType":0,"NextHop":"10.50.0.9"},{"Destination":"::/0","RouteType":1,"NextHop":""}]}"#,
+        r#"{"PoolID":"a","Pool":"10.50.0.0/24","Data":{"com.docker.network.gateway":"10.50.0.1/24"}}"#,
+        r#"{"Address":"10.50.0.5/24","Data":null}"#,
+        r#"{"Err":"no such network","Error":"nor pool"}"#,
+    ];
+    let texts: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+    let pieces = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"",
+        "null",
+        "-1",
+        "1e999",
+        "\\u0000",
+        "\\ud800",
+        "/129",
+        "::",
+        "\u{1b}[2J",
+        "\u{202e}",
+        "é",
+        "\"Err\":7",
+        "\"Interface\":null",
+        "..",
+        "/",
+        "%",
+        "99999999999999999999",
+    ];
+    let mut random = Random(0x706c_7567_696e);
+    let (mut good, mut bad) = (0, 0);
+    for _ in 0..inputs() {
+        let text = mutate(&mut random, &texts, &pieces);
+        let status = [200, 200, 200, 404, 500][random.below(5)];
+        let (read, faults) = plugin(status, text.as_bytes());
+        good += read;
+        bad += faults.len();
+        // Each is one line, and fit for a terminal.
+        let fit =
+            |fault: &String| fault.starts_with("plugin `nobody`: Any.Call: ") && !fault.contains(char::is_control);
+        assert!(faults.iter().all(fit), "{text:?}: {faults:?}");
+        assert!(faults.iter().all(|fault| fault.len() < 1000), "{text:?}: {faults:?}");
+    }
+    assert!(good > inputs() / 4 && bad > inputs(), "{good} good and {bad} bad readings are too few to prove anything");
+    eprintln!("{good} good and {bad} bad readings; {} KiB at most", most_memory());
+    assert!(most_memory() < 256 << 10);
 }
 
 #[test]

@@ -25,6 +25,10 @@ impl Backend for Still {
         Ok(self.facts.clone())
     }
 
+    fn endpoints(&mut self) -> Result<State, ReadError> {
+        Ok(self.live.clone().into_iter().filter(|(key, _)| key.kind().is_of_plugin()).collect())
+    }
+
     fn live(&mut self, _: &Scope) -> Result<State, ReadError> {
         Ok(self.live.clone())
     }

@@ -10,11 +10,11 @@ use super::destroy::LOCK_TIMEOUT;
 use super::interrupt::Interrupts;
 use super::{Done, Error, Output, kernel, locked, owners, say};
 use crate::config::{self, Config, Sources};
-use crate::kernel::{Backend, Linux};
+use crate::kernel::Backend;
 use crate::plan::FORMAT_VERSION;
 use crate::reconcile::{
-    ApplyError, Doubt, GuardError, Kept, Place, PrepareError, Prepared, Ruling, Saved, applied, apply, keep_confirmed,
-    prepare, prepare_destroy, prepare_part,
+    ApplyError, Doubt, GuardError, Guarded, Kept, Machine, Place, PrepareError, Prepared, Ruling, Saved, Undo, applied,
+    apply, keep_confirmed, prepare, prepare_destroy, prepare_part,
 };
 use crate::state::Key;
 
@@ -65,7 +65,7 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
         afterwards: Afterwards::Applied,
     };
     // Read again, as another netrec may have been waited for.
-    let plan = |kernel: &mut Linux| {
+    let plan = |kernel: &mut Machine| {
         let config = args.reload(&config, command.insecure)?;
         Ok(prepare_part(kernel, &config, args.host.as_deref(), &targets)?)
     };
@@ -125,7 +125,7 @@ fn saved(args: &super::Args, command: &Args, output: &Output, file: &Path) -> Re
         confirm: command.confirm,
         afterwards: Afterwards::Applied,
     };
-    let plan = |kernel: &mut Linux| {
+    let plan = |kernel: &mut Machine| {
         let (config, _) = load()?;
         let prepared = match &config {
             Some(config) => prepare_part(kernel, config, saved.host.as_deref(), &saved.targets),
@@ -188,7 +188,7 @@ impl Order {
     /// work alone: a question may stand for hours.
     pub(super) fn carry_out(
         &self,
-        plan: &dyn Fn(&mut Linux) -> Result<Prepared, Error>,
+        plan: &dyn Fn(&mut Machine) -> Result<Prepared, Error>,
         output: &Output,
     ) -> Result<Done, Error> {
         let interrupts = Interrupts::listen(output, self.json)?;
@@ -231,7 +231,7 @@ impl Order {
 
     fn work(
         &self,
-        kernel: &mut Linux,
+        kernel: &mut Machine,
         prepared: &Prepared,
         place: &Place,
         interrupts: &Interrupts,
@@ -256,8 +256,10 @@ impl Order {
             output.json(&document(prepared, result.as_ref().err(), took, kernel.writes()));
         }
         if let Err(error) = result {
-            if let Some((guarded, _)) = guarded {
-                guarded.cancel()?;
+            match guarded {
+                Some((guarded, time)) if matches!(error.undo, Undo::Unneeded) => wait(guarded, time, output)?,
+                Some((guarded, _)) => guarded.cancel()?,
+                None => {}
             }
             return Err(if self.json { Error::Reported(Box::new(error)) } else { Error::Apply(error) });
         }
@@ -265,12 +267,7 @@ impl Order {
             output.note(&format_args!("Done in {:.2} s.", took.as_secs_f64()));
         }
         if let Some((guarded, time)) = guarded {
-            guarded.wait()?;
-            output.note(&format_args!(
-                "It is taken back in {} s, unless `netrec confirm` comes: from a new connection, to see that there can be \
-                 one.",
-                time.as_secs()
-            ));
+            wait(guarded, time, output)?;
         } else {
             // What the disk has to say about it changes nothing here.
             self.for_good(place, &prepared.file).unwrap_or_else(|error| output.note(&error));
@@ -286,6 +283,16 @@ impl Order {
             Afterwards::Nothing => Ok(()),
         }
     }
+}
+
+/// Leaves the guard waiting for somebody to confirm.
+fn wait(guarded: Guarded, time: Duration, output: &Output) -> Result<(), Error> {
+    guarded.wait()?;
+    output.note(&format_args!(
+        "It is taken back in {} s, unless `netrec confirm` comes: from a new connection, to see that there can be one.",
+        time.as_secs()
+    ));
+    Ok(())
 }
 
 /// The plan's document with what came of it: `applied`, `duration_ms`, `writes` (kernel writes, undoing included) and

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{Done, Error, Output, locked};
-use crate::kernel::{Backend, Linux};
-use crate::reconcile::Place;
+use crate::kernel::Backend;
+use crate::reconcile::{Machine, Place};
 
 /// How long to wait for another netrec: a change may be under way.
 const LOCK_TIMEOUT: Duration = Duration::from_mins(1);
@@ -36,7 +36,7 @@ pub(super) fn rollback(output: &Output) -> Result<Done, Error> {
 
 /// Waits, and takes it back unless somebody has confirmed it. Its words go to the log.
 pub(super) fn guard(args: &GuardArgs, output: &Output) -> Result<Done, Error> {
-    let open = || match Linux::open() {
+    let open = || match Machine::open() {
         Ok(kernel) => Ok(Box::new(kernel) as Box<dyn Backend>),
         Err(error) => Err(error.to_string()),
     };

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::apply::{Afterwards, Order, ask};
 use super::{Done, Error, Output};
-use crate::kernel::Linux;
-use crate::reconcile::prepare_destroy;
+use crate::reconcile::{Machine, prepare_destroy};
 
 /// How long to wait for another netrec; there need be no file that says so.
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,5 +28,5 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
         confirm: None,
         afterwards: Afterwards::Applied,
     };
-    order.carry_out(&|kernel: &mut Linux| Ok(prepare_destroy(kernel, args.host.as_deref())?), output)
+    order.carry_out(&|kernel: &mut Machine| Ok(prepare_destroy(kernel, args.host.as_deref())?), output)
 }

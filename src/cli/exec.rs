@@ -7,8 +7,9 @@ use std::process::Command;
 
 use anyhow::anyhow;
 
-use super::{Error, kernel};
-use crate::reconcile::enter;
+use super::Error;
+use crate::kernel::Linux;
+use crate::reconcile::{PrepareError, enter};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -24,7 +25,8 @@ pub(super) struct Args {
 pub(super) fn run(args: &super::Args, command: &Args) -> Result<Infallible, Error> {
     let config = args.load()?;
     let (program, rest) = command.command.split_first().ok_or_else(|| Error::Usage("no command".to_owned()))?;
-    enter(kernel()?, &config, args.host.as_deref(), &command.container)?;
+    let kernel = Linux::open().map_err(PrepareError::from)?;
+    enter(kernel, &config, args.host.as_deref(), &command.container)?;
     let error = Command::new(program).args(rest).exec();
     Err(Error::Other(anyhow!("`{}` cannot be run: {error}", program.to_string_lossy())))
 }

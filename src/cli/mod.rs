@@ -27,12 +27,11 @@ use serde_json::json;
 use self::output::Output;
 pub use self::reference::reference;
 use crate::config::{self, Config, Invalid};
-use crate::kernel::Linux;
 use crate::plan::FORMAT_VERSION;
 use crate::reconcile::rehearse::RehearseError;
 use crate::reconcile::{
-    ApplyError, Doubt, GuardError, InputError, Lock, LockError, PrepareError, SavedError, Stale, Undo, read_sources,
-    read_trusted,
+    ApplyError, Doubt, GuardError, InputError, Lock, LockError, Machine, PrepareError, SavedError, Stale, Undo,
+    read_sources, read_trusted,
 };
 use crate::state::{Key, Owner};
 
@@ -314,12 +313,12 @@ fn owners(targets: &[String]) -> Vec<Owner> {
 }
 
 /// The kernel, as far as this process may use it.
-fn kernel() -> Result<Linux, Error> {
-    Ok(Linux::open().map_err(PrepareError::from)?)
+fn kernel() -> Result<Machine, Error> {
+    Ok(Machine::open().map_err(PrepareError::from)?)
 }
 
 /// The kernel, and the lock of its host namespace.
-fn locked(timeout: std::time::Duration) -> Result<(Linux, Lock), Error> {
+fn locked(timeout: std::time::Duration) -> Result<(Machine, Lock), Error> {
     let kernel = kernel()?;
     let lock = Lock::take(kernel.host_id().1, timeout)?;
     Ok((kernel, lock))

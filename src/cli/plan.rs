@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::{Done, Error, Output, kernel, owners};
 use crate::config::{self, Config};
-use crate::kernel::{Ahead, Linux};
-use crate::reconcile::{Origin, Place, Saved, prepare_destroy, prepare_part, read_sources};
+use crate::kernel::Ahead;
+use crate::reconcile::{Machine, Origin, Place, Saved, prepare_destroy, prepare_part, read_sources};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -56,7 +56,7 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
 
 /// The kernel is read ahead once the text is there: who writes it may change the kernel until then. What is wrong with the
 /// file is said before what is wrong with the kernel. A destroy needs no file.
-fn kernel_for(args: &super::Args, command: &Args) -> Result<(Linux, Option<Config>), Error> {
+fn kernel_for(args: &super::Args, command: &Args) -> Result<(Machine, Option<Config>), Error> {
     if command.destroy {
         return Ok((kernel()?, None));
     }

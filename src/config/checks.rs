@@ -770,6 +770,10 @@ fn leads_nowhere(networks: &[networks::Draft], container: &containers::Draft, dr
                     parent.value.name
                 ),
             ),
+            None if network.is_remote() => (
+                format!("a port cannot lead into network `{}`, which is a plugin's", network.name),
+                "the host has no part in it, so that nothing could translate the port".to_owned(),
+            ),
             None if network.is_host() => (
                 format!("container `{}` has the host's own stack, so that nothing has to lead to it", container.name),
                 "what listens in it listens on the host".to_owned(),

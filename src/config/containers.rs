@@ -362,6 +362,9 @@ fn read_attachment(attachment: &mut DraftAttachment, item: &Item, network: &netw
             }
         }
     }
+    if network.is_remote() {
+        one_of_a_family(attachment, network, problems);
+    }
     if let Some((parent, kind)) = network.parent().filter(|_| network.shares_mac())
         && let Some(item) = table.get("mac")
     {
@@ -393,6 +396,19 @@ fn read_attachment(attachment: &mut DraftAttachment, item: &Item, network: &netw
     attachment.egress = table.get("egress").and_then(|item| read_rate(&item, problems));
     if let Some(item) = table.get("sysctl") {
         attachment.sysctls = sysctl::read_for_interface(&item, problems);
+    }
+}
+
+/// A plugin is asked for one address of a family.
+fn one_of_a_family(attachment: &DraftAttachment, network: &networks::Draft, problems: &mut Problems) {
+    for (ipv6, family) in [(false, "IPv4"), (true, "IPv6")] {
+        let mut addresses = attachment.addresses.iter().filter(|address| address.value.is_ipv6() == ipv6);
+        if let (Some(first), Some(second)) = (addresses.next(), addresses.next()) {
+            let message = format!("a container has one {family} address on network `{}`", network.name);
+            let problem = Problem::new(second.place.clone(), message).with_label("the second");
+            let problem = problem.with_other(first.place.clone(), "the first");
+            problems.push(problem.with_help("a plugin gives a container one address of a family"));
+        }
     }
 }
 

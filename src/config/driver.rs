@@ -11,13 +11,14 @@ pub(super) enum Named {
     Overlay,
     Macvlan,
     Ipvlan,
+    Remote,
     Host,
     Null,
 }
 
 impl Named {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Bridge, Self::Overlay, Self::Macvlan, Self::Ipvlan, Self::Host, Self::Null];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Bridge, Self::Overlay, Self::Macvlan, Self::Ipvlan, Self::Remote, Self::Host, Self::Null];
 
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -25,6 +26,7 @@ impl Named {
             Self::Overlay => "overlay",
             Self::Macvlan => "macvlan",
             Self::Ipvlan => "ipvlan",
+            Self::Remote => "remote",
             Self::Host => "host",
             Self::Null => "null",
         }
@@ -36,9 +38,6 @@ impl Named {
     }
 }
 
-/// Drivers that there will be.
-const LATER: [&str; 1] = ["remote"];
-
 /// Reads `driver`; none where it is none that there is.
 pub(super) fn read(table: Table, problems: &mut Problems) -> Option<Named> {
     let Some(item) = table.get("driver") else { return Some(Named::Bridge) };
@@ -46,13 +45,8 @@ pub(super) fn read(table: Table, problems: &mut Problems) -> Option<Named> {
     if let Some(driver) = Named::ALL.into_iter().find(|driver| driver.as_str() == text) {
         return Some(driver);
     }
-    if LATER.contains(&text) {
-        problems.push(Problem::new(item.place(), format!("driver `{text}` is not supported yet")));
-        return None;
-    }
     let problem = Problem::new(item.place(), format!("unknown driver {}", tick(text)));
-    let known = Named::ALL.into_iter().map(Named::as_str).chain(LATER);
-    let problem = match problems.suggest(text, known) {
+    let problem = match problems.suggest(text, Named::ALL.into_iter().map(Named::as_str)) {
         Some(name) => problem.with_label(format!("did you mean `{name}`?")),
         None => problem.with_help("the driver is `bridge`, which is the default"),
     };

@@ -69,6 +69,8 @@ pub(super) enum Shape {
     Table(&'static Section),
     /// A table of such tables by name.
     ByName(&'static Section),
+    /// Texts by names of somebody else's.
+    Texts,
     /// Kernel parameters by name, a dot of which may be a table in a table.
     Parameters,
 }
@@ -106,7 +108,9 @@ impl Key {
     }
 }
 
-use Shape::{AnyNumber, ByName, Either, Flag, Form, List, Number, Off, OneOrMore, Parameters, Table, Text, Word};
+use Shape::{
+    AnyNumber, ByName, Either, Flag, Form, List, Number, Off, OneOrMore, Parameters, Table, Text, Texts, Word,
+};
 
 const TEXTS: Shape = OneOrMore(&Text);
 const DURATION: Shape = Form("^[0-9]+(ms|s|m|h)$");
@@ -178,7 +182,8 @@ pub(super) const HOST: Section = Section {
     later: &[],
 };
 
-const WITH_SUBNETS: &[Named] = &[Named::Bridge, Named::Overlay, Named::Macvlan, Named::Ipvlan];
+const WITH_SUBNETS: &[Named] = &[Named::Bridge, Named::Overlay, Named::Macvlan, Named::Ipvlan, Named::Remote];
+const REMOTE: &[Named] = &[Named::Remote];
 const WITH_BRIDGE: &[Named] = &[Named::Bridge, Named::Overlay];
 const BRIDGE: &[Named] = &[Named::Bridge];
 const OVERLAY: &[Named] = &[Named::Overlay];
@@ -195,8 +200,8 @@ pub(super) const NETWORK: Section = Section {
         Key::new(
             "driver",
             Word(|| Named::ALL.map(Named::as_str).to_vec()),
-            "What makes it: a `bridge`, an `overlay` over several hosts, a `macvlan` or `ipvlan` on a device, the host's own \
-             stack (`host`), or nothing (`null`).",
+            "What makes it: a `bridge`, an `overlay` over several hosts, a `macvlan` or `ipvlan` on a device, a plugin of \
+             Docker's (`remote`), the host's own stack (`host`), or nothing (`null`).",
         )
         .default("\"bridge\""),
         Key::new("subnet", TEXTS, "Any number of IPv4 and IPv6 networks, without host bits.")
@@ -291,8 +296,13 @@ pub(super) const NETWORK: Section = Section {
             "How they are on it: `bridge` (macvlan's default), `private`, `vepa`, `passthru`; `l2` (ipvlan's), `l3`, `l3s`.",
         )
         .of(ON_PARENT),
+        Key::new("plugin", Text, "The plugin's name, as Docker finds it, or the path of its socket.")
+            .need(Need::Required)
+            .of(REMOTE),
+        Key::new("options", Texts, "The plugin's own options.").default("{}").of(REMOTE),
+        Key::new("ipam", Text, "The plugin that gives subnets and addresses. Without it netrec chooses them.").of(REMOTE),
     ],
-    later: &["plugin", "options", "ipam"],
+    later: &[],
 };
 
 pub(super) const MODES: Section = Section {

@@ -20,6 +20,7 @@ mod overlay;
 mod parent;
 mod ports;
 mod reader;
+mod remote;
 mod render;
 mod report;
 mod schema;
@@ -36,7 +37,7 @@ pub use report::{Invalid, Problem, Source, Sources};
 pub use schema::schema;
 pub use types::{
     Attachment, Config, Container, ContainerNetns, ContainerRoute, Driver, Expect, Host, Mode, Network, Node, Overlap,
-    Overlay, Parent, Place, Port, PortAddress, PortRange, Protocol, Settings, Subnet, Target, Topology,
+    Overlay, Parent, Place, Port, PortAddress, PortRange, Protocol, Remote, Settings, Subnet, Target, Topology,
 };
 
 /// Parses and checks the texts of one configuration.

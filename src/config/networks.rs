@@ -9,8 +9,9 @@ use super::file::owner;
 use super::overlay::{self, OverlayDraft};
 use super::parent;
 use super::reader::{Item, Placed, Problems, named, parsed, tick};
+use super::remote;
 use super::report::Problem;
-use super::types::{Driver, Mode, Network, Parent, Place, Subnet};
+use super::types::{Driver, Mode, Network, Parent, Place, Remote, Subnet};
 use super::{keys, values};
 use crate::state::{InterfaceName, IpvlanMode, MacvlanMode, ObjectName};
 
@@ -45,6 +46,8 @@ pub(super) enum DraftDriver {
     Overlay(OverlayDraft),
     Macvlan(Placed<Parent>, MacvlanMode),
     Ipvlan(Placed<Parent>, Placed<IpvlanMode>),
+    /// Without its part where there is no plugin to speak of.
+    Remote(Option<Remote>),
     Host,
     Null,
 }
@@ -87,6 +90,7 @@ impl Draft {
                 DraftDriver::Overlay(overlay) => Driver::Overlay(overlay.finish()),
                 DraftDriver::Macvlan(parent, mode) => Driver::Macvlan(parent.value, mode),
                 DraftDriver::Ipvlan(parent, mode) => Driver::Ipvlan(parent.value, mode.value),
+                DraftDriver::Remote(remote) => remote.map_or(Driver::Null, Driver::Remote),
                 DraftDriver::Host => Driver::Host,
                 DraftDriver::Null => Driver::Null,
             },
@@ -104,6 +108,11 @@ impl Draft {
     /// Whether the host has a bridge for it.
     pub(super) fn has_bridge(&self) -> bool {
         matches!(self.driver, DraftDriver::Bridge | DraftDriver::Overlay(_))
+    }
+
+    /// Whether a plugin makes it.
+    pub(super) fn is_remote(&self) -> bool {
+        matches!(self.driver, DraftDriver::Remote(_))
     }
 
     /// Whether it is the host's own stack.
@@ -147,6 +156,7 @@ impl Draft {
             DraftDriver::Overlay(_) => "overlay",
             DraftDriver::Macvlan(..) => "macvlan",
             DraftDriver::Ipvlan(..) => "ipvlan",
+            DraftDriver::Remote(_) => "remote",
             DraftDriver::Host => "host",
             DraftDriver::Null => "null",
         }
@@ -221,6 +231,7 @@ pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Op
         Named::Host => draft.driver = DraftDriver::Host,
         Named::Null => draft.driver = DraftDriver::Null,
         Named::Macvlan | Named::Ipvlan => draft.driver = parent::read(&draft, table, driver, &meant, problems)?,
+        Named::Remote => draft.driver = DraftDriver::Remote(None),
         Named::Bridge | Named::Overlay => {}
     }
     if !draft.has_interfaces() {
@@ -254,6 +265,9 @@ pub(super) fn read(name: ObjectName, item: &Item, problems: &mut Problems) -> Op
         let message = format!("the bridge of a network that is {} cannot be somebody else's", mode.as_str());
         let problem = Problem::new(item.key_place(), message);
         problems.push(problem.with_label("the host itself may be reached by it, and would be cut off"));
+    }
+    if driver == Named::Remote {
+        draft.driver = DraftDriver::Remote(remote::read(&draft, table, &meant, problems));
     }
     if driver == Named::Overlay {
         draft.driver = DraftDriver::Overlay(overlay::read(&draft, table, &meant, problems));

@@ -117,6 +117,7 @@ fn shape(what: &Shape, definitions: &mut Map<String, Value>) -> Value {
             let one = defined(section.name, definitions, |definitions| table(section, definitions));
             json!({ "type": "object", "additionalProperties": one, "propertyNames": { "pattern": NAME } })
         }
+        Shape::Texts => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         Shape::Parameters => defined("parameters", definitions, |_| {
             let inner = json!({ "$ref": "#/definitions/parameters" });
             let values = json!([{ "type": ["string", "integer", "boolean"] }, inner]);

@@ -1,5 +1,6 @@
 //! The checked file: what is here is valid, with every default that the file alone decides filled in.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -245,6 +246,8 @@ pub enum Driver {
     Macvlan(Parent, MacvlanMode),
     /// A device of the host's, whose Ethernet address the containers share.
     Ipvlan(Parent, IpvlanMode),
+    /// A plugin of Docker's.
+    Remote(Remote),
     /// The host's own stack.
     Host,
     /// Nothing: a namespace with `lo` alone.
@@ -259,10 +262,22 @@ impl Driver {
             Self::Overlay(_) => "overlay",
             Self::Macvlan(..) => "macvlan",
             Self::Ipvlan(..) => "ipvlan",
+            Self::Remote(_) => "remote",
             Self::Host => "host",
             Self::Null => "null",
         }
     }
+}
+
+/// What a plugin's network has beside subnets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// The plugin's name, or its socket's path.
+    pub plugin: String,
+    /// The plugin that gives addresses; none where netrec does.
+    pub ipam: Option<String>,
+    /// The driver's options.
+    pub options: BTreeMap<String, String>,
 }
 
 /// The device that a macvlan or ipvlan network is on: one of the host's, or a VLAN of it.
@@ -304,6 +319,19 @@ impl Network {
             Driver::Overlay(overlay) => Some(overlay),
             _ => None,
         }
+    }
+
+    /// What makes it, where that is a plugin.
+    pub fn remote(&self) -> Option<&Remote> {
+        match &self.driver {
+            Driver::Remote(remote) => Some(remote),
+            _ => None,
+        }
+    }
+
+    /// Whether a plugin gives its containers their addresses.
+    pub fn has_ipam(&self) -> bool {
+        self.remote().is_some_and(|remote| remote.ipam.is_some())
     }
 
     /// Whether the host has a bridge for it, and so is its containers' router, where they have one.

@@ -13,7 +13,7 @@ use crate::config::{Attachment, Config, Host, Invalid, Network, Place, Problem};
 use crate::state::{InterfaceName, Mac, ObjectName};
 
 /// FNV-1a, 64 bits, of UTF-8 text (Fowler, Noll, Vo: offset basis 14695981039346656037, prime 1099511628211).
-pub(super) fn hash(text: &str) -> u64 {
+pub(crate) fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
@@ -462,7 +462,8 @@ fn in_one_pool(
     for free in &all {
         let ipv6 = free.ipv6;
         for &user in users {
-            if free.total == 0 || attachment(user).addresses.iter().any(|ip| ip.is_ipv6() == ipv6) {
+            let others_choice = free.total == 0 || network.has_ipam();
+            if others_choice || attachment(user).addresses.iter().any(|ip| ip.is_ipv6() == ipv6) {
                 continue;
             }
             let id = format!("{}/{}", network.name, config.containers[user.0].name);

@@ -102,6 +102,7 @@ impl<'a> Build<'a> {
             for ipv6 in [false, true] {
                 self.default_route(member, ipv6);
             }
+            self.plugins_routes(member);
             self.loose_paths(member);
             for (path, value) in &container.sysctls {
                 self.want_sysctl(container.netns.netns(), path.as_str(), value, &container.owner);
@@ -113,6 +114,7 @@ impl<'a> Build<'a> {
         let (attachment, chosen) = (&member.container.attachments[index], &member.chosen[index]);
         let network = &self.config.networks[attachment.network];
         let netns = member.container.netns.netns();
+        let mut addresses: Vec<IpNetwork> = chosen.addresses.iter().map(|address| address.ip).collect();
         match &network.driver {
             Driver::Bridge | Driver::Overlay(_) => self.pair(member, index),
             Driver::Macvlan(..) | Driver::Ipvlan(..) => {
@@ -120,11 +122,15 @@ impl<'a> Build<'a> {
                     return;
                 }
             }
+            Driver::Remote(_) => match self.on_plugins(member, index) {
+                Some(given) => addresses = given,
+                None => return,
+            },
             Driver::Host | Driver::Null => return,
         }
-        for address in &chosen.addresses {
-            let key = Key::Address { netns: netns.clone(), link: attachment.interface, ip: address.ip };
-            if address.automatic {
+        for ip in addresses {
+            let key = Key::Address { netns: netns.clone(), link: attachment.interface, ip };
+            if chosen.addresses.iter().any(|address| address.automatic && address.ip == ip) {
                 self.out.chosen.insert(key.clone());
             }
             self.want(key, Object::Address(Address::lasting()), &attachment.owner);
@@ -260,12 +266,16 @@ impl<'a> Build<'a> {
     }
 
     fn default_route(&mut self, member: Member<'_>, ipv6: bool) {
-        let Some((index, via)) = member.default_route(ipv6) else { return };
-        let attachment = &member.container.attachments[index];
         let Ok(to) = IpNetwork::new(if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }, 0)
         else {
             return;
         };
+        let remote = |index: &usize| member.network(*index).remote().is_some();
+        if let Some(index) = member.container.default_routes[usize::from(ipv6)].filter(remote) {
+            return self.plugins_default_route(member, index, to);
+        }
+        let Some((index, via)) = member.default_route(ipv6) else { return };
+        let attachment = &member.container.attachments[index];
         let key = Key::route(member.container.netns.netns().clone(), to);
         self.want(key, Object::Route(Route::new(attachment.interface, via)), &attachment.owner);
     }

@@ -7,6 +7,7 @@ mod container;
 mod firewall;
 mod on_parent;
 mod overlay;
+mod remote;
 mod shaping;
 mod show;
 mod sources;
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+pub(crate) use chosen::hash;
 pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork, ChosenShaper, bridge_name};
 pub use show::{filled_in, host_lines};
 
@@ -37,6 +39,8 @@ pub struct Desired {
     pub chosen: BTreeSet<Key>,
     /// Why it cannot be made on this host.
     pub refusals: Vec<Refusal>,
+    /// Whether there is more to be wanted once plugins have answered.
+    pub unanswered: bool,
 }
 
 /// A reason why something of the file cannot be made on a host.
@@ -139,6 +143,7 @@ impl<'a> Build<'a> {
         self.bridges();
         self.overlays();
         self.parents();
+        self.remotes();
         self.containers();
         self.firewall();
         self.unknown_devices();

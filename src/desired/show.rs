@@ -75,7 +75,10 @@ fn network(network: &Network, chosen: &ChosenNetwork, mtu: u32) -> Value {
     }
     value["subnet"] = json!(network.subnets.iter().map(|s| s.net).collect::<Vec<_>>());
     value["reserve"] = json!(network.reserve);
-    value["mtu"] = json!(mtu);
+    // A plugin's device has the plugin's, unless the file says another.
+    if network.remote().is_none() || network.mtu.is_some() {
+        value["mtu"] = json!(mtu);
+    }
     if !network.has_pieces() {
         let gateways: Vec<_> = network.subnets.iter().filter_map(|s| s.gateway).collect();
         value["gateway"] = if gateways.is_empty() { json!(false) } else { json!(gateways) };
@@ -84,6 +87,12 @@ fn network(network: &Network, chosen: &ChosenNetwork, mtu: u32) -> Value {
     match &network.driver {
         Driver::Macvlan(parent, mode) => (value["parent"], value["type"]) = (json!(parent.name), json!(mode)),
         Driver::Ipvlan(parent, mode) => (value["parent"], value["type"]) = (json!(parent.name), json!(mode)),
+        Driver::Remote(remote) => {
+            (value["plugin"], value["options"]) = (json!(remote.plugin), json!(remote.options));
+            if let Some(ipam) = &remote.ipam {
+                value["ipam"] = json!(ipam);
+            }
+        }
         _ => bridged(&mut value, network, chosen),
     }
     value
@@ -169,19 +178,25 @@ fn attachment(network: &Network, attachment: &Attachment, chosen: &ChosenAttachm
     if !network.has_interfaces() {
         return json!({});
     }
+    let addresses: Vec<_> = chosen.addresses.iter().map(|a| a.ip.ip()).collect();
     let mut value = json!({
-        "address": chosen.addresses.iter().map(|a| a.ip.ip()).collect::<Vec<_>>(),
+        "address": addresses,
         "interface": attachment.interface,
         "priority": attachment.priority,
         "routes": attachment.routes.iter().map(route).collect::<Vec<_>>(),
     });
+    // What a plugin is to choose is left out.
+    if let Some(map) = value.as_object_mut().filter(|_| addresses.is_empty()) {
+        map.shift_remove("address");
+    }
     for (key, rate) in [("ingress", attachment.ingress), ("egress", attachment.egress)] {
         if let Some(rate) = rate {
             value[key] = json!(rate);
         }
     }
-    if !network.shares_mac() {
-        value["mac"] = json!(chosen.mac);
+    let mac = if network.remote().is_some() { attachment.mac } else { Some(chosen.mac) };
+    if let Some(mac) = mac.filter(|_| !network.shares_mac()) {
+        value["mac"] = json!(mac);
     }
     let sysctl = attachment.sysctls.iter().map(|(path, value)| (path.clone(), json!(value)));
     value["sysctl"] = Value::Object(sysctl.collect());

@@ -20,7 +20,7 @@ use crate::state::facts::{
     Asked, BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostDevice, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING,
     Uplink, Way,
 };
-use crate::state::{Device, Facts, InterfaceName, Netns, PROTOCOL, RT_TABLE_MAIN, Surroundings};
+use crate::state::{Device, Facts, InterfaceName, Netns, PROTOCOL, RT_TABLE_MAIN, State, Surroundings};
 
 /// The device and inode number of a container's namespace.
 fn identity(namespaces: &Namespaces, netns: &Netns) -> Result<Option<(u64, u64)>, String> {
@@ -57,6 +57,7 @@ pub(super) fn read(namespaces: &mut Namespaces, asked: &Asked) -> Result<Facts, 
         ways: ways.into_iter().filter_map(|(ip, (index, via))| Some((ip, way(links.get(&index)?, via)))).collect(),
         namespaces: asked.namespaces.iter().map(|netns| (netns.clone(), identity(namespaces, netns))).collect(),
         sources: BTreeMap::new(),
+        remote: State::new(),
         surroundings: Surroundings::default(),
     })
 }

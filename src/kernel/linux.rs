@@ -13,16 +13,18 @@ use super::events::Events;
 use super::fault::Writes;
 use super::live::{Live, dump_error, read_error};
 use super::netlink::change::Abilities;
+use super::netlink::link::{self, Mark, RawKind};
 use super::netlink::route;
 use super::netns::{self, Namespaces};
 use super::nftables::Firewall;
 use super::picture::Picture;
 use super::run::Runner;
 use super::space::Ahead;
+use super::transport::Socket;
 use super::{Backend, ReadError, StepError, facts, foreign, live, sockets, sources};
 use crate::state::{
-    Announcement, Asked, Facts, Flow, Key, Netns, Published, Scope, SearchedFor, Stale, State, Step, Surroundings,
-    Traffic, Whereabouts,
+    Announcement, Asked, Device, Facts, Flow, InterfaceName, Key, Mac, Netns, Published, Scope, SearchedFor, Stale,
+    State, Step, Surroundings, Traffic, Whereabouts,
 };
 
 /// The running kernel, seen from the network namespace that the opening thread is in. All calls must come from threads
@@ -171,6 +173,63 @@ impl Linux {
     /// The device and inode number of the host's namespace, which tell it from all others while it lives.
     pub fn host_id(&self) -> (u64, u64) {
         self.namespaces.host_id()
+    }
+}
+
+/// A device of the host's, as somebody else made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostDevice {
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it asks for no neighbours.
+    pub no_arp: bool,
+    /// Whether it is netrec's, or `lo`.
+    pub ours: bool,
+    /// Whether it is a bridge, which never leaves its namespace.
+    pub bridge: bool,
+}
+
+/// For what is done beside the kernel.
+impl Linux {
+    /// Counts a write that is not the kernel's.
+    ///
+    /// # Errors
+    /// The error number with which a test wants it to fail.
+    pub fn admit(&mut self) -> Result<(), i32> {
+        self.writes.admit()
+    }
+
+    /// A device of the host's; none where there is no such.
+    pub fn host_device(&mut self, name: InterfaceName) -> Result<Option<HostDevice>, ReadError> {
+        match link::get_by_name(self.namespaces.host(), name) {
+            Err(refusal) if refusal.errno == libc::ENODEV => Ok(None),
+            Err(refusal) => Err(read_error("a device of the host's", &refusal)),
+            Ok(found) => {
+                let Device { mac, mtu, no_arp, .. } = found.device;
+                let (ours, bridge) =
+                    (found.loopback || found.is_marked(), matches!(found.kind, RawKind::Bridge { .. }));
+                Ok(Some(HostDevice { mac, mtu, no_arp, ours, bridge }))
+            }
+        }
+    }
+
+    /// Whether a device that a plugin made, by its name in the host, is there: in its container, or still in the host.
+    pub fn holds_plugins_device(&mut self, netns: &Netns, source: InterfaceName) -> Result<bool, ReadError> {
+        let what = netns::whose(netns);
+        let inode = self.host_id().1;
+        if let Some(handle) = self.namespaces.find(netns).map_err(|error| read_error(&what, &error.into()))? {
+            let opened = self.namespaces.visit(&handle, Socket::open);
+            let opened = opened.map_err(|errno| read_error(&what, &netns::not_entered(errno)))?;
+            let mut socket = opened.map_err(|error| read_error(&what, &error.into()))?;
+            let links = link::dump(&mut socket).map_err(|error| dump_error("links", netns, error))?;
+            let is_it = |mark: &Mark| mark.source == Some(source) && mark.inode == Some(inode);
+            if links.iter().any(|link| link.is_marked() && link.mark.as_ref().is_some_and(is_it)) {
+                return Ok(true);
+            }
+        }
+        Ok(self.host_device(source)?.is_some_and(|device| !device.ours))
     }
 }
 

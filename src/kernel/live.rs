@@ -301,7 +301,9 @@ impl Reader<'_> {
         let has_ours = space.links.iter().any(|link| link.is_marked() && says_us(link));
         for at in 0..space.links.len() {
             let raw = &space.links[at];
-            if !raw.is_marked() || raw.kind == RawKind::Veth {
+            let source = raw.mark.as_ref().and_then(|mark| mark.source);
+            // A pair of netrec's own is told of by its end in the host.
+            if !raw.is_marked() || (raw.kind == RawKind::Veth && source.is_none()) {
                 continue;
             }
             let is_on_parent = matches!(raw.kind, RawKind::Macvlan(_) | RawKind::Ipvlan(_));
@@ -312,7 +314,7 @@ impl Reader<'_> {
                 (None, Some(nsid)) => {
                     let of_host = self.namespaces.nsid_of_host(&space.netns);
                     if of_host.map_err(|r| read_error(&whose(&space.netns), &r))? != nsid {
-                        let mark = Mark { owner: Owner::netrec(), inode: Some(0) };
+                        let mark = Mark::new(Owner::netrec(), Some(0));
                         Arc::make_mut(space).links[at].mark = Some(mark);
                         continue;
                     }
@@ -320,10 +322,11 @@ impl Reader<'_> {
                 // Of a netrec in there, or of another host's.
                 _ => continue,
             }
-            let kind = match &raw.kind {
+            let kind = match (&raw.kind, source) {
+                (_, Some(source)) => LinkKind::Plugin { source },
                 _ if is_on_parent => on_parent(raw, &host.links),
-                RawKind::Ifb => LinkKind::Ifb,
-                other => LinkKind::Other { name: other.name().to_owned() },
+                (RawKind::Ifb, None) => LinkKind::Ifb,
+                (other, None) => LinkKind::Other { name: other.name().to_owned() },
             };
             let leaving = raw.group == GROUP_LEAVING;
             let link = Link { kind, device: raw.device.clone(), master: None, port: None, leaving };
@@ -331,7 +334,7 @@ impl Reader<'_> {
             self.add(key, Object::Link(link), raw.mark.as_ref(), Standing::Ours);
             // What is on one without a name is netrec's as it is.
             if raw.mark.is_none() {
-                let mark = Mark { owner: Owner::netrec(), inode: Some(self.inode) };
+                let mark = Mark::new(Owner::netrec(), Some(self.inode));
                 Arc::make_mut(space).links[at].mark = Some(mark);
             }
         }

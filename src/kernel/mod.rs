@@ -30,7 +30,8 @@ mod transport;
 
 pub use disown::disown;
 pub use events::Events;
-pub use linux::Linux;
+pub use linux::{HostDevice, Linux};
+pub use netns::path as namespace_path;
 pub use space::Ahead;
 
 use std::collections::BTreeMap;
@@ -51,6 +52,11 @@ pub trait Backend {
     fn search(&mut self, wanted: &[SearchedFor]) -> BTreeMap<Netns, Whereabouts> {
         let _ = wanted;
         BTreeMap::new()
+    }
+
+    /// Reads what plugins were asked for, and answered; with the search behind it. It is part of the live state too.
+    fn endpoints(&mut self) -> Result<State, ReadError> {
+        Ok(State::new())
     }
 
     /// What tells a namespace of others from every other that there was or will be until the machine starts anew; none where

@@ -41,7 +41,7 @@ const SPARE_DESCRIPTORS: usize = 64;
 pub(super) type Id = (u64, u64);
 
 /// The file of a namespace that has a name or path.
-pub(super) fn path(netns: &Netns) -> PathBuf {
+pub fn path(netns: &Netns) -> PathBuf {
     match netns.label() {
         None => OWN.into(),
         Some(label) if label.starts_with('/') => label.into(),
@@ -267,6 +267,11 @@ impl Namespaces {
             Err(held) => held.file.try_clone()?,
         };
         Ok(Some(file.into()))
+    }
+
+    /// The host's namespace's descriptor, for a message that comes from another one.
+    pub(super) fn host_descriptor(&self) -> Result<OwnedFd, Refusal> {
+        Ok(self.home.file.try_clone()?.into())
     }
 
     /// A socket in a namespace, made at its first use.

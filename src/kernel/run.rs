@@ -143,10 +143,8 @@ impl Runner<'_> {
     }
 
     fn make_namespace(&mut self, netns: &Netns, before: Option<&Entry>, after: &Entry) -> Result<(), Refusal> {
-        let mark = Mark {
-            owner: after.owner().cloned().unwrap_or_else(Owner::netrec),
-            inode: Some(self.namespaces.host_id().1),
-        };
+        let owner = after.owner().cloned().unwrap_or_else(Owner::netrec);
+        let mark = Mark::new(owner, Some(self.namespaces.host_id().1));
         let Object::Netns(wanted) = &after.object else { return Err(mismatch()) };
         if before.is_none_or(|b| matches!(&b.object, Object::Netns(found) if found.unbound)) {
             return self.namespaces.create(netns, &mark, wanted.lo_up, self.writes);
@@ -226,7 +224,9 @@ impl Runner<'_> {
         match &step.key {
             Key::Link { netns, name } => match &step.after {
                 Some(after) => self.link_operations(netns, *name, step, after),
-                None => Ok(Vec::new()),
+                None => {
+                    Ok(source_of(step).map(|source| give_back_operation(netns, *name, source)).into_iter().collect())
+                }
             },
             Key::Address { netns, link, ip } => address_operations(netns, *link, *ip, step),
             Key::Route { netns, .. } => route_operation(netns, step).map(|o| vec![o]),
@@ -252,7 +252,12 @@ impl Runner<'_> {
         let mut list = Vec::new();
         let (near_before, far_before) = match &step.before {
             None => {
-                list.push(create_operation(netns, name, wanted));
+                list.push(match wanted.source() {
+                    Some(source) => {
+                        take_in_operation(netns, name, wanted, source, near.alias.clone().unwrap_or_default())
+                    }
+                    None => create_operation(netns, name, wanted),
+                });
                 (near.as_created(wanted), far.as_ref().map(|(_, end)| end.as_created(wanted)))
             }
             Some(before) => {
@@ -331,7 +336,9 @@ impl Runner<'_> {
     fn delete_links(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
         let mut leaving: BTreeMap<&Netns, Vec<usize>> = BTreeMap::new();
         for (i, step) in steps.iter().enumerate() {
-            if let (Key::Link { netns, .. }, None) = (&step.key, &step.after) {
+            if let (Key::Link { netns, .. }, None) = (&step.key, &step.after)
+                && source_of(step).is_none()
+            {
                 leaving.entry(netns).or_default().push(i);
             }
         }
@@ -453,8 +460,53 @@ fn changeable(before: &Link, after: &Link) -> bool {
         (LinkKind::Ipvlan { .. }, LinkKind::Ipvlan { .. }) => before.parent() == after.parent(),
         (LinkKind::Vlan { .. }, LinkKind::Vlan { .. }) => before.claim() == after.claim(),
         (LinkKind::Ifb, LinkKind::Ifb) => true,
+        (LinkKind::Plugin { source: a }, LinkKind::Plugin { source: b }) => a == b,
         (LinkKind::Other { name: a }, LinkKind::Other { name: b }) => a == b,
         _ => false,
+    }
+}
+
+/// Of a plugin's device that goes, its name in the host.
+fn source_of(step: &Step) -> Option<InterfaceName> {
+    match step.before.as_ref().map(|entry| &entry.object) {
+        Some(Object::Link(link)) if step.after.is_none() => link.source(),
+        _ => None,
+    }
+}
+
+fn take_in_operation<'a>(
+    netns: &'a Netns,
+    name: InterfaceName,
+    wanted: &'a Link,
+    source: InterfaceName,
+    alias: String,
+) -> Operation<'a> {
+    Operation {
+        stage: Stage::Create,
+        netns: &Netns::HOST,
+        accept: &[],
+        build: Box::new(move |namespaces| {
+            let found = link::get_by_name(namespaces.host(), source)?;
+            if found.loopback || found.is_marked() {
+                return Err(Refusal::new(libc::EPERM, format!("{source} is none of a plugin's devices")));
+            }
+            let netns = namespaces.descriptor(netns)?.ok_or_else(mismatch)?;
+            Ok((link::take_in(&found, name, wanted, &alias, &netns), Some(netns)))
+        }),
+    }
+}
+
+fn give_back_operation<'a>(netns: &'a Netns, name: InterfaceName, source: InterfaceName) -> Operation<'a> {
+    Operation {
+        stage: Stage::Create,
+        netns,
+        accept: GONE,
+        build: Box::new(move |namespaces| {
+            namespaces.forget_indices();
+            let index = namespaces.index(netns, name)?;
+            let host = namespaces.host_descriptor()?;
+            Ok((link::give_back(index, source, &host), Some(host)))
+        }),
     }
 }
 
@@ -756,6 +808,7 @@ fn kind_of(kind: &LinkKind) -> &str {
         LinkKind::Ipvlan { .. } => "ipvlan",
         LinkKind::Vlan { .. } => "vlan",
         LinkKind::Ifb => "ifb",
+        LinkKind::Plugin { .. } => "plugin",
         LinkKind::Other { name } => name,
     }
 }

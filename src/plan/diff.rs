@@ -12,8 +12,8 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::{Action, Conflict, Op};
 use crate::state::{
-    Claim, Entry, Fdb, InterfaceName, Key, Link, LinkKind, MacvlanMode, Netns, Object, Owner, Route, Standing, State,
-    Warning, device_of, of_renamed,
+    Claim, Endpoint, Entry, Fdb, Health, InterfaceName, Key, Link, LinkKind, MacvlanMode, Netns, Object, Owner,
+    PluginNetwork, PluginSubnet, Route, Standing, State, Warning, device_of, of_renamed,
 };
 
 /// The actions that make live state the desired one, in the order of their keys, and what stands in their way.
@@ -54,6 +54,7 @@ pub fn diff(desired: &State, live_state: &State) -> Diff {
             }
         }
     }
+    walk.mark_coming_again();
     walk
 }
 
@@ -101,6 +102,8 @@ struct Fate {
     unplugged: BTreeSet<InterfaceName>,
     /// Namespaces that go.
     emptied: BTreeSet<Netns>,
+    /// Networks of plugins that are made anew.
+    networks: BTreeSet<std::sync::Arc<str>>,
     /// Whether the firewall table goes, and the sets that do.
     table: bool,
     sets: BTreeSet<std::sync::Arc<str>>,
@@ -112,7 +115,7 @@ impl Fate {
         let ours = || live.into_iter().filter(|(_, e)| e.standing.is_ours());
         let claims: BTreeSet<Claim> = desired.iter().filter_map(|(_, entry)| claim(&entry.object)).collect();
         for (key, entry) in ours() {
-            if !matches!(key, Key::Link { .. } | Key::Netns { .. } | Key::Set { .. }) {
+            if !matches!(key, Key::Link { .. } | Key::Netns { .. } | Key::Set { .. } | Key::Network { .. }) {
                 continue;
             }
             let wanted = desired.get(key).map(|e| &e.object);
@@ -141,6 +144,9 @@ impl Fate {
                 }
                 (Key::Set { name }, _, None) => {
                     fate.sets.insert(name.clone());
+                }
+                (Key::Network { network }, before, Some(after)) if !forced(before, after).is_empty() => {
+                    fate.networks.insert(network.clone());
                 }
                 _ => {}
             }
@@ -214,6 +220,9 @@ impl Fate {
         match (key, object) {
             _ if self.goes_along(key, object) => Some(Falls::AtOnce("its link is made anew")),
             _ if self.falls_with_parent(key, object) => Some(Falls::AtOnce("its parent is made anew")),
+            (Key::Endpoint { network, .. }, _) if self.networks.contains(network) => {
+                Some(Falls::AtOnce("its network is made anew"))
+            }
             (Key::Neighbour { netns, link, .. }, _) if netns.is_host() && self.flushed.contains(link) => {
                 Some(Falls::AtOnce("a new MAC address of its link, or another ARP flag, drops it"))
             }
@@ -238,7 +247,9 @@ impl Fate {
         match (key, object) {
             (Key::Element { set, .. }, _) => self.table || self.sets.contains(set),
             (Key::Set { .. } | Key::Chain { .. }, _) => self.table,
-            (Key::Netns { .. } | Key::Link { .. } | Key::Table, _) => false,
+            (Key::Netns { .. } | Key::Link { .. } | Key::Table | Key::Network { .. } | Key::Endpoint { .. }, _) => {
+                false
+            }
             (
                 Key::Address { netns, link, .. }
                 | Key::Neighbour { netns, link, .. }
@@ -368,8 +379,12 @@ fn forced(before: &Object, after: &Object) -> Vec<&'static str> {
             | (LinkKind::Ipvlan { .. }, LinkKind::Ipvlan { .. })
             | (LinkKind::Vlan { .. }, LinkKind::Vlan { .. }) => fixed_on_parent(b, a),
             (LinkKind::Ifb, LinkKind::Ifb) => vec![],
+            (LinkKind::Plugin { source: b }, LinkKind::Plugin { source: a }) if b == a => vec![],
+            (LinkKind::Plugin { .. }, LinkKind::Plugin { .. }) => vec!["source"],
             _ => vec!["type"],
         },
+        (Object::Network(b), Object::Network(a)) => fixed_of_network(b, a),
+        (Object::Endpoint(b), Object::Endpoint(a)) => fixed_of_endpoint(b, a),
         (Object::Qdisc(b), Object::Qdisc(a)) if discriminant(b) != discriminant(a) => vec!["type"],
         (Object::Set(b), Object::Set(a)) if a != b => vec!["type"],
         (Object::Chain(b), Object::Chain(a)) => match (&b.base, &a.base) {
@@ -391,6 +406,45 @@ fn forced(before: &Object, after: &Object) -> Vec<&'static str> {
         },
         _ => vec![],
     }
+}
+
+/// What a plugin cannot change of a network: all that it is asked for, and what is amiss.
+fn fixed_of_network(before: &PluginNetwork, after: &PluginNetwork) -> Vec<&'static str> {
+    let subnets = |of: fn(&PluginSubnet) -> Option<String>| {
+        let each = |network: &PluginNetwork| network.subnets.iter().map(of).collect::<Vec<_>>();
+        each(before) != each(after)
+    };
+    let all = [
+        (before.plugin != after.plugin, "plugin"),
+        (before.ipam != after.ipam, "ipam"),
+        (subnets(|subnet| Some(subnet.subnet.to_string())), "subnet"),
+        (subnets(|subnet| Some(subnet.range?.to_string())), "range"),
+        (subnets(|subnet| Some(subnet.gateway?.to_string())), "gateway"),
+        (before.options != after.options, "options"),
+        (before.health != after.health, "health"),
+    ];
+    all.into_iter().filter(|(differs, _)| *differs).map(|(_, path)| path).collect()
+}
+
+/// The same of a container on it.
+fn fixed_of_endpoint(before: &Endpoint, after: &Endpoint) -> Vec<&'static str> {
+    let all = [
+        (before.netns != after.netns, "netns"),
+        (before.addresses != after.addresses, "addresses"),
+        (before.mac != after.mac, "mac"),
+        (before.health != after.health, "health"),
+    ];
+    all.into_iter().filter(|(differs, _)| *differs).map(|(_, path)| path).collect()
+}
+
+/// What is amiss with something that a plugin has made.
+fn ill(object: &Object) -> Option<Health> {
+    let health = match object {
+        Object::Network(network) => network.health,
+        Object::Endpoint(endpoint) => endpoint.health,
+        _ => return None,
+    };
+    (!health.is_whole()).then_some(health)
 }
 
 /// The attributes of a VXLAN device that differ and that the kernel lets nobody change (`vxlan_changelink`); a device
@@ -438,7 +492,11 @@ fn fixed_on_parent(before: &Link, after: &Link) -> Vec<&'static str> {
 /// Whether two objects are the same to the kernel.
 fn same(key: &Key, before: &Entry, after: &Entry) -> bool {
     let marked = || before.owner().map(Owner::stem) == after.owner().map(Owner::stem);
-    before.object == after.object && (!key.kind().is_marked() || marked())
+    match (&before.object, &after.object) {
+        // What a plugin answered is not for the file to want.
+        (Object::Endpoint(b), Object::Endpoint(a)) => fixed_of_endpoint(b, a).is_empty() && b.external == a.external,
+        (b, a) => b == a && (!key.kind().is_marked() || marked()),
+    }
 }
 
 /// Whether a foreign object does what is wanted; only addresses and routes may be somebody else's.
@@ -493,6 +551,16 @@ impl Diff {
         }
     }
 
+    /// Says of what hangs on an endpoint of a plugin's that is made anew, that it goes for a while only.
+    fn mark_coming_again(&mut self) {
+        let anew = |action: &&Action| action.op == Op::Replace && matches!(action.key, Key::Endpoint { .. });
+        let owners: BTreeSet<Owner> = self.actions.iter().filter(anew).map(Action::owner).collect();
+        let goes = |action: &&mut Action| action.op == Op::Delete && owners.contains(&action.owner());
+        for action in self.actions.iter_mut().filter(goes) {
+            action.reason = Some("it comes again with the endpoint, which is made anew".into());
+        }
+    }
+
     fn missing(&mut self, wanted: Option<(&Key, &Entry)>) {
         if let Some((key, after)) = wanted {
             self.push(Op::Create, key, None, Some(after.clone()));
@@ -506,7 +574,8 @@ impl Diff {
             && !matches!(key, Key::Sysctl { .. })
         {
             let action = self.push(Op::Delete, key, Some(entry.clone()), None);
-            action.implied = falls.is_some();
+            // What a plugin was told it has to be told again.
+            action.implied = falls.is_some() && !key.kind().is_of_plugin();
             action.early = fate.early.contains(key);
         }
     }
@@ -529,7 +598,9 @@ impl Diff {
             let paths = forced(&before.object, &after.object);
             let op = if paths.is_empty() { Op::Update } else { Op::Replace };
             let action = self.push(op, key, Some(before.clone()), Some(after.clone()));
-            if !paths.is_empty() {
+            if let Some(health) = ill(&before.object) {
+                action.reason = Some(health.why().into());
+            } else if !paths.is_empty() {
                 action.reason = Some(format!("{} cannot change in place", paths.join(", ")));
             }
             action.replace = paths;

@@ -80,6 +80,8 @@ enum Place {
     /// A container's address.
     Address(IpAddr),
     Chain(Arc<str>),
+    /// A network of a plugin's.
+    Network(Arc<str>),
 }
 
 /// The places that an object takes.
@@ -96,6 +98,7 @@ fn takes(key: &Key, entry: &Entry) -> Vec<Place> {
         }
         (Key::Address { netns, ip, .. }, _) if !netns.is_host() => vec![Place::Address(ip.ip())],
         (Key::Chain { name }, _) => vec![Place::Chain(name.clone())],
+        (Key::Network { network }, _) => vec![Place::Network(network.clone())],
         _ => vec![],
     }
 }
@@ -126,6 +129,9 @@ fn hangs_on(key: &Key, entry: &Entry) -> Vec<Place> {
         (Key::Sysctl { netns, path }, _) => {
             let device = device_of(path).map(|device| end(netns, device));
             std::iter::once(Place::Netns(netns.clone())).chain(device).collect()
+        }
+        (Key::Endpoint { network, .. }, Object::Endpoint(endpoint)) => {
+            vec![Place::Netns(endpoint.netns.clone()), Place::Network(network.clone())]
         }
         (_, Object::Element(Element { data: Some(ElementData::Verdict(Verdict::Jump(chain))) })) => {
             vec![Place::Chain(chain.clone())]

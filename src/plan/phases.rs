@@ -21,8 +21,16 @@ pub enum Phase {
     MoveAside,
     /// Namespaces are made.
     Namespaces,
-    /// Links that cannot change in place go, and tunnels whose place another one takes.
+    /// Links that cannot change in place go, and tunnels whose place another one takes. Plugins' devices are given back.
     Unlink,
+    /// Containers leave plugins' networks.
+    Part,
+    /// Plugins' networks go.
+    Dissolve,
+    /// Plugins' networks are made.
+    Networks,
+    /// Containers join plugins' networks.
+    Join,
     /// Links are made, bridges and VLANs first: down, with what only the creating message can set.
     Bridges,
     /// What may be a bridge's port or is on another link is made: veth pairs, both ends down, VXLAN devices, macvlans.
@@ -128,10 +136,14 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
             let moved = move_aside(&action.key, kept, aside, emit);
             raise_link(&action.key, moved, after, emit);
         }
+        // What the plugin removes with its endpoint has to be in its place by then.
+        (Key::Link { .. }, Op::Delete) if is_plugins(before.as_ref()) => emit(Phase::Unlink, before, None),
         (Key::Link { .. }, Op::Delete) => {
             let moved = move_aside(&action.key, before, aside, emit);
             emit(Phase::Remove, moved, None);
         }
+        (Key::Network { .. }, op) => again(op, (before, after), (Phase::Dissolve, Phase::Networks), emit),
+        (Key::Endpoint { .. }, op) => again(op, (before, after), (Phase::Part, Phase::Join), emit),
         (Key::Netns { .. }, Op::Delete) => emit(Phase::Unname, before, None),
         (Key::Netns { .. }, _) => emit(Phase::Namespaces, before, after),
         (Key::Address { .. }, Op::Delete) => emit(Phase::Detach, before, None),
@@ -169,6 +181,29 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
     }
 }
 
+/// What goes in one phase and comes in another.
+fn again(
+    op: Op,
+    (before, after): (Option<Entry>, Option<Entry>),
+    (goes, comes): (Phase, Phase),
+    emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>),
+) {
+    match op {
+        Op::Update => emit(comes, before, after),
+        Op::Create => emit(comes, None, after),
+        Op::Delete => emit(goes, before, None),
+        Op::Replace => {
+            emit(goes, before, None);
+            emit(comes, None, after);
+        }
+    }
+}
+
+/// Whether a link is a plugin's device.
+fn is_plugins(entry: Option<&Entry>) -> bool {
+    matches!(entry.map(|e| &e.object), Some(Object::Link(link)) if link.source().is_some())
+}
+
 /// Whether a parameter is that of no single device.
 fn is_switch(path: &str) -> bool {
     !path.contains("/conf/") || path.contains("/conf/all/") || path.contains("/conf/default/")
@@ -193,7 +228,10 @@ fn without_device(mut entry: Entry) -> Entry {
 fn create_link(key: &Key, after: Option<Entry>, emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>)) {
     let Some(after) = after else { return };
     let mut bare = with_up(after.clone(), false, false);
-    bare.owners.clear();
+    // A plugin's device comes with its mark, since it was somebody else's before.
+    if !is_plugins(Some(&bare)) {
+        bare.owners.clear();
+    }
     let mut phase = Phase::Bridges;
     if let Object::Link(link) = &mut bare.object {
         link.device = Device { no_arp: link.is_born_without_arp(), ..as_created(&link.device) };

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::state::firewall::{BaseChain, Chain};
-use crate::state::{Entry, Object};
+use crate::state::{Endpoint, Entry, Object, PluginNetwork, PluginRoute};
 
 /// The attributes of an object, nested as in the JSON documents. Rules, sets and elements are in the syntax of `nft(8)`.
 pub(super) fn attributes(object: &Object) -> Value {
@@ -23,8 +23,53 @@ pub(super) fn attributes(object: &Object) -> Value {
             Some(data) => json!({ "data": data.to_string() }),
             None => json!({}),
         }),
+        Object::Network(o) => Ok(network(o)),
+        Object::Endpoint(o) => Ok(endpoint(o)),
     };
     plain.unwrap_or_default()
+}
+
+fn network(network: &PluginNetwork) -> Value {
+    let PluginNetwork { plugin, ipam, options, subnets, hosts, health } = network;
+    let each = |of: &dyn Fn(&crate::state::PluginSubnet) -> Option<String>| -> Option<Vec<String>> {
+        let list: Vec<String> = subnets.iter().filter_map(of).collect();
+        (!list.is_empty()).then_some(list)
+    };
+    json!({
+        "plugin": plugin,
+        "ipam": ipam,
+        "subnet": each(&|subnet| Some(subnet.subnet.to_string())),
+        "range": each(&|subnet| Some(subnet.range?.to_string())),
+        "gateway": each(&|subnet| Some(subnet.gateway?.to_string())),
+        "options": options,
+        "hosts": (!hosts.is_empty()).then_some(hosts),
+        "health": (!health.is_whole()).then_some(health),
+    })
+}
+
+/// What stands for what a plugin alone knows, before it was asked.
+const LATER: &str = "(known after apply)";
+
+fn endpoint(endpoint: &Endpoint) -> Value {
+    let Endpoint { netns, addresses, mac, external, health, answer } = endpoint;
+    let answer = answer.as_ref();
+    let route = |PluginRoute { to, via }: &PluginRoute| match via {
+        Some(via) => format!("{to} via {via}"),
+        None => to.to_string(),
+    };
+    let later = |value: Option<Value>| value.unwrap_or_else(|| json!(LATER));
+    let asked = (!addresses.is_empty()).then(|| json!(addresses));
+    json!({
+        "netns": netns,
+        "addresses": later(answer.map(|a| json!(a.addresses)).or(asked)),
+        "mac": later(answer.map(|a| json!(a.mac)).or(mac.map(|mac| json!(mac)))),
+        "external": external,
+        "device": later(answer.map(|a| json!(a.device))),
+        "mtu": later(answer.map(|a| json!(a.mtu))),
+        "gateways": later(answer.map(|a| json!(a.gateways))),
+        "routes": later(answer.map(|a| a.routes.iter().map(route).collect())),
+        "health": (!health.is_whole()).then_some(health),
+    })
 }
 
 fn chain(chain: &Chain) -> Value {

@@ -1,12 +1,13 @@
 //! Carrying out a plan: phase by phase, reading back what came of it, and on any failure back to the state before.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::ControlFlow;
 
 use crate::kernel::{Backend, ReadError, StepError};
 use crate::plan::flows::Change;
 use crate::plan::{Action, Diff, Op, Phase, announcements, diff, phases};
-use crate::state::{Entry, Key, Object, Qdisc, Scope, State, Step};
+use crate::state::{Endpoint, Entry, Key, Kind, Object, PluginNetwork, Qdisc, Scope, State, Step};
 
 use super::Prepared;
 
@@ -46,6 +47,8 @@ pub enum Undo {
     Done,
     /// It is not: what is left to do, and why it could not be done.
     Left(Vec<String>),
+    /// Nothing was to be taken back: what failed were plugins, of whose networks alone something is missing.
+    Unneeded,
 }
 
 impl fmt::Display for ApplyError {
@@ -59,6 +62,7 @@ impl fmt::Display for ApplyError {
         }
         match &self.undo {
             Undo::Done => f.write_str("what had been done was taken back: the host is as it was before"),
+            Undo::Unneeded => f.write_str("all else is done; `netrec apply` tries again"),
             Undo::Left(left) => {
                 writeln!(f, "what had been done could not all be taken back; left to do:")?;
                 for line in left {
@@ -77,15 +81,61 @@ pub fn apply(backend: &mut dyn Backend, prepared: &Prepared, progress: Progress<
     if prepared.plan.is_empty() {
         return Ok(());
     }
-    let mut run = Run { backend, desired: &prepared.desired, scope: &prepared.scope };
-    run.all(&prepared.plan.actions, progress)
-        .and_then(|()| run.forget(&prepared.live))
-        .map_err(|errors| ApplyError { undo: restore(run.backend, &prepared.live, &prepared.scope), errors })?;
+    let mut apart = Apart::default();
+    let mut done = round(backend, prepared, &mut apart, progress);
+    let mut scope = prepared.scope.clone();
+    if let (Ok(()), Some(again)) = (&done, &prepared.again) {
+        done = match again.prepare(backend) {
+            Ok(next) => {
+                scope = scope.and(next.scope.clone());
+                round(backend, &next, &mut apart, progress)
+            }
+            Err(error) => Err(vec![(Key::Table, format!("plan with what plugins answered: {error}"))]),
+        };
+    }
+    match done {
+        Err(errors) => Err(ApplyError { undo: restore(backend, &prepared.live, &scope), errors }),
+        Ok(()) if apart.errors.is_empty() => Ok(()),
+        Ok(()) => Err(ApplyError { errors: apart.errors, undo: Undo::Unneeded }),
+    }
+}
+
+/// Carries out one plan, but for what plugins fail at.
+fn round(
+    backend: &mut dyn Backend,
+    prepared: &Prepared,
+    apart: &mut Apart,
+    progress: Progress<'_>,
+) -> Result<(), Errors> {
+    let mut run = Run { backend, desired: &prepared.desired, scope: &prepared.scope, apart };
+    run.all(&prepared.plan.actions, progress)?;
+    run.forget(&prepared.live)?;
     let news = announcements(&prepared.plan.actions, &prepared.desired);
     if !news.is_empty() {
         run.backend.announce(&news);
     }
     Ok(())
+}
+
+/// What plugins failed at. All else goes on.
+#[derive(Default)]
+struct Apart {
+    keys: BTreeSet<Key>,
+    errors: Errors,
+}
+
+impl Apart {
+    /// Whether something is to be left as it is: for itself, with its network, or as the network of a container that is.
+    fn has(&self, key: &Key) -> bool {
+        let Some(of) = key.plugin_network().filter(|_| !self.keys.is_empty()) else { return false };
+        let touches = |other: &Key| other == key || other.kind() != key.kind() && other.plugin_network() == Some(of);
+        self.keys.iter().any(touches)
+    }
+
+    fn add(&mut self, key: &Key, error: String) {
+        self.keys.insert(key.clone());
+        self.errors.push((key.clone(), error));
+    }
 }
 
 type Errors = Vec<(Key, String)>;
@@ -94,6 +144,7 @@ struct Run<'a> {
     backend: &'a mut dyn Backend,
     desired: &'a State,
     scope: &'a Scope,
+    apart: &'a mut Apart,
 }
 
 impl Run<'_> {
@@ -113,7 +164,11 @@ impl Run<'_> {
                 verified = true;
             }
             for chunk in chunks(*phase, steps) {
-                self.steps(*phase, chunk)?;
+                if chunk.iter().any(|step| step.key.kind().is_of_plugin()) {
+                    self.plugins_steps(chunk);
+                } else {
+                    self.steps(*phase, chunk)?;
+                }
                 done += chunk.len();
                 go_on(done)?;
             }
@@ -122,6 +177,21 @@ impl Run<'_> {
         self.verify(false)?;
         // What follows cannot be taken back.
         go_on(done)
+    }
+
+    /// Steps of plugins', one by one. Where one fails, that is no matter of the others'.
+    fn plugins_steps(&mut self, steps: &[Step]) {
+        for step in steps {
+            if self.apart.has(&step.key) {
+                if step.key.kind() == Kind::Network && self.desired.get(&step.key).is_none() {
+                    self.apart.add(&step.key, format!("remove {}: a container on it is still there", step.key));
+                }
+                continue;
+            }
+            for error in self.backend.run(std::slice::from_ref(step)).into_iter().filter_map(Result::err) {
+                self.apart.add(&step.key, error.message);
+            }
+        }
     }
 
     fn steps(&mut self, phase: Phase, steps: &[Step]) -> Result<(), Errors> {
@@ -155,7 +225,8 @@ impl Run<'_> {
     fn verify(&mut self, pending: bool) -> Result<(), Errors> {
         let failed = |message: String| vec![(Key::Table, message)];
         let live = self.backend.live(self.scope).map_err(|e| failed(format!("reading back failed: {e}")))?;
-        let Diff { actions, conflicts } = diff(self.desired, &live);
+        let Diff { mut actions, conflicts } = diff(self.desired, &live);
+        actions.retain(|action| !self.apart.has(&action.key));
         let mut errors: Errors =
             actions.iter().filter(|a| !pending || a.op != Op::Delete).map(|a| (a.key.clone(), a.shortfall())).collect();
         errors.extend(conflicts.into_iter().map(|c| {
@@ -241,6 +312,11 @@ fn restored(entry: &Entry) -> Option<Entry> {
         Object::Fdb(fdb) if fdb.extra.iter().any(|word| word == "local") => return None,
         Object::Fdb(fdb) => fdb.extra.clear(),
         Object::Qdisc(Qdisc::Other { .. }) => return None,
+        Object::Network(PluginNetwork { health, .. }) | Object::Endpoint(Endpoint { health, .. })
+            if !health.is_whole() =>
+        {
+            return None;
+        }
         _ => {}
     }
     Some(entry)

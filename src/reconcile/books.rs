@@ -132,6 +132,10 @@ impl Backend for Kept<'_> {
         self.inner.search(wanted)
     }
 
+    fn endpoints(&mut self) -> Result<State, ReadError> {
+        self.inner.endpoints()
+    }
+
     fn lasting(&self, netns: &Netns) -> Option<(u64, u64)> {
         self.inner.lasting(netns)
     }

@@ -290,12 +290,12 @@ impl Place {
         sources::of_state(backend, &mut before);
         let undo = restore(backend, &before, &journal.scope);
         journal.stage = match &undo {
-            Undo::Done => Stage::RolledBack,
+            Undo::Done | Undo::Unneeded => Stage::RolledBack,
             Undo::Left(left) => Stage::Stuck(left.clone()),
         };
         self.write(&journal)?;
         match undo {
-            Undo::Done => Ok(journal.file.names()),
+            Undo::Done | Undo::Unneeded => Ok(journal.file.names()),
             Undo::Left(left) => Err(GuardError::Stuck(left)),
         }
     }

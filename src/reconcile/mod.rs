@@ -10,9 +10,11 @@ pub mod fuzzing;
 mod guard;
 mod input;
 mod lock;
+mod machine;
 #[cfg(feature = "fault-injection")]
 mod mutate;
 pub mod rehearse;
+mod remote;
 mod saved;
 mod sources;
 mod stale;
@@ -28,6 +30,7 @@ pub use confirmed::{applied, keep_confirmed};
 pub use guard::{GuardError, Guarded, Journal, Place, Ruling, Stage};
 pub use input::{InputError, read_sources, read_trusted};
 pub use lock::{Lock, LockError};
+pub use machine::Machine;
 pub use saved::{Origin, Saved, SavedError};
 pub use sources::enter;
 pub use stale::Stale;
@@ -55,6 +58,26 @@ pub struct Prepared {
     pub file: Sources,
     /// What it depends on beside the file.
     pub facts: Facts,
+    /// What to plan once more when it has been carried out, where plugins say then what else is wanted.
+    pub again: Option<Again>,
+}
+
+/// What a plan is made of.
+#[derive(Clone, Debug)]
+pub struct Again {
+    config: Config,
+    host: Option<String>,
+    targets: Vec<Owner>,
+}
+
+impl Again {
+    fn of(config: &Config, host: Option<&str>, targets: &[Owner]) -> Self {
+        Self { config: config.clone(), host: host.map(str::to_owned), targets: targets.to_vec() }
+    }
+
+    fn prepare(&self, backend: &mut dyn Backend) -> Result<Prepared, PrepareError> {
+        prepare_part(backend, &self.config, self.host.as_deref(), &self.targets)
+    }
 }
 
 /// There is no plan.
@@ -92,7 +115,7 @@ pub fn prepare_part(
     host: Option<&str>,
     targets: &[Owner],
 ) -> Result<Prepared, PrepareError> {
-    let (facts, Desired { state, warnings, chosen, refusals }) = wanted(backend, config, host)?;
+    let (facts, Desired { state, warnings, chosen, refusals, unanswered }) = wanted(backend, config, host)?;
     if targets.is_empty() {
         fits(&refusals)?;
     }
@@ -105,8 +128,9 @@ pub fn prepare_part(
         part(config, Desired { state, warnings, refusals, ..Desired::default() }, &live, targets)?
     };
     let what = Wanted { state, warnings, chosen, targets, left_out };
-    let (prepared, conflicts) = planned(backend, config, host, facts, what, (live, scope));
+    let (mut prepared, conflicts) = planned(backend, config, host, facts, what, (live, scope));
     if conflicts.is_empty() {
+        prepared.again = unanswered.then(|| Again::of(config, host, targets));
         Ok(prepared)
     } else {
         Err(PrepareError::Host(in_the_way(&conflicts, &prepared.desired, config)))
@@ -123,13 +147,14 @@ pub fn prepare_again(
 ) -> Result<Prepared, PrepareError> {
     let mut facts = backend.facts(&asked(config))?;
     facts.sources = sources::of_config(backend, config, host.unwrap_or(&facts.host));
+    facts.remote = backend.endpoints()?;
     facts.surroundings = last.facts.surroundings.clone();
-    let state = if facts == last.facts {
-        last.desired
+    let (state, again) = if facts == last.facts {
+        (last.desired, last.again)
     } else {
-        let Desired { state, refusals, .. } = desired(config, &facts, host)?;
+        let Desired { state, refusals, unanswered, .. } = desired(config, &facts, host)?;
         fits(&refusals)?;
-        state
+        (state, unanswered.then(|| Again::of(config, host, &[])))
     };
     let (live, scope) = read(backend, &state)?;
     let Diff { actions, conflicts } = diff(&state, &live);
@@ -143,13 +168,14 @@ pub fn prepare_again(
         file: config.sources.names(),
         ..Plan::default()
     };
-    Ok(Prepared { desired: state, live, scope, plan, file: last.file, facts })
+    Ok(Prepared { desired: state, live, scope, plan, file: last.file, facts, again })
 }
 
 /// What the host depends on, and what the file wants there.
 fn wanted(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -> Result<(Facts, Desired), PrepareError> {
     let mut facts = backend.facts(&asked(config))?;
     facts.sources = sources::of_config(backend, config, host.unwrap_or(&facts.host));
+    facts.remote = backend.endpoints()?;
     let desired = desired(config, &facts, host)?;
     Ok((facts, desired))
 }
@@ -193,7 +219,7 @@ fn planned(
         targets: targets.to_vec(),
         left_out,
     };
-    (Prepared { desired: state, live, scope, plan, file: config.sources.clone(), facts }, conflicts)
+    (Prepared { desired: state, live, scope, plan, file: config.sources.clone(), facts, again: None }, conflicts)
 }
 
 /// Whether nothing keeps the file from this host.
@@ -315,7 +341,7 @@ pub fn prepare_destroy(backend: &mut dyn Backend, host: Option<&str>) -> Result<
         file: "a host without netrec".into(),
         ..Plan::default()
     };
-    Ok(Prepared { desired: state, live, scope, plan, file: Sources::default(), facts })
+    Ok(Prepared { desired: state, live, scope, plan, facts, ..Prepared::default() })
 }
 
 fn host_name(facts: &Facts, given: Option<&str>) -> String {

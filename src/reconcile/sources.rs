@@ -76,6 +76,7 @@ fn search(backend: &mut dyn Backend, wanted: Vec<(Netns, Owner)>) -> BTreeMap<Ne
 pub(super) fn places<'a>(key: &'a Key, entry: Option<&'a Entry>) -> impl Iterator<Item = &'a Netns> {
     let far = entry.and_then(|entry| match &entry.object {
         Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) => Some(&peer.netns),
+        Object::Endpoint(endpoint) => Some(&endpoint.netns),
         _ => None,
     });
     std::iter::once(key.netns()).chain(far)

@@ -327,7 +327,7 @@ pub fn status(
     host: Option<&str>,
     waits: Option<String>,
 ) -> Result<Status, PrepareError> {
-    let (facts, Desired { state, warnings, chosen, refusals }) = wanted(backend, config, host)?;
+    let (facts, Desired { state, warnings, chosen, refusals, .. }) = wanted(backend, config, host)?;
     let state = where_there_is_a_namespace(state, config, &refusals);
     let read = read(backend, &state)?;
     let what = Wanted { state, warnings, chosen, targets: &[], left_out: LeftOut::default() };
@@ -440,7 +440,10 @@ impl<'a> View<'a> {
                 (_, Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => {
                     view.macs.insert((&peer.netns, peer.name), peer.device.mac);
                 }
-                (Key::Link { netns, name }, Object::Link(Link { kind: LinkKind::Macvlan { .. }, device, .. })) => {
+                (
+                    Key::Link { netns, name },
+                    Object::Link(Link { kind: LinkKind::Macvlan { .. } | LinkKind::Plugin { .. }, device, .. }),
+                ) => {
                     view.macs.insert((netns, *name), device.mac);
                 }
                 _ => {}

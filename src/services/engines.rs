@@ -123,7 +123,7 @@ pub(super) fn ask(kind: SourceKind, names: &[&str]) -> Vec<Lead> {
         Ok(engine) => engine,
         Err(why) => return vec![Lead::Unknown(why); names.len()],
     };
-    let client = Client::unix(&engine.socket, LIMIT);
+    let client = Client::unix(&engine.socket, "localhost");
     let next = AtomicUsize::new(0);
     let silent: OnceLock<String> = OnceLock::new();
     let work = || {
@@ -131,9 +131,9 @@ pub(super) fn ask(kind: SourceKind, names: &[&str]) -> Vec<Lead> {
         while silent.get().is_none() {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(name) = names.get(index) else { break };
-            match client.get(&format!("/containers/{name}/json")) {
+            match client.get(&format!("/containers/{name}/json"), LIMIT) {
                 Ok(answer) => found.push((index, engine.lead(name, &answer))),
-                Err(why) => drop(silent.set(engine.unasked(&why))),
+                Err(no_answer) => drop(silent.set(engine.unasked(&no_answer.why))),
             }
         }
         found

@@ -1,4 +1,4 @@
-//! HTTP over the socket of a service of this host: requests with a time limit each, over connections that are kept.
+//! HTTP to a service: requests with a time limit each, over a Unix socket of this host, TCP or TLS.
 //!
 //! `ureq` does the protocol; the connector here is for Unix sockets, beside its own for TCP and TLS. Where connections come
 //! from is in [`Client`]'s constructors alone.
@@ -14,10 +14,11 @@ use nix::sys::socket::sockopt::SendTimeout;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
 use nix::sys::time::TimeVal;
 use ureq::config::Config;
-use ureq::http::Uri;
+use ureq::http::{Response, Uri};
+use ureq::tls::TlsConfig;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
-use ureq::{Agent, Error};
+use ureq::{Agent, Body, Error, Timeout};
 
 /// The longest answer that is read, in bytes. An engine's about a container has some ten thousand.
 const LONGEST: u64 = 8 << 20;
@@ -25,7 +26,8 @@ const LONGEST: u64 = 8 << 20;
 /// A service that speaks HTTP.
 pub(super) struct Client {
     agent: Agent,
-    limit: Duration,
+    /// What comes before the path.
+    base: String,
 }
 
 /// What a service said.
@@ -35,51 +37,116 @@ pub(super) struct Answer {
     pub body: Vec<u8>,
 }
 
+/// There is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NoAnswer {
+    /// Whether the request can have arrived.
+    pub sent: bool,
+    /// Whether time ran out.
+    pub late: bool,
+    /// Why, in a few words.
+    pub why: String,
+}
+
 impl Client {
-    /// The one that listens on a Unix socket; each request may take as long as the limit.
-    pub(super) fn unix(path: &Path, limit: Duration) -> Self {
-        let config = Agent::config_builder()
-            .timeout_global(Some(limit))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(None)
-            .user_agent(concat!("netrec/", env!("CARGO_PKG_VERSION")))
-            .build();
+    /// The one that listens on a Unix socket, at a host's name of its own choice; connections are kept.
+    pub(super) fn unix(path: &Path, host: &str) -> Self {
         let connector = UnixConnector { path: path.to_owned() };
-        Self { agent: Agent::with_parts(config, connector, Nowhere), limit }
+        let agent = Agent::with_parts(config(TlsConfig::default()), connector, Nowhere);
+        Self { agent, base: format!("http://{host}") }
+    }
+
+    /// The one that listens at `http://HOST:PORT` or `https://HOST:PORT`.
+    pub(super) fn tcp(base: &str, tls: TlsConfig) -> Self {
+        Self { agent: Agent::new_with_config(config(tls)), base: base.trim_end_matches('/').to_owned() }
     }
 
     /// Asks for a resource by its path with its query.
-    pub(super) fn get(&self, path: &str) -> Result<Answer, String> {
-        let asked = self.agent.get(format!("http://localhost{path}")).call();
-        let mut response = asked.map_err(|error| self.why(&error))?;
-        let body = response.body_mut().with_config().limit(LONGEST).read_to_vec().map_err(|error| self.why(&error))?;
-        Ok(Answer { status: response.status().as_u16(), body })
+    pub(super) fn get(&self, path: &str, limit: Duration) -> Result<Answer, NoAnswer> {
+        let request = self.agent.get(format!("{}{path}", self.base)).config().timeout_global(Some(limit)).build();
+        answer(request.call(), LONGEST, limit)
     }
 
     /// Asks for a resource that goes on for as long as the service likes; only its beginning has the time limit.
-    pub(super) fn stream(&self, path: &str) -> Result<impl Read + 'static, String> {
-        let limit = Some(self.limit);
-        let request = self.agent.get(format!("http://localhost{path}")).config();
-        let request = request.timeout_global(None).timeout_connect(limit).timeout_recv_response(limit).build();
-        let response = request.call().map_err(|error| self.why(&error))?;
+    pub(super) fn stream(&self, path: &str, limit: Duration) -> Result<impl Read + 'static, String> {
+        let request = self.agent.get(format!("{}{path}", self.base)).config();
+        let request =
+            request.timeout_global(None).timeout_connect(Some(limit)).timeout_recv_response(Some(limit)).build();
+        let response = request.call().map_err(|error| why(&error, LONGEST, limit))?;
         match response.status().as_u16() {
             200 => Ok(response.into_body().into_reader()),
             status => Err(format!("it answered {status}")),
         }
     }
 
-    /// What went wrong, in a few words.
-    fn why(&self, error: &Error) -> String {
-        match error {
-            Error::Timeout(_) => format!("no answer within {} s", self.limit.as_secs()),
-            Error::Io(error) => match error.kind() {
-                io::ErrorKind::NotFound => "there is no such socket".to_owned(),
-                io::ErrorKind::ConnectionRefused => "nobody listens there".to_owned(),
-                _ => error.to_string(),
-            },
-            other => format!("no HTTP: {other}"),
-        }
+    /// Sends a body to a resource, and says what is accepted in answer, of at most so many bytes. The connection is not kept:
+    /// nobody tells whether one that a restarted service forgot has taken a request.
+    pub(super) fn post(
+        &self,
+        path: &str,
+        accept: &str,
+        body: &[u8],
+        longest: u64,
+        limit: Duration,
+    ) -> Result<Answer, NoAnswer> {
+        let request = self.agent.post(format!("{}{path}", self.base)).header("Accept", accept);
+        let request = request.header("Connection", "close").config().timeout_global(Some(limit)).build();
+        answer(if body.is_empty() { request.send_empty() } else { request.send(body) }, longest, limit)
+    }
+}
+
+fn config(tls: TlsConfig) -> Config {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .proxy(None)
+        .tls_config(tls)
+        .user_agent(concat!("netrec/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+fn answer(asked: Result<Response<Body>, Error>, longest: u64, limit: Duration) -> Result<Answer, NoAnswer> {
+    let no_answer = |error: &Error, sent| NoAnswer {
+        sent,
+        late: matches!(error, Error::Timeout(_)),
+        why: why(error, longest, limit),
+    };
+    let mut response = asked.map_err(|error| no_answer(&error, was_sent(&error)))?;
+    let status = response.status().as_u16();
+    let body = response.body_mut().with_config().limit(longest).read_to_vec();
+    // Once there is a status, the request has arrived.
+    let body = body.map_err(|error| no_answer(&error, true))?;
+    Ok(Answer { status, body })
+}
+
+/// Whether a request can have arrived all the same.
+fn was_sent(error: &Error) -> bool {
+    match error {
+        Error::Io(error) => !matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::PermissionDenied
+        ),
+        Error::Timeout(Timeout::Connect | Timeout::Resolve) => false,
+        Error::HostNotFound | Error::ConnectionFailed | Error::BadUri(_) | Error::Tls(_) | Error::Rustls(_) => false,
+        _ => true,
+    }
+}
+
+/// What went wrong, in a few words.
+fn why(error: &Error, longest: u64, limit: Duration) -> String {
+    match error {
+        Error::Timeout(_) => format!("no answer within {} s", limit.as_secs()),
+        Error::Io(error) => match error.kind() {
+            io::ErrorKind::NotFound => "there is no such socket".to_owned(),
+            io::ErrorKind::ConnectionRefused => "nobody listens there".to_owned(),
+            io::ErrorKind::UnexpectedEof => "it closed the connection in the middle of its answer".to_owned(),
+            _ => error.to_string(),
+        },
+        Error::HostNotFound => "there is no such host".to_owned(),
+        Error::BodyExceedsLimit(_) => format!("its answer is longer than {longest} bytes"),
+        Error::Rustls(error) => format!("no TLS: {error}"),
+        Error::Tls(error) => format!("no TLS: {error}"),
+        other => format!("no HTTP: {other}"),
     }
 }
 

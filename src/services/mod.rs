@@ -1,8 +1,12 @@
-//! What is asked of others on this host, by sockets and programs, each time within a time limit: container engines, systemd;
-//! and what others may ask of netrec.
+//! What is asked of others, by sockets and programs, each time within a time limit: container engines, systemd, Docker's
+//! network plugins; and what others may ask of netrec.
 
+mod discovery;
 mod engines;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
+pub mod plugin;
 mod program;
 mod server;
 mod stream;

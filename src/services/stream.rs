@@ -109,7 +109,7 @@ fn listen(kind: SourceKind, wanted: &Wanted, tell: &Tell) {
 fn hear(kind: SourceKind, wanted: &Wanted, tell: &Tell) -> Result<(), String> {
     let engine = Engine::find(kind)?;
     let path = if kind == SourceKind::Podman { PODMANS } else { DOCKERS };
-    let words = BufReader::new(Client::unix(&engine.socket, LIMIT).stream(path)?);
+    let words = BufReader::new(Client::unix(&engine.socket, "localhost").stream(path, LIMIT)?);
     // What happened until now was not heard.
     tell();
     for event in serde_json::Deserializer::from_reader(words).into_iter::<Event>() {

@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use super::names::{InterfaceName, Mac, Netns};
-use super::{Surroundings, Whereabouts};
+use super::{State, Surroundings, Whereabouts};
 
 /// Facts about the host, read once before the desired state is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,8 @@ pub struct Facts {
     /// What came of the search for namespaces that others make for what runs in them.
     #[serde(skip)]
     pub sources: BTreeMap<Netns, Whereabouts>,
+    /// What plugins were asked for, and answered.
+    pub remote: State,
     /// What else is there that the desired state meets; read when that is known.
     pub surroundings: Surroundings,
 }

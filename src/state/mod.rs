@@ -7,6 +7,7 @@ mod flow;
 mod names;
 mod object;
 mod rate;
+mod remote;
 mod ruleset;
 mod source;
 mod surroundings;
@@ -26,6 +27,7 @@ pub use object::{
     RouteType, Sysctl, WAY_METRIC, device_of, of_renamed, usual_metric,
 };
 pub use rate::Rate;
+pub use remote::{Answer, Endpoint, Health, PluginNetwork, PluginRoute, PluginSubnet};
 pub use ruleset::Ruleset;
 pub use source::{Lead, SearchedFor, Source, SourceKind, Whereabouts};
 pub use surroundings::{

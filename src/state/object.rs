@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::firewall::{Chain, Concat, Element, Set, Table};
 use super::names::{InterfaceName, Mac, Netns};
 use super::rate::Rate;
+use super::remote::{Endpoint, PluginNetwork};
 
 /// `IFLA_GROUP` of netrec's links and of `lo` in its namespaces.
 pub const GROUP: u32 = 20050;
@@ -47,6 +48,10 @@ pub enum Kind {
     Chain,
     /// An element of a set or map of it.
     Element,
+    /// A network of a plugin's.
+    Network,
+    /// A container on such a network.
+    Endpoint,
 }
 
 impl Kind {
@@ -65,6 +70,8 @@ impl Kind {
             Self::Set => "set",
             Self::Chain => "chain",
             Self::Element => "element",
+            Self::Network => "network",
+            Self::Endpoint => "endpoint",
         }
     }
 
@@ -76,6 +83,11 @@ impl Kind {
     /// Whether it is part of the firewall table, and so changed in its one transaction.
     pub fn is_firewall(self) -> bool {
         matches!(self, Self::Table | Self::Set | Self::Chain | Self::Element)
+    }
+
+    /// Whether it is a plugin's, and so not the kernel's.
+    pub fn is_of_plugin(self) -> bool {
+        matches!(self, Self::Network | Self::Endpoint)
     }
 }
 
@@ -179,6 +191,18 @@ pub enum Key {
         /// The element's key.
         key: Concat,
     },
+    /// A network of a plugin's.
+    Network {
+        /// Its name in the file.
+        network: Arc<str>,
+    },
+    /// A container on a network of a plugin's.
+    Endpoint {
+        /// The network's name in the file.
+        network: Arc<str>,
+        /// The container's.
+        container: Arc<str>,
+    },
 }
 
 impl Key {
@@ -202,10 +226,20 @@ impl Key {
             Self::Set { .. } => Kind::Set,
             Self::Chain { .. } => Kind::Chain,
             Self::Element { .. } => Kind::Element,
+            Self::Network { .. } => Kind::Network,
+            Self::Endpoint { .. } => Kind::Endpoint,
         }
     }
 
-    /// The namespace it is in. A namespace is in the host, and so is the firewall.
+    /// The network of a plugin's that it is, or is on.
+    pub fn plugin_network(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Network { network } | Self::Endpoint { network, .. } => Some(network),
+            _ => None,
+        }
+    }
+
+    /// The namespace it is in. A namespace is in the host, and so are the firewall and what plugins know of.
     pub fn netns(&self) -> &Netns {
         match self {
             Self::Link { netns, .. }
@@ -249,6 +283,8 @@ impl Key {
             Self::Table => format!("inet {}", super::firewall::TABLE),
             Self::Set { name } | Self::Chain { name } => name.to_string(),
             Self::Element { set, key } => format!("{set} {{ {key} }}"),
+            Self::Network { network } => network.to_string(),
+            Self::Endpoint { network, container } => format!("{container} on {network}"),
         }
     }
 }
@@ -325,6 +361,10 @@ pub enum Object {
     Chain(Chain),
     /// An element.
     Element(Element),
+    /// A network of a plugin's.
+    Network(PluginNetwork),
+    /// A container on such a network.
+    Endpoint(Endpoint),
 }
 
 /// A named namespace that netrec made: a bind mount under `/run/netns`, with the group on its `lo`.
@@ -369,9 +409,18 @@ impl Link {
         }
     }
 
-    /// Whether the kernel makes it with `IFF_NOARP`: an ipvlan without a link.
+    /// Whether it has `IFF_NOARP` when it comes to be: an ipvlan without a link, and what a plugin made so.
     pub fn is_born_without_arp(&self) -> bool {
-        matches!(self.kind, LinkKind::Ipvlan { mode, .. } if !mode.has_link())
+        match self.kind {
+            LinkKind::Ipvlan { mode, .. } => !mode.has_link(),
+            LinkKind::Plugin { .. } => self.device.no_arp,
+            _ => false,
+        }
+    }
+
+    /// Of a plugin's device, its name in the host.
+    pub fn source(&self) -> Option<InterfaceName> {
+        if let LinkKind::Plugin { source } = self.kind { Some(source) } else { None }
     }
 
     /// The device of the host's that it is made on, and goes with.
@@ -491,6 +540,11 @@ pub enum LinkKind {
     },
     /// A device that hands back what it is sent, so that what comes in by another one can be queued (`ifb`).
     Ifb,
+    /// A device of any kind that a plugin made, in a container. It is moved there from the host, and given back.
+    Plugin {
+        /// Its name in the host.
+        source: InterfaceName,
+    },
     /// Anything else; netrec never wants one, but may find one in the way.
     Other {
         /// The kernel's name for the kind, or `device` where it has none.

@@ -86,7 +86,7 @@ impl End {
             name,
             device: link.device.clone(),
             group: group_of(link),
-            alias: owner.map(|owner| Mark { owner: owner.clone(), inode }.text()),
+            alias: owner.map(|owner| Mark { source: link.source(), ..Mark::new(owner.clone(), inode) }.text()),
             master: link.master,
             port: link.port.unwrap_or_default(),
             stp: matches!(link.kind, LinkKind::Bridge { stp: true }),
@@ -101,7 +101,7 @@ impl End {
             name: peer.name,
             device: peer.device.clone(),
             group: group_of(link),
-            alias: owner.map(|owner| Mark { owner: owner.clone(), inode: Some(inode) }.text()),
+            alias: owner.map(|owner| Mark::new(owner.clone(), Some(inode)).text()),
             master: None,
             port: BridgePort::default(),
             stp: false,
@@ -122,7 +122,9 @@ impl End {
             mtu,
             ..self.device.clone()
         };
-        Self { device: bare, alias: None, port: BridgePort::default(), ..self.clone() }
+        // A plugin's device is there already, and is told its mark as it is moved.
+        let alias = self.alias.clone().filter(|_| link.source().is_some());
+        Self { device: bare, alias, port: BridgePort::default(), ..self.clone() }
     }
 }
 

@@ -186,29 +186,38 @@ impl RawLink {
 }
 
 /// The mark in an alias: `netrec OWNER`, and in a container `netrec OWNER @INODE`, where INODE is that of the namespace
-/// netrec ran in. Without the number a netrec inside of a container would take the container's devices for its own.
+/// netrec ran in. Without the number a netrec inside of a container would take the container's devices for its own. A plugin's
+/// device has ` from NAME` behind it, its name in the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub owner: Owner,
     pub inode: Option<u64>,
+    /// Of a plugin's device, its name in the host.
+    pub source: Option<InterfaceName>,
 }
 
 impl Mark {
     /// Reads an alias; none when netrec did not write it.
     pub(crate) fn parse(alias: &str) -> Option<Self> {
         let rest = alias.strip_prefix("netrec ")?;
-        match rest.split_once(" @") {
-            Some((owner, inode)) => Some(Self { owner: Owner::new(owner), inode: Some(inode.parse().ok()?) }),
-            None => Some(Self { owner: Owner::new(rest), inode: None }),
-        }
+        let Some((owner, rest)) = rest.split_once(" @") else { return Some(Self::new(Owner::new(rest), None)) };
+        let (inode, source) = match rest.split_once(" from ") {
+            Some((inode, source)) => (inode, Some(source.parse().ok()?)),
+            None => (rest, None),
+        };
+        Some(Self { source, ..Self::new(Owner::new(owner), Some(inode.parse().ok()?)) })
+    }
+
+    /// The mark of a device that is no plugin's.
+    pub(crate) fn new(owner: Owner, inode: Option<u64>) -> Self {
+        Self { owner, inode, source: None }
     }
 
     /// The alias.
     pub(crate) fn text(&self) -> String {
-        match self.inode {
-            Some(inode) => format!("netrec {} @{inode}", self.owner),
-            None => format!("netrec {}", self.owner),
-        }
+        let inode = self.inode.map(|inode| format!(" @{inode}")).unwrap_or_default();
+        let source = self.source.map(|source| format!(" from {source}")).unwrap_or_default();
+        format!("netrec {}{inode}{source}", self.owner)
     }
 }
 
@@ -447,6 +456,9 @@ pub(crate) fn create(name: InterfaceName, link: &Link, related: &Related) -> Res
         LinkKind::Ifb => {
             return Ok(request(describe(Builder::new_with_info_kind(InfoKind::Ifb), name, &link.device), NEW));
         }
+        LinkKind::Plugin { source } => {
+            return Err(Refusal::new(libc::EOPNOTSUPP, format!("{source} is a plugin's to make")));
+        }
         LinkKind::Other { name } => {
             return Err(Refusal::new(libc::EOPNOTSUPP, format!("netrec makes no devices of kind {name}")));
         }
@@ -563,6 +575,23 @@ pub(super) fn created_mtu(link: &Link) -> Option<u32> {
     matches!(link.kind, LinkKind::Bridge { .. }).then_some(ETH_DATA_LEN)
 }
 
+/// Takes a plugin's device into a container, with its name there and its mark: in one message, so that a crash leaves none
+/// without. An Ethernet address is set where it is another one, since some devices take none.
+pub(crate) fn take_in(found: &RawLink, name: InterfaceName, link: &Link, alias: &str, netns: &OwnedFd) -> Request {
+    let message = Builder::default().index(found.index).setns_by_fd(netns.as_raw_fd()).name(name.as_str());
+    let mut message = message.link_group(group_of(link)).alias(alias).mtu(link.device.mtu);
+    if found.device.mac != link.device.mac {
+        message = message.address(link.device.mac.0.to_vec());
+    }
+    request(message, 0)
+}
+
+/// Gives a plugin's device back to the host: nobody's, and down, as all are that come from another namespace.
+pub(crate) fn give_back(index: u32, source: InterfaceName, host: &OwnedFd) -> Request {
+    let message = Builder::default().index(index).setns_by_fd(host.as_raw_fd()).name(source.as_str());
+    request(message.link_group(0).alias(""), 0)
+}
+
 /// Puts a link among those that leave.
 pub(crate) fn doom(name: InterfaceName) -> Request {
     request(Builder::default().name(name.as_str()).link_group(GROUP_LEAVING), 0)
@@ -599,9 +628,13 @@ mod tests {
     #[test]
     fn marks_are_read_as_they_are_written() {
         for (owner, inode) in [("networks.front", None), ("containers.web.ports[0]", Some(4_026_531_833))] {
-            let mark = Mark { owner: Owner::new(owner), inode };
+            let mark = Mark::new(Owner::new(owner), inode);
             assert_eq!(Mark::parse(&mark.text()), Some(mark));
         }
+        let owner = Owner::new("containers.web.networks.wide");
+        let mark = Mark { source: "veth0".parse().ok(), ..Mark::new(owner, Some(77)) };
+        assert_eq!(mark.text(), "netrec containers.web.networks.wide @77 from veth0");
+        assert_eq!(Mark::parse(&mark.text()), Some(mark));
         assert_eq!(Mark::parse("uplink to netrec web"), None);
         assert_eq!(Mark::parse("netrec web @here"), None);
     }

@@ -18,6 +18,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use self::lines::{Reader, Seat};
+use self::stand_ins::Lacking;
 use self::trace::trace;
 use self::tries::{Trial, Tried, transport};
 use self::world::World;
@@ -135,7 +136,7 @@ pub fn rehearse(config: &Config, say: Say<'_>, linger: Linger<'_>) -> Result<Rep
         let which = sandbox::not_to_be_set(&before, &parameters)?;
         left_out = stand_ins::without_parameters(&mut config, &which);
     }
-    let lacking = if sandbox::has_ipvlan() { Vec::new() } else { stand_ins::without_ipvlan(&mut config) };
+    let lacking = stand_ins::without_lacking(&mut config, sandbox::has_ipvlan());
     let mut rehearsal = Rehearsal::new(&config, lacking)?;
     for (what, note) in stood_in
         .into_iter()
@@ -144,9 +145,9 @@ pub fn rehearse(config: &Config, say: Say<'_>, linger: Linger<'_>) -> Result<Rep
     {
         rehearsal.row(what, Verdict::Ok, Instant::now(), note.to_owned());
     }
-    for network in rehearsal.lacking.clone() {
-        let what = format!("ipvlan network `{}`", config.networks[network].name);
-        rehearsal.row(what, Verdict::NotTried, Instant::now(), NO_IPVLAN.to_owned());
+    for Lacking { network, driver, why } in rehearsal.lacking.clone() {
+        let what = format!("{driver} network `{}`", config.networks[network].name);
+        rehearsal.row(what, Verdict::NotTried, Instant::now(), why.to_owned());
     }
     rehearsal.run(say, linger)?;
     Ok(rehearsal.report)
@@ -158,16 +159,14 @@ struct Rehearsal<'a> {
     world: World,
     /// The namespaces of the hosts.
     hosts: Vec<Space>,
-    /// The networks (by index) that this kernel cannot make.
-    lacking: Vec<usize>,
+    /// The networks that cannot be rehearsed.
+    lacking: Vec<Lacking>,
     report: Report,
 }
 
-const NO_IPVLAN: &str = "this kernel has no ipvlan";
-
 impl<'a> Rehearsal<'a> {
     /// Makes the world.
-    fn new(config: &'a Config, lacking: Vec<usize>) -> Result<Self, RehearseError> {
+    fn new(config: &'a Config, lacking: Vec<Lacking>) -> Result<Self, RehearseError> {
         let start = Instant::now();
         let chosen = Chosen::new(config).map_err(|e| PrepareError::Invalid(Box::new(e)))?;
         let world = World::new(config, &chosen).ok_or_else(|| {
@@ -307,7 +306,7 @@ impl<'a> Rehearsal<'a> {
             .iter()
             .map(|line| {
                 let space = open(&self.path(reader.seat(line.from)))?;
-                let lacks = self.lacks(line).then(|| NO_IPVLAN.to_owned());
+                let lacks = self.lacks(line).map(str::to_owned);
                 Ok(Trial { line, space, attempts: reader.attempts(line), lacks })
             })
             .collect::<Result<_, RehearseError>>()?;
@@ -323,21 +322,25 @@ impl<'a> Rehearsal<'a> {
         Ok(())
     }
 
-    /// Whether a line is about a container on a network that this kernel cannot make.
-    fn lacks(&self, line: &Expect) -> bool {
+    /// Why a line cannot be tried, as it is about a container on a network that cannot be rehearsed.
+    fn lacks(&self, line: &Expect) -> Option<&'static str> {
         let to = match line.to {
             Target::Node(node) => Some(node),
             Target::Address(ip) => {
-                let is_of = |n: &usize| self.config.networks[*n].subnets.iter().any(|s| s.net.contains(ip));
-                return self.lacking.iter().any(is_of) || self.is_lacking(line.from);
+                let is_of = |lacking: &&Lacking| {
+                    self.config.networks[lacking.network].subnets.iter().any(|s| s.net.contains(ip))
+                };
+                let of_address = self.lacking.iter().find(is_of).map(|lacking| lacking.why);
+                return of_address.or_else(|| self.is_lacking(line.from));
             }
         };
-        self.is_lacking(line.from) || to.is_some_and(|node| self.is_lacking(node))
+        self.is_lacking(line.from).or_else(|| self.is_lacking(to?))
     }
 
-    fn is_lacking(&self, node: Node) -> bool {
-        let Node::Container(index) = node else { return false };
-        self.config.containers[index].attachments.iter().any(|a| self.lacking.contains(&a.network))
+    fn is_lacking(&self, node: Node) -> Option<&'static str> {
+        let Node::Container(index) = node else { return None };
+        let on = |network| self.config.containers[index].attachments.iter().any(|a| a.network == network);
+        self.lacking.iter().find(|lacking| on(lacking.network)).map(|lacking| lacking.why)
     }
 
     /// What there is to look at: the machines and the containers.

@@ -86,16 +86,31 @@ fn device(name: InterfaceName) -> InterfaceName {
     if name == uplink() { "uplink~".parse().unwrap_or(name) } else { name }
 }
 
-/// Takes the ipvlan networks out of the file. Their containers stay, without. Yields them by their indices.
-pub(super) fn without_ipvlan(config: &mut Config) -> Vec<usize> {
-    let networks = config.networks.iter_mut().enumerate();
-    let taken = networks.filter(|(_, network)| matches!(network.driver, Driver::Ipvlan(..)));
-    taken
-        .map(|(index, network)| {
-            network.driver = Driver::Null;
-            index
-        })
-        .collect()
+/// A network that cannot be rehearsed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lacking {
+    /// Its index.
+    pub network: usize,
+    /// Its driver.
+    pub driver: &'static str,
+    /// Why it cannot.
+    pub why: &'static str,
+}
+
+/// Takes networks out of the file that are plugins', and where the kernel has none ipvlan networks. Their containers stay,
+/// without.
+pub(super) fn without_lacking(config: &mut Config, has_ipvlan: bool) -> Vec<Lacking> {
+    let mut lacking = Vec::new();
+    for (network, found) in config.networks.iter_mut().enumerate() {
+        let why = match found.driver {
+            Driver::Ipvlan(..) if !has_ipvlan => "this kernel has no ipvlan",
+            Driver::Remote(_) => "a plugin serves this machine's own networks only",
+            _ => continue,
+        };
+        lacking.push(Lacking { network, driver: found.driver.as_str(), why });
+        found.driver = Driver::Null;
+    }
+    lacking
 }
 
 /// The parameters that a file sets in its containers and of their interfaces, by what such a device is called that there is

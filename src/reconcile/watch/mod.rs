@@ -31,9 +31,9 @@ use super::confirmed::keep_confirmed;
 use super::guard::{GuardError, Place, Ruling};
 use super::input::{InputError, read_trusted};
 use super::lock::{Lock, LockError};
-use super::{PrepareError, Prepared, prepare, prepare_again};
+use super::{Machine, PrepareError, Prepared, prepare, prepare_again};
 use crate::config::{self, Config, Invalid, Sources};
-use crate::kernel::{Backend, Events, Linux, ReadError};
+use crate::kernel::{Backend, Events, ReadError};
 use crate::plan::Plan;
 use crate::services::{Listen, Server, Streams};
 use crate::state::{Key, State};
@@ -149,7 +149,7 @@ pub fn watch(
     let engines = sender.clone();
     // Before the first reading, so that nothing is missed between.
     let events = Arc::new(Events::open().map_err(WatchError::Kernel)?);
-    let kernel = Linux::open().map_err(WatchError::Kernel)?.listening(events.clone());
+    let kernel = Machine::open().map_err(WatchError::Kernel)?.listening(events.clone());
     let files = Files::new(sender.clone()).map_err(|error| WatchError::Files(error.to_string()))?;
     thread::Builder::new()
         .name("kernel".into())
@@ -217,7 +217,7 @@ fn listen(events: &Events, triggers: &Sender<Trigger>) {
 struct Loop<'a> {
     watched: &'a Watched,
     files: Files,
-    kernel: Linux,
+    kernel: Machine,
     /// The last round, if it went well.
     last: Option<Prepared>,
     /// How often more was told than could be heard.

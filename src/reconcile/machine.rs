@@ -1,0 +1,123 @@
+//! A host as the backend: the kernel, and the plugins that make networks beside it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::remote::Remote;
+use crate::kernel::{Ahead, Backend, Events, Linux, ReadError, StepError};
+use crate::state::{
+    Announcement, Asked, Facts, Flow, Key, Netns, Published, Scope, SearchedFor, Stale, State, Step, Surroundings,
+    Traffic, Whereabouts,
+};
+
+/// The running kernel, seen from the network namespace that the opening thread is in, and Docker's plugins.
+pub struct Machine {
+    linux: Linux,
+    remote: Remote,
+}
+
+impl Machine {
+    /// Opens the host's namespace, as [`Linux::open`] does.
+    pub fn open() -> Result<Self, ReadError> {
+        Ok(Self { linux: Linux::open()?, remote: Remote::default() })
+    }
+
+    /// The same, where reading has begun already.
+    #[must_use]
+    pub fn with(self, ahead: Option<Ahead>) -> Self {
+        Self { linux: self.linux.with(ahead), ..self }
+    }
+
+    /// The same with ears, as [`Linux::listening`] has it.
+    #[must_use]
+    pub fn listening(self, events: Arc<Events>) -> Self {
+        Self { linux: self.linux.listening(events), ..self }
+    }
+
+    /// Whether something of the kernel's may be another than it was read. What plugins do is heard by nobody.
+    pub fn has_stirred(&self) -> bool {
+        self.linux.has_stirred()
+    }
+
+    /// How often more was told than there was room for, so that all was read.
+    pub fn losses(&self) -> u64 {
+        self.linux.losses()
+    }
+
+    /// Has all be read anew.
+    pub fn doubt(&mut self) {
+        self.linux.doubt();
+    }
+
+    /// Gives up the namespaces that are open, and plugins, of which another round may think otherwise.
+    pub fn rest(&mut self) {
+        self.linux.rest();
+        self.remote = Remote::default();
+    }
+
+    /// The device and inode number of the host's namespace, which tell it from all others while it lives.
+    pub fn host_id(&self) -> (u64, u64) {
+        self.linux.host_id()
+    }
+}
+
+impl Backend for Machine {
+    fn facts(&mut self, asked: &Asked) -> Result<Facts, ReadError> {
+        self.linux.facts(asked)
+    }
+
+    fn search(&mut self, wanted: &[SearchedFor]) -> BTreeMap<Netns, Whereabouts> {
+        self.linux.search(wanted)
+    }
+
+    fn lasting(&self, netns: &Netns) -> Option<(u64, u64)> {
+        self.linux.lasting(netns)
+    }
+
+    fn endpoints(&mut self) -> Result<State, ReadError> {
+        self.remote.read_anew(&mut self.linux)
+    }
+
+    fn unseen(&self) -> &[PathBuf] {
+        self.linux.unseen()
+    }
+
+    fn surroundings(&mut self, facts: &Facts, published: &[Published]) -> Surroundings {
+        self.linux.surroundings(facts, published)
+    }
+
+    fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {
+        let mut state = self.linux.live(scope)?;
+        state.extend(self.remote.read(&mut self.linux)?);
+        Ok(state)
+    }
+
+    fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
+        // A phase is of the kernel's or of plugins'.
+        if !steps.iter().any(|step| step.key.kind().is_of_plugin()) {
+            return self.linux.run(steps);
+        }
+        steps.iter().map(|step| self.remote.run(step, &mut self.linux)).collect()
+    }
+
+    fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError> {
+        self.linux.forget(stale)
+    }
+
+    fn flows(&mut self) -> Result<Vec<Flow>, ReadError> {
+        self.linux.flows()
+    }
+
+    fn traffic(&mut self) -> Result<Vec<(Key, Traffic)>, ReadError> {
+        self.linux.traffic()
+    }
+
+    fn announce(&mut self, all: &[Announcement]) {
+        self.linux.announce(all);
+    }
+
+    fn writes(&self) -> u64 {
+        self.linux.writes()
+    }
+}

@@ -1,0 +1,290 @@
+//! The life of a container on a plugin's network: addresses, the endpoint, joining, the way out, and all that backwards.
+
+use std::iter::once;
+use std::rc::Rc;
+
+use ipnetwork::IpNetwork;
+
+use super::network::with_what_is_left;
+use super::records::{self, EndpointRecord, Lease, NetworkRecord, Record, Stage, What};
+use super::{Work, gone};
+use crate::kernel::Backend;
+use crate::services;
+use crate::services::plugin::{Called, Fault, Interface, Joined, Plugin};
+use crate::state::{Answer, Asked, Endpoint, Health, Key, Lead, Netns, Owner};
+
+/// An endpoint that is being made or removed, with its record.
+struct Draft {
+    record: Record,
+    endpoint: EndpointRecord,
+    plugin: Rc<Plugin>,
+    /// The ids of the network and of the endpoint.
+    network: String,
+    id: String,
+}
+
+impl Draft {
+    fn new(record: Record, endpoint: EndpointRecord, plugin: Rc<Plugin>) -> Self {
+        let network = records::id(&Key::Network { network: endpoint.network.clone() });
+        let id = records::id(&record.key());
+        Self { record, endpoint, plugin, network, id }
+    }
+}
+
+impl Work<'_> {
+    pub(super) fn make_endpoint(&mut self, key: &Key, wanted: &Endpoint, owners: Vec<Owner>) -> Called<()> {
+        let Key::Endpoint { network, container } = key else { return Ok(()) };
+        let network_key = Key::Network { network: network.clone() };
+        let made = self.network_record(&network_key)?.filter(|(_, network)| network.created == Stage::Done);
+        let Some((_, made)) = made else { return Err(Fault::Away("its network is not there".to_owned())) };
+        // One that a death left, and that no plan has seen.
+        if self.record(key)?.is_some() {
+            self.remove_endpoint(key, Health::Half)?;
+        }
+        let plugin = self.plugin(&made.asked.plugin)?;
+        let endpoint = EndpointRecord {
+            network: network.clone(),
+            container: container.clone(),
+            plugin: made.asked.plugin.clone(),
+            ipam: made.asked.ipam.clone(),
+            asked: Endpoint { answer: None, health: Health::Whole, ..wanted.clone() },
+            leases: Vec::new(),
+            created: Stage::Not,
+            joined: Stage::Not,
+            external: Stage::Not,
+            answer: None,
+        };
+        let record = Record::new(self.host(), owners, What::Endpoint(endpoint.clone()));
+        let mut draft = Draft::new(record, endpoint, plugin);
+        self.keep_endpoint(&mut draft)?;
+        let Err(fault) = self.create_endpoint(&made, &mut draft) else {
+            self.remote.known.insert(draft.id, true);
+            return Ok(());
+        };
+        let refused = draft.endpoint.created == Stage::Begun && matches!(fault, Fault::Refused(_));
+        let back = self.take_back_endpoint(&mut draft, Health::Half);
+        if refused && back.is_ok() {
+            self.doubt(&network_key)?;
+        }
+        Err(with_what_is_left(fault, back))
+    }
+
+    /// A plugin that refuses the only container of a network may have forgotten that: the next run makes it anew.
+    fn doubt(&mut self, network: &Key) -> Called<()> {
+        let all = records::all(self.host()).map_err(|error| Fault::Away(error.to_string()))?;
+        let mut others = all.iter().filter(|record| matches!(record.what, What::Endpoint(_)));
+        if others.any(|record| record.key().plugin_network() == network.plugin_network()) {
+            return Ok(());
+        }
+        let Some((mut record, mut made)) = self.network_record(network)? else { return Ok(()) };
+        made.created = Stage::Begun;
+        record.what = What::Network(made);
+        self.save(&record)
+    }
+
+    fn keep_endpoint(&mut self, draft: &mut Draft) -> Called<()> {
+        draft.record.what = What::Endpoint(draft.endpoint.clone());
+        self.save(&draft.record)
+    }
+
+    fn create_endpoint(&mut self, made: &NetworkRecord, draft: &mut Draft) -> Called<()> {
+        let asked = draft.endpoint.asked.clone();
+        let plugin = draft.plugin.clone();
+        let mut given = Interface { addresses: asked.addresses.clone(), mac: asked.mac };
+        if made.asked.ipam.is_some() {
+            given.addresses = self.lease(made, draft)?;
+        }
+        draft.endpoint.created = Stage::Begun;
+        self.keep_endpoint(draft)?;
+        let chosen = self.call(|| plugin.create_endpoint(&draft.network, &draft.id, &given))?;
+        let given =
+            with_chosen(made, given, &chosen).map_err(|why| says(&draft.endpoint.plugin, "CreateEndpoint", &why))?;
+        draft.endpoint.created = Stage::Done;
+        draft.endpoint.joined = Stage::Begun;
+        self.keep_endpoint(draft)?;
+        let sandbox = sandbox(&asked.netns);
+        let joined = self.call(|| plugin.join(&draft.network, &draft.id, &sandbox))?;
+        draft.endpoint.joined = Stage::Done;
+        let answer = self.answer(joined, given).map_err(|why| says(&draft.endpoint.plugin, "Join", &why))?;
+        if asked.external {
+            draft.endpoint.external = Stage::Begun;
+            self.keep_endpoint(draft)?;
+            self.call(|| plugin.program_external_connectivity(&draft.network, &draft.id))?;
+            draft.endpoint.external = Stage::Done;
+        }
+        draft.endpoint.answer = Some(answer);
+        self.keep_endpoint(draft)
+    }
+
+    /// Has the IPAM plugin give an address of each subnet.
+    fn lease(&mut self, made: &NetworkRecord, draft: &mut Draft) -> Called<Vec<IpNetwork>> {
+        let name = made.asked.ipam.clone().unwrap_or_default();
+        let ipam = self.plugin(&name)?;
+        let container = draft.endpoint.container.clone();
+        let mut given = Vec::new();
+        for pool in &made.pools {
+            let Some(id) = &pool.id else { continue };
+            let wanted = draft.endpoint.asked.addresses.iter().map(IpNetwork::ip).find(|ip| pool.subnet.contains(*ip));
+            // A wanted one is known before it is answered.
+            draft.endpoint.leases.push(Lease { pool: id.clone(), address: wanted });
+            self.keep_endpoint(draft)?;
+            let ip = self.call(|| ipam.request_address(id, wanted, Some(&container)))?.ip();
+            if let Some(last) = draft.endpoint.leases.last_mut() {
+                last.address = Some(ip);
+            }
+            draft.record.what = What::Endpoint(draft.endpoint.clone());
+            Self::save_answer(&draft.record)?;
+            if wanted.is_some_and(|wanted| wanted != ip) {
+                return Err(says(
+                    &name,
+                    "RequestAddress",
+                    &format!("it gives {ip} instead of the address that was asked for"),
+                ));
+            }
+            if !pool.subnet.contains(ip) {
+                return Err(says(&name, "RequestAddress", &format!("{ip} is outside of the subnet {}", pool.subnet)));
+            }
+            given.extend(IpNetwork::new(ip, pool.subnet.prefix()));
+        }
+        Ok(given)
+    }
+
+    /// What the plugin says that it made, if that can be so.
+    fn answer(&mut self, joined: Joined, given: Interface) -> Result<Answer, String> {
+        let Joined { device, gateways, routes } = joined;
+        let found = self.linux.host_device(device).map_err(|error| error.to_string())?;
+        let found = found.ok_or_else(|| format!("it names the device `{device}`, which this host does not have"))?;
+        if found.ours {
+            return Err(format!("it names the device `{device}`, which is netrec's own"));
+        }
+        if found.bridge {
+            return Err(format!("it names the device `{device}`, which is a bridge"));
+        }
+        let uplink = self.linux.facts(&Asked::default()).map_err(|error| error.to_string())?.uplink;
+        if uplink.is_some_and(|uplink| uplink.name == device) {
+            return Err(format!("it names the device `{device}`, by which this host reaches the world"));
+        }
+        Ok(Answer {
+            device,
+            mac: given.mac.unwrap_or(found.mac),
+            mtu: found.mtu,
+            no_arp: found.no_arp,
+            addresses: given.addresses,
+            gateways,
+            routes,
+        })
+    }
+
+    /// Changes what can change in place: whether the container's way out is by it.
+    pub(super) fn change_endpoint(&mut self, key: &Key, wanted: &Endpoint) -> Called<()> {
+        let Some(mut draft) = self.endpoint_draft(key)? else { return Ok(()) };
+        if wanted.external != (draft.endpoint.external == Stage::Done) {
+            draft.endpoint.external = Stage::Begun;
+            self.keep_endpoint(&mut draft)?;
+            let plugin = draft.plugin.clone();
+            if wanted.external {
+                self.call(|| plugin.program_external_connectivity(&draft.network, &draft.id))?;
+                draft.endpoint.external = Stage::Done;
+            } else {
+                self.call(|| plugin.revoke_external_connectivity(&draft.network, &draft.id))?;
+                draft.endpoint.external = Stage::Not;
+            }
+        }
+        draft.endpoint.asked.external = wanted.external;
+        self.keep_endpoint(&mut draft)
+    }
+
+    fn endpoint_draft(&mut self, key: &Key) -> Called<Option<Draft>> {
+        let Some(record) = self.record(key)? else { return Ok(None) };
+        let What::Endpoint(endpoint) = record.what.clone() else { return Ok(None) };
+        let plugin = self.plugin(&endpoint.plugin)?;
+        Ok(Some(Draft::new(record, endpoint, plugin)))
+    }
+
+    pub(super) fn remove_endpoint(&mut self, key: &Key, health: Health) -> Called<()> {
+        let Some(mut draft) = self.endpoint_draft(key)? else { return Ok(()) };
+        self.remote.known.remove(&draft.id);
+        self.take_back_endpoint(&mut draft, health)
+    }
+
+    /// Takes back, call by call, what was done for a container.
+    fn take_back_endpoint(&mut self, draft: &mut Draft, health: Health) -> Called<()> {
+        let ill = !health.is_whole();
+        let (plugin, network, id) = (draft.plugin.clone(), draft.network.clone(), draft.id.clone());
+        draft.endpoint.answer = None;
+        if draft.endpoint.external != Stage::Not {
+            draft.endpoint.external = Stage::Begun;
+            self.keep_endpoint(draft)?;
+            self.undo(draft, ill, || plugin.revoke_external_connectivity(&network, &id))?;
+            draft.endpoint.external = Stage::Not;
+        }
+        if draft.endpoint.joined != Stage::Not {
+            let unsure = std::mem::replace(&mut draft.endpoint.joined, Stage::Begun) == Stage::Begun;
+            self.keep_endpoint(draft)?;
+            self.undo(draft, ill || unsure, || plugin.leave(&network, &id))?;
+            draft.endpoint.joined = Stage::Not;
+        }
+        if draft.endpoint.created != Stage::Not {
+            let unsure = std::mem::replace(&mut draft.endpoint.created, Stage::Begun) == Stage::Begun;
+            self.keep_endpoint(draft)?;
+            self.undo(draft, ill || unsure, || plugin.delete_endpoint(&network, &id))?;
+            draft.endpoint.created = Stage::Not;
+        }
+        if let Some(ipam) = draft.endpoint.ipam.clone().filter(|_| !draft.endpoint.leases.is_empty()) {
+            self.keep_endpoint(draft)?;
+            let ipam = self.plugin(&ipam)?;
+            while let Some(Lease { pool, address }) = draft.endpoint.leases.first().cloned() {
+                if let Some(address) = address {
+                    gone(self.call(|| ipam.release_address(&pool, address)), true)?;
+                }
+                draft.endpoint.leases.remove(0);
+                self.keep_endpoint(draft)?;
+            }
+        }
+        self.forget(&draft.record.key())
+    }
+
+    /// Takes one call back. Where a plugin refuses that, it is asked whether it knows the endpoint at all.
+    fn undo(&mut self, draft: &Draft, tolerant: bool, call: impl FnOnce() -> Called<()>) -> Called<()> {
+        let called = gone(self.call(call), tolerant);
+        if !matches!(called, Err(Fault::Refused(_))) {
+            return called;
+        }
+        let known = draft.plugin.endpoint_is_known(&draft.network, &draft.id);
+        gone(called, matches!(known, Err(Fault::Refused(_))))
+    }
+}
+
+/// The path of a container's namespace.
+fn sandbox(netns: &Netns) -> String {
+    match services::leads(once(netns)).remove(netns) {
+        Some(Lead::At(path)) => path,
+        _ => crate::kernel::namespace_path(netns).display().to_string(),
+    }
+}
+
+/// The interface that was asked for, with what the plugin chose of it.
+fn with_chosen(made: &NetworkRecord, given: Interface, chosen: &Interface) -> Result<Interface, String> {
+    let mut interface = given;
+    for ip in &chosen.addresses {
+        match interface.addresses.iter().find(|given| given.is_ipv6() == ip.is_ipv6()) {
+            Some(given) if given == ip => {}
+            Some(given) => return Err(format!("it changes the address from {given} to {ip}")),
+            None if !made.asked.subnets.iter().any(|subnet| subnet.subnet.contains(ip.ip())) => {
+                return Err(format!("the address {ip} is outside of the network's subnets"));
+            }
+            None => interface.addresses.push(*ip),
+        }
+    }
+    match (interface.mac, chosen.mac) {
+        (Some(given), Some(chosen)) if given != chosen => {
+            Err(format!("it changes the MAC address from {given} to {chosen}"))
+        }
+        (given, chosen) => Ok(Interface { mac: given.or(chosen), ..interface }),
+    }
+}
+
+/// An answer that cannot be.
+fn says(plugin: &str, method: &str, why: &str) -> Fault {
+    Fault::Unsure(format!("plugin `{plugin}`: {method}: {why}"))
+}

@@ -1,0 +1,231 @@
+//! What goes wrong though nobody means ill: netrec is killed, plugins are restarted or away, people remove devices.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::Value;
+
+use crate::lab::{self, Lab};
+use crate::plugin::Plugin;
+use crate::{IPAM, SHOP};
+
+const MEMORY: &str = "/run/lab/memory";
+
+/// What the plugin remembers: how many networks, endpoints and pools, and all addresses that it has given.
+fn memory(lab: &Lab) -> (usize, usize, usize, BTreeSet<String>) {
+    let text = fs::read_to_string(lab.host.path(MEMORY)).unwrap_or_else(|_| "{}".to_owned());
+    let memory: Value = serde_json::from_str(&text).expect("its memory");
+    let count = |what: &str| memory[what].as_object().map_or(0, serde_json::Map::len);
+    let given = memory["pools"].as_object().into_iter().flatten();
+    let given = given.flat_map(|(_, pool)| pool["given"].as_array().cloned().unwrap_or_default());
+    let given = given.filter_map(|ip| ip.as_str().map(str::to_owned));
+    (count("networks"), count("endpoints"), count("pools"), given.collect())
+}
+
+fn addresses<const N: usize>(all: [&str; N]) -> BTreeSet<String> {
+    all.map(str::to_owned).into()
+}
+
+/// Kills netrec before every third of the writes of a command in turn, calls and files among them (`NETREC_EVERY=1` before
+/// each), and has the next one go on. Yields how many there are.
+fn killed_before_each_write(lab: &Lab, plugin: &Plugin<'_>, file: &str, command: &str, go_on: &dyn Fn(usize)) -> usize {
+    let every = std::env::var("NETREC_EVERY").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+    for n in (1..).step_by(every) {
+        let path = lab.host.write("netrec.toml", file);
+        let env = [("NETREC_SINGLE", "1"), ("NETREC_FAULT", &*format!("die:{n}"))];
+        let output = lab.host.netrec_with_env(&env, &["-c", &path, command, "-y"]);
+        let died = output.status == 128 + 9;
+        assert!(died || output.status == 0, "{n}: {}", output.stderr);
+        let begun = lab.host.sh("ls /run/netrec/remote 2>/dev/null | wc -l").trim() != "0";
+        if command == "destroy" || begun {
+            go_on(n);
+        }
+        plugin.calls();
+        if !died {
+            return n;
+        }
+    }
+    0
+}
+
+#[test]
+#[cfg(feature = "fault-injection")]
+fn killed_while_it_applies_it_loses_no_call() {
+    lab::in_lab(|lab| {
+        let plugin = Plugin::start(lab, "example", &["--state", MEMORY]);
+        let file = IPAM.split("[containers.db]").next().unwrap().replace(", \"fd50::/64\"", "");
+        let tried = killed_before_each_write(lab, &plugin, &file, "apply", &|n| {
+            lab.host.apply(&file);
+            assert_eq!(memory(lab), (1, 1, 1, addresses(["10.50.0.1", "10.50.0.9"])), "{n}");
+            lab.host.destroy(&file);
+            assert_eq!(memory(lab), (0, 0, 0, addresses([])), "{n}");
+            assert_eq!(
+                lab.host.sh("ls /run/netrec/remote; ip -br link | grep -e pb- -e pv- -e pc- || true"),
+                "",
+                "{n}"
+            );
+        });
+        println!("tried: {tried} writes of an apply");
+        assert!(tried > 25, "{tried}");
+    });
+}
+
+#[test]
+#[cfg(feature = "fault-injection")]
+fn killed_while_it_destroys_it_loses_no_call() {
+    lab::in_lab(|lab| {
+        let plugin = Plugin::start(lab, "example", &["--state", MEMORY]);
+        let file = IPAM.split("[containers.db]").next().unwrap().replace(", \"fd50::/64\"", "");
+        lab.host.apply(&file);
+        let tried = killed_before_each_write(lab, &plugin, &file, "destroy", &|n| {
+            lab.host.destroy(&file);
+            assert_eq!(memory(lab), (0, 0, 0, addresses([])), "{n}");
+            assert_eq!(
+                lab.host.sh("ls /run/netrec/remote; ip -br link | grep -e pb- -e pv- -e pc- || true"),
+                "",
+                "{n}"
+            );
+            lab.host.apply(&file);
+        });
+        println!("tried: {tried} writes of a destroy");
+        assert!(tried > 15, "{tried}");
+    });
+}
+
+/// A write that fails takes all back, what plugins were told too, or it was a plugin's, and all else is done.
+#[test]
+#[cfg(feature = "fault-injection")]
+fn a_failure_leaves_nothing_half_made() {
+    lab::in_lab(|lab| {
+        let _plugin = Plugin::start(lab, "example", &["--state", MEMORY]);
+        let file = IPAM.split("[containers.db]").next().unwrap().replace(", \"fd50::/64\"", "");
+        let path = lab.host.write("netrec.toml", &file);
+        let (mut back, mut apart) = (0, 0);
+        for n in (2..).step_by(4) {
+            let env = [("NETREC_SINGLE", "1"), ("NETREC_FAULT", &*format!("fail:{n}:EBUSY"))];
+            let output = lab.host.netrec_with_env(&env, &["-c", &path, "apply", "-y"]);
+            match output.status {
+                0 => break,
+                4 => {
+                    back += 1;
+                    assert_eq!(memory(lab), (0, 0, 0, addresses([])), "{n}: {}", output.stderr);
+                    assert_eq!(lab.host.netns_names(), Vec::<String>::new(), "{n}");
+                }
+                status => {
+                    apart += 1;
+                    assert_eq!(status, 1, "{n}: {}", output.stderr);
+                    assert!(output.stderr.contains("Device or resource busy"), "{n}: {}", output.stderr);
+                    lab.host.destroy(&file);
+                    assert_eq!(memory(lab), (0, 0, 0, addresses([])), "{n}: {}", output.stderr);
+                }
+            }
+            assert_eq!(lab.host.sh("ls /run/netrec/remote 2>/dev/null || true"), "", "{n}");
+        }
+        println!("tried: {back} failures of the kernel's and {apart} of the plugin's");
+        assert!(back > 2 && apart > 2, "{back} {apart}");
+    });
+}
+
+/// The plugin is restarted and knows nothing any more: all is made anew.
+#[test]
+fn a_plugin_that_has_forgotten_is_told_again() {
+    lab::in_lab(|lab| {
+        let plugin = Plugin::start(lab, "example", &[]);
+        lab.host.apply(SHOP);
+        plugin.end();
+        let plugin = Plugin::start(lab, "example", &[]);
+        let plan = lab.host.try_netrec(SHOP, &["plan"]).stdout;
+        assert!(plan.contains("-/+ endpoint web on wide") && plan.contains("# the plugin has forgotten it"), "{plan}");
+        plugin.calls();
+        lab.host.apply(SHOP);
+        let changes = plugin.changes();
+        let again =
+            ["CreateNetwork", "CreateEndpoint", "Join", "ProgramExternalConnectivity", "CreateEndpoint", "Join"];
+        assert!(
+            changes.join(" ").contains(&again.map(|call| format!("NetworkDriver.{call}")).join(" ")),
+            "{changes:?}"
+        );
+        lab.expect("web ping 10.50.0.11 -> answer\nweb ping fd50::11 -> answer");
+        assert!(lab.host.apply(SHOP).actions().is_empty());
+        lab.host.destroy(SHOP);
+    });
+}
+
+/// Somebody removes the device in the container, and a whole container.
+#[test]
+fn a_device_that_is_gone_is_had_anew() {
+    lab::in_lab(|lab| {
+        let plugin = Plugin::start(lab, "example", &[]);
+        lab.host.apply(SHOP);
+        plugin.calls();
+        lab.container("web").sh("ip link del lan");
+        let plan = lab.host.try_netrec(SHOP, &["plan"]).stdout;
+        assert!(plan.contains("-/+ endpoint web on wide") && plan.contains("# its device is gone"), "{plan}");
+        lab.host.apply(SHOP);
+        let expected = [
+            "RevokeExternalConnectivity",
+            "Leave",
+            "DeleteEndpoint",
+            "CreateEndpoint",
+            "Join",
+            "ProgramExternalConnectivity",
+        ];
+        assert_eq!(plugin.changes(), expected.map(|call| format!("NetworkDriver.{call}")));
+        lab.expect("web ping 10.50.0.11 -> answer");
+        lab.host.sh("ip netns del db");
+        lab.host.apply(SHOP);
+        assert_eq!(plugin.changes(), expected.map(|call| format!("NetworkDriver.{call}")));
+        lab.expect("web ping fd50::11 -> answer");
+        // An address and a route are put back without the plugin.
+        lab.container("web").sh("ip addr del 10.50.0.10/24 dev lan");
+        lab.host.apply(SHOP);
+        assert_eq!(plugin.changes(), Vec::<String>::new());
+        lab.expect("web ping 10.50.0.11 -> answer");
+    });
+}
+
+/// The plugin is away when all is to go: what is left is named, and goes the next time.
+#[test]
+fn what_a_plugin_was_told_outlives_its_absence() {
+    lab::in_lab(|lab| {
+        let plugin = Plugin::start(lab, "example", &["--state", MEMORY]);
+        lab.host.apply(SHOP);
+        plugin.calls();
+        plugin.end();
+        // Nothing has changed, and nobody need be asked.
+        assert!(lab.host.apply(SHOP).actions().is_empty());
+        let output = lab.host.try_netrec(SHOP, &["destroy", "-y"]);
+        let away = "plugin `example`: Plugin.Activate: nobody listens there";
+        let expected = format!(
+            "error: remove endpoint db on wide: {away}\nremove endpoint web on wide: {away}\nremove network wide: a container on it is still \
+             there\n\
+             all else is done; `netrec apply` tries again\n"
+        );
+        assert_eq!((output.status, output.stderr), (1, expected));
+        assert_eq!(lab.host.netns_names(), Vec::<String>::new());
+        let plugin = Plugin::start(lab, "example", &["--state", MEMORY]);
+        lab.host.destroy(SHOP);
+        assert_eq!(memory(lab), (0, 0, 0, addresses([])));
+        assert_eq!(plugin.changes().len(), 7);
+        assert_eq!(lab.host.sh("ls /run/netrec/remote"), "");
+    });
+}
+
+/// Another network is made all the same, and this one once the plugin is there.
+#[test]
+fn a_plugin_that_is_missing_fails_alone() {
+    lab::in_lab(|lab| {
+        let both =
+            format!("{SHOP}\n[networks.front]\nsubnet = \"10.20.0.0/24\"\n[containers.api]\nnetworks = [\"front\"]\n");
+        let output = lab.host.try_netrec(&both, &["apply", "-y"]);
+        let expected = "error: make network wide: there is no plugin `example`: neither /run/docker/plugins/example.sock nor \
+                        example.spec or example.json in /etc/docker/plugins or /usr/lib/docker/plugins; start it first\n\
+                        all else is done; `netrec apply` tries again\n";
+        assert_eq!((output.status, output.stderr.as_str()), (1, expected));
+        lab.expect("api ping 10.20.0.1 -> answer");
+        assert_eq!(lab.host.sh("ls -A /run/netrec/remote 2>/dev/null || true"), "");
+        let _plugin = Plugin::start(lab, "example", &[]);
+        lab.host.apply(&both);
+        lab.expect("web ping 10.50.0.11 -> answer");
+    });
+}
