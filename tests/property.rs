@@ -17,8 +17,8 @@ use netrec::reconcile::{Books, Kept, Undo, apply, prepare, prepare_destroy, prep
 use netrec::state::facts::HostDevice;
 use netrec::state::firewall::{Expr, Rule, Verdict};
 use netrec::state::{
-    End, Entry, Facts, Flow, Key, Link, LinkKind, Mac, MacvlanMode, Netns, Object, Owner, Qdisc, Route, Scope, State,
-    facts,
+    End, Entry, Facts, Flow, Hook, Key, Link, LinkKind, Mac, MacvlanMode, Netns, Object, Owner, Qdisc, Route, Scope,
+    State, facts,
 };
 
 /// xorshift64*, so that a failure can be had again by its seed.
@@ -229,6 +229,14 @@ fn drift(host: &mut Fake, random: &mut Random) {
             host.state.remove(&key);
             let name = format!("mine{}", random.below(1000)).parse().unwrap();
             host.state.insert(Key::Link { netns: Netns::HOST, name }, entry);
+            // What limits it is the device's, whatever its name.
+            for hook in [Hook::Root, Hook::Ingress] {
+                let of = |link| Key::Qdisc { netns: Netns::HOST, link, hook };
+                let Key::Link { name: old, .. } = key else { continue };
+                if let Some(qdisc) = host.state.remove(&of(old)) {
+                    host.state.insert(of(name), qdisc);
+                }
+            }
         } else {
             host.change_by_hand(&key, &entry, &changed);
         }

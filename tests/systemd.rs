@@ -399,8 +399,9 @@ fn units_and_machines_live_on_networks_of_netrecs() {
 
 /// Installed, started at boot, installed again over a file that was changed, removed, and purged.
 const PACKAGE: &str = r#"
-# Not the library's: the one of the package.
+# Not the library's and not the one laid there for units: the one of the package.
 unset -f netrec
+[ -e /stage ] || rm -f /usr/bin/netrec
 # The files there are. Of others those may change that are netrec's business.
 list() {
     find /etc /usr/bin /usr/lib/systemd /usr/share/man /usr/share/doc /usr/share/bash-completion /usr/share/zsh \
