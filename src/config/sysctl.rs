@@ -184,6 +184,10 @@ fn checked(name: &str, parts: &[String]) -> Result<String, (String, &'static str
     if parts.len() < 2 {
         return wrong("it is a directory");
     }
+    if parts.ends_with(&["route".to_owned(), "flush".to_owned()]) {
+        let message = format!("{name} is an order, and no parameter that could be read back");
+        return Err((message, "flush routes by hand: `ip route flush cache`"));
+    }
     Ok(parts.join("/"))
 }
 

@@ -297,20 +297,27 @@ impl Reader<'_> {
     /// Adds the links that netrec made inside a container's namespace. The ends of veth pairs are told of along with the
     /// host's.
     fn add_inner_links(&mut self, space: &mut Arc<Space>, host: &Space) -> Result<(), ReadError> {
-        let says_us = |link: &RawLink| link.mark.as_ref().is_some_and(|mark| mark.inode == Some(self.inode));
-        let has_ours = space.links.iter().any(|link| link.is_marked() && says_us(link));
-        for at in 0..space.links.len() {
+        let is_on_parent = |link: &RawLink| matches!(link.kind, RawKind::Macvlan(_) | RawKind::Ipvlan(_));
+        let inode = self.inode;
+        let says_us = |link: &RawLink| {
+            let marked = link.is_marked() || namespace_mark(link).is_some();
+            marked && link.mark.as_ref().is_some_and(|mark| mark.inode == Some(inode))
+        };
+        // Those on a device of the host's first: one without a name tells whose the rest is once it is known.
+        let (first, rest): (Vec<usize>, Vec<usize>) =
+            (0..space.links.len()).partition(|at| is_on_parent(&space.links[*at]));
+        for at in first.into_iter().chain(rest) {
             let raw = &space.links[at];
             let source = raw.mark.as_ref().and_then(|mark| mark.source);
             // A pair of netrec's own is told of by its end in the host.
             if !raw.is_marked() || (raw.kind == RawKind::Veth && source.is_none()) {
                 continue;
             }
-            let is_on_parent = matches!(raw.kind, RawKind::Macvlan(_) | RawKind::Ipvlan(_));
+            let is_on_parent = is_on_parent(raw);
             match (&raw.mark, raw.peer_nsid.filter(|_| is_on_parent)) {
                 (Some(mark), _) if mark.inode == Some(self.inode) => {}
                 // A crash leaves one without a name. Its company tells whose it is, or where its parent is.
-                (None, _) if raw.kind == RawKind::Ifb && has_ours => {}
+                (None, _) if raw.kind == RawKind::Ifb && space.links.iter().any(says_us) => {}
                 (None, Some(nsid)) => {
                     let of_host = self.namespaces.nsid_of_host(&space.netns);
                     if of_host.map_err(|r| read_error(&whose(&space.netns), &r))? != nsid {

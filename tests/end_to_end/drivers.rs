@@ -526,3 +526,39 @@ fn what_a_crash_leaves_unnamed_in_a_container_is_taken_up_again() {
         assert_eq!(lab.host.netns_names(), Vec::<String>::new());
     });
 }
+
+/// Death at each write of an attachment with limits, in a namespace of netrec's and in somebody else's.
+#[test]
+#[cfg(feature = "fault-injection")]
+fn a_death_while_limits_are_made_on_a_macvlan_costs_nothing() {
+    lab::in_lab(|lab| {
+        lab.host.sh(
+            "mkdir -p /run/theirs && touch /run/theirs/a && unshare -n mount --bind /proc/self/ns/net /run/theirs/a",
+        );
+        for at_home in [true, false] {
+            let place = if at_home { "" } else { "netns = '/run/theirs/a'\n" };
+            let file = format!(
+                "[networks.lan]\ndriver = 'macvlan'\nparent = 'uplink'\nsubnet = '10.40.0.0/24'\ngateway = false\n\
+                 [containers.a]\n{place}networks.lan = {{ ingress = '10mbit', egress = '5mbit' }}\n"
+            );
+            // What is the whole host's stays: it is written once.
+            lab.host.apply(&file);
+            lab.host.destroy(&file);
+            let n = lab.host.apply(&file).json["writes"].as_u64().expect("writes");
+            lab.host.destroy(&file);
+            let path = lab.host.write("lan.toml", &file);
+            for at in 1..=n {
+                let fault = format!("die:{at}");
+                let died = lab.host.netrec_with_env(&[("NETREC_FAULT", &fault)], &["-c", &path, "apply", "-y"]);
+                assert_eq!(died.status, 137, "write {at} of {n}: {}", died.stderr);
+                if at % 2 == 0 {
+                    lab.host.apply(&file);
+                    assert_eq!(lab.host.plan(&file).actions(), [""; 0], "write {at} of {n}");
+                }
+                lab.host.destroy(&file);
+                let left = lab.host.sh("nsenter --net=/run/theirs/a ip -o link show group 20050; ip netns");
+                assert_eq!(left, "", "write {at} of {n}");
+            }
+        }
+    });
+}
