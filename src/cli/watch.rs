@@ -16,11 +16,11 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::{Done, Error, named};
-use crate::config::clean;
 use crate::plan::Plan;
 use crate::reconcile::PrepareError;
 use crate::reconcile::watch::{Cause, News, Trigger, WatchError, Watched, triggers, watch};
 use crate::services::Listen;
+use crate::state::clean;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

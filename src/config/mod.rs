@@ -32,7 +32,6 @@ mod types;
 mod values;
 
 pub(crate) use reader::closest;
-pub(crate) use render::clean;
 pub use report::{Invalid, Problem, Source, Sources};
 pub use schema::schema;
 pub use types::{

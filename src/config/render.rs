@@ -7,13 +7,12 @@ use std::fmt::Write as _;
 
 use super::report::{Problem, Sources};
 use super::types::Place;
+use crate::state::{clean, push_visible};
 
 /// The most characters of a source line that are shown.
 const LINE: usize = 120;
 /// How many of them come before the place, in a line that is cut on the left.
 const BEFORE: usize = 40;
-/// The most characters of a message, label or help.
-const MESSAGE: usize = 600;
 
 /// Draws problems; knows where lines begin.
 pub(super) struct Painter<'a> {
@@ -221,31 +220,6 @@ impl Window {
             shown.chars().map(columns_of).sum::<usize>()
         };
         (self.indent + width(&text[self.from..start]), width(&text[start..end]).max(1))
-    }
-}
-
-/// A text of the file fit for a message: on one line, escaped, and not too long.
-pub(crate) fn clean(text: &str) -> String {
-    let mut shown = String::new();
-    for c in text.chars().take(MESSAGE) {
-        push_visible(&mut shown, c);
-    }
-    if text.chars().nth(MESSAGE).is_some() {
-        shown.push('…');
-    }
-    shown
-}
-
-/// Adds a character as it is shown: a tab as four spaces, what would move the cursor or hide as an escape.
-fn push_visible(shown: &mut String, c: char) {
-    match c {
-        '\t' => shown.push_str("    "),
-        _ if c.is_control() => shown.extend(c.escape_default()),
-        // Zero-width, direction and line-separating characters, and the byte order mark.
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
-            shown.extend(c.escape_unicode());
-        }
-        _ => shown.push(c),
     }
 }
 

@@ -156,7 +156,7 @@ impl fmt::Display for Invalid {
         if self.problems.len() > SHOWN {
             writeln!(f, "... and {} more\n", self.problems.len() - SHOWN)?;
         }
-        f.write_str(&super::render::clean(&self.count()))
+        f.write_str(&crate::state::clean(&self.count()))
     }
 }
 

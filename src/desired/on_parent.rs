@@ -1,6 +1,8 @@
 //! The macvlan and ipvlan drivers: containers' devices on a device of the host's, and the VLANs below them. The host has no
 //! part in such a network: no bridge, no gateway's address, no rules.
 
+use std::net::IpAddr;
+
 use super::Build;
 use super::container::Member;
 use super::shaping::{Limits, Point};
@@ -88,6 +90,7 @@ impl Build<'_> {
     /// A container's device on the network's; says whether there can be one.
     pub(super) fn on_parent(&mut self, member: Member<'_>, index: usize) -> bool {
         let ((attachment, chosen), network) = (member.attachment(index), member.network(index));
+        self.leave_the_host_its_addresses(member, index);
         let Some(below) = network.parent().and_then(|parent| self.device_below(parent)) else { return false };
         let (kind, has_link) = match network.driver {
             Driver::Macvlan(parent, mode) => (LinkKind::Macvlan { parent: parent.name, mode }, true),
@@ -105,6 +108,24 @@ impl Build<'_> {
         let limits = Limits { out: attachment.egress, into: attachment.ingress };
         self.shape(point, limits, chosen.shaper, &attachment.owner);
         true
+    }
+}
+
+impl Build<'_> {
+    /// Refuses an address that the host has on the very device: it would be cut off, as its neighbours would find the container.
+    fn leave_the_host_its_addresses(&mut self, member: Member<'_>, index: usize) {
+        let ((attachment, chosen), network) = (member.attachment(index), member.network(index));
+        let Some(parent) = network.parent() else { return };
+        let is_given = |ip: IpAddr| chosen.addresses.iter().any(|address| address.ip.ip() == ip);
+        let mut of_host = self.facts.addresses.iter().filter(|own| own.link == parent.name).map(|own| own.ip.ip());
+        let Some(ip) = of_host.find(|ip| is_given(*ip)) else { return };
+        let (container, line) = (member.container, self.config.sources.line(&member.container.place));
+        let text = format!(
+            "container `{}` ({line}) is to have the address {ip} on network `{}`, which this host has on `{}`: `reserve` it \
+             in the network, or give the container another",
+            container.name, network.name, parent.name
+        );
+        self.refuse([&attachment.owner], text);
     }
 }
 

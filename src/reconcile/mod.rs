@@ -37,10 +37,11 @@ pub use stale::Stale;
 pub use status::{AttachmentStatus, ContainerStatus, Hindrance, NetworkStatus, PortStatus, Standing, Status, status};
 pub use trust::Doubt;
 
-use crate::config::{Config, Container, Invalid, Sources, clean, closest};
+use crate::config::{Config, Container, Invalid, Sources, closest};
 use crate::desired::{Desired, DesiredError, Refusal, bridge_name, desired};
 use crate::kernel::{Backend, ReadError};
 use crate::plan::{Conflict, Diff, LeftOut, Part, Plan, diff, meets_others, moved_addresses, published, surroundings};
+use crate::state::clean;
 use crate::state::{Asked, Entry, Facts, Key, Link, LinkKind, Object, Owner, Places, Scope, State, Warning, facts};
 
 /// What is wanted, what there is, and the way from one to the other.
@@ -145,9 +146,7 @@ pub fn prepare_again(
     host: Option<&str>,
     last: Prepared,
 ) -> Result<Prepared, PrepareError> {
-    let mut facts = backend.facts(&asked(config))?;
-    facts.sources = sources::of_config(backend, config, host.unwrap_or(&facts.host));
-    facts.remote = backend.endpoints()?;
+    let mut facts = depends_on(backend, config, host)?;
     facts.surroundings = last.facts.surroundings.clone();
     let (state, again) = if facts == last.facts {
         (last.desired, last.again)
@@ -171,11 +170,17 @@ pub fn prepare_again(
     Ok(Prepared { desired: state, live, scope, plan, file: last.file, facts, again })
 }
 
-/// What the host depends on, and what the file wants there.
-fn wanted(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -> Result<(Facts, Desired), PrepareError> {
+/// What a file's desired state depends on beside the file, but for its surroundings.
+fn depends_on(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -> Result<Facts, PrepareError> {
     let mut facts = backend.facts(&asked(config))?;
     facts.sources = sources::of_config(backend, config, host.unwrap_or(&facts.host));
     facts.remote = backend.endpoints()?;
+    Ok(facts)
+}
+
+/// The same, and what the file wants there.
+fn wanted(backend: &mut dyn Backend, config: &Config, host: Option<&str>) -> Result<(Facts, Desired), PrepareError> {
+    let facts = depends_on(backend, config, host)?;
     let desired = desired(config, &facts, host)?;
     Ok((facts, desired))
 }

@@ -16,8 +16,9 @@ use super::files;
 use super::input::{InputError, STDIN, is_stdin, read_trusted, safe};
 use super::stale::{self, Stale};
 use super::trust::{self, Doubt};
-use crate::config::{Source, Sources, clean};
+use crate::config::{Source, Sources};
 use crate::plan::Plan;
+use crate::state::clean;
 use crate::state::{Netns, Owner};
 
 /// The version of the format.

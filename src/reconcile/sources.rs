@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::PrepareError;
-use crate::config::{Config, ContainerNetns, clean, closest};
+use crate::config::{Config, ContainerNetns, closest};
 use crate::kernel::{Backend, Linux};
 use crate::plan::Action;
 use crate::services;
+use crate::state::clean;
 use crate::state::{
     Asked, Entry, Facts, Key, Link, LinkKind, Netns, Object, Owner, SearchedFor, SourceKind, State, Warning,
     Whereabouts,

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
-use crate::config::{Source, clean};
+use crate::config::Source;
 use crate::state::Netns;
+use crate::state::clean;
 
 /// How many lines of a text, and how many objects, are shown as changed.
 const SHOWN: usize = 20;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
 use super::http::Client;
-use crate::config::clean;
+use crate::state::clean;
 
 /// Where sockets are.
 const SOCKETS: &str = "/run/docker/plugins";

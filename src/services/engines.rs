@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::file_of;
 use super::http::{Answer, Client};
-use crate::config::clean;
+use crate::state::clean;
 use crate::state::{Lead, SourceKind};
 
 /// How long an engine may take to answer a question. It takes some milliseconds; a busy one can take a second.

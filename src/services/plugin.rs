@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use super::discovery;
 use super::http::{Answer, Client, NoAnswer};
-use crate::config::clean;
+use crate::state::clean;
 use crate::state::{InterfaceName, Mac, PluginRoute, PluginSubnet};
 
 /// The media type of the protocol's version 1.2.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::DirBuilder;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -142,15 +142,16 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// A socket stays where its process died. Its folder is made where it is not there, as `/run/netrec` is at boot.
+/// A socket stays where its process died; whatever else is there is somebody's. Its folder is made where it is not there, as `/run/netrec` is at boot.
 fn unix(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
     }
     match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let is_socket = std::fs::symlink_metadata(path)?.file_type().is_socket();
             let nobody = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-            if !UnixStream::connect(path).is_err_and(nobody) {
+            if !is_socket || !UnixStream::connect(path).is_err_and(nobody) {
                 return Err(error);
             }
             std::fs::remove_file(path)?;
@@ -278,6 +279,22 @@ mod tests {
         }
         let wanted = "the path of a socket begins with `/`, as in unix:/run/netrec/metrics";
         assert_eq!("unix:metrics".parse::<Listen>(), Err(wanted.to_owned()));
+    }
+
+    #[test]
+    fn only_a_socket_that_nobody_listens_to_is_replaced() {
+        let folder = std::env::temp_dir().join(format!("netrec-server-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let (file, socket) = (folder.join("file"), folder.join("socket"));
+        std::fs::write(&file, "somebody's").expect("a file");
+        let refused = unix(&file).map(drop).map_err(|error| error.kind());
+        assert_eq!(refused, Err(io::ErrorKind::AddrInUse));
+        assert_eq!(std::fs::read_to_string(&file).expect("the file"), "somebody's");
+        let listener = unix(&socket).expect("a socket");
+        assert_eq!(unix(&socket).map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
+        drop(listener);
+        drop(unix(&socket).expect("one in the place of the dead one"));
+        std::fs::remove_dir_all(&folder).expect("its end");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod object;
 mod rate;
 mod remote;
 mod ruleset;
+mod shown;
 mod source;
 mod surroundings;
 
@@ -29,6 +30,7 @@ pub use object::{
 pub use rate::Rate;
 pub use remote::{Answer, Endpoint, Health, PluginNetwork, PluginRoute, PluginSubnet};
 pub use ruleset::Ruleset;
+pub(crate) use shown::{clean, push_visible};
 pub use source::{Lead, SearchedFor, Source, SourceKind, Whereabouts};
 pub use surroundings::{
     At, Condition, ForeignChain, ForeignRule, ForeignTable, ForeignVerdict, Listener, OneOf, Process, Published,

@@ -437,6 +437,39 @@ fn parents_that_will_not_do_are_refused() {
     });
 }
 
+/// An address of the host's on the device itself is no container's, be it chosen or asked for.
+#[test]
+fn the_hosts_own_address_is_not_given_away() {
+    lab::in_lab(|lab| {
+        let file = |net: &str, address: &str| {
+            format!(
+                "[networks.lan]\ndriver = 'macvlan'\nparent = 'uplink'\nsubnet = ['192.0.2.0/24', '2001:db8::/64']\n\
+                 gateway = false\n{net}\n[containers.one]\nnetworks.lan = {{ {address} }}\n"
+            )
+        };
+        let range = "range = ['192.0.2.0/30', '2001:db8::/64']";
+        for (net, address, line, ip) in [
+            ("", "address = ['192.0.2.1', '2001:db8::77']", 7, "192.0.2.1"),
+            ("", "address = ['192.0.2.77', '2001:db8::1']", 7, "2001:db8::1"),
+            (&*format!("{range}\nreserve = '192.0.2.2'"), "", 8, "192.0.2.1"),
+        ] {
+            let refused = lab.host.try_netrec(&file(net, address), &["plan"]);
+            let said = format!(
+                "error: container `one` (/run/lab/netrec.toml:{line}) is to have the address {ip} on network `lan`, which this \
+                 host has on `uplink`: `reserve` it in the network, or give the container another\n"
+            );
+            assert_eq!((refused.status, &*refused.stderr), (1, &*said));
+        }
+        let reserved = "range = ['192.0.2.0/29', '2001:db8::/64']\nreserve = ['192.0.2.1', '192.0.2.2', '192.0.2.3', '192.0.2.4', '192.0.2.5']";
+        let plan = lab.host.plan(&file(reserved, ""));
+        assert!(
+            plan.actions().contains(&"create address 192.0.2.6/24 dev eth0 in one".to_owned()),
+            "{:?}",
+            plan.actions()
+        );
+    });
+}
+
 /// A macvlan of somebody else's that has the device as a whole, in the host or in a namespace that nobody named.
 #[test]
 fn who_holds_a_parent_as_a_whole_is_named() {

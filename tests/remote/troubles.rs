@@ -48,22 +48,31 @@ fn killed_before_each_write(lab: &Lab, plugin: &Plugin<'_>, file: &str, command:
     0
 }
 
+/// A file of one container with an address of a plugin's.
+#[cfg(feature = "fault-injection")]
+fn one_container() -> String {
+    IPAM.split("[containers.db]").next().unwrap().replace(", \"fd50::/64\"", "")
+}
+
+/// Neither the plugin nor the records nor the host know of anything.
+#[cfg(feature = "fault-injection")]
+fn nothing_is_left(lab: &Lab, n: usize) {
+    assert_eq!(memory(lab), (0, 0, 0, addresses([])), "{n}");
+    let left = "ls /run/netrec/remote; ip -br link | grep -e pb- -e pv- -e pc- || true";
+    assert_eq!(lab.host.sh(left), "", "{n}");
+}
+
 #[test]
 #[cfg(feature = "fault-injection")]
 fn killed_while_it_applies_it_loses_no_call() {
     lab::in_lab(|lab| {
         let plugin = Plugin::start(lab, "example", &["--state", MEMORY]);
-        let file = IPAM.split("[containers.db]").next().unwrap().replace(", \"fd50::/64\"", "");
+        let file = one_container();
         let tried = killed_before_each_write(lab, &plugin, &file, "apply", &|n| {
             lab.host.apply(&file);
             assert_eq!(memory(lab), (1, 1, 1, addresses(["10.50.0.1", "10.50.0.9"])), "{n}");
             lab.host.destroy(&file);
-            assert_eq!(memory(lab), (0, 0, 0, addresses([])), "{n}");
-            assert_eq!(
-                lab.host.sh("ls /run/netrec/remote; ip -br link | grep -e pb- -e pv- -e pc- || true"),
-                "",
-                "{n}"
-            );
+            nothing_is_left(lab, n);
         });
         println!("tried: {tried} writes of an apply");
         assert!(tried > 25, "{tried}");
@@ -75,16 +84,11 @@ fn killed_while_it_applies_it_loses_no_call() {
 fn killed_while_it_destroys_it_loses_no_call() {
     lab::in_lab(|lab| {
         let plugin = Plugin::start(lab, "example", &["--state", MEMORY]);
-        let file = IPAM.split("[containers.db]").next().unwrap().replace(", \"fd50::/64\"", "");
+        let file = one_container();
         lab.host.apply(&file);
         let tried = killed_before_each_write(lab, &plugin, &file, "destroy", &|n| {
             lab.host.destroy(&file);
-            assert_eq!(memory(lab), (0, 0, 0, addresses([])), "{n}");
-            assert_eq!(
-                lab.host.sh("ls /run/netrec/remote; ip -br link | grep -e pb- -e pv- -e pc- || true"),
-                "",
-                "{n}"
-            );
+            nothing_is_left(lab, n);
             lab.host.apply(&file);
         });
         println!("tried: {tried} writes of a destroy");
@@ -98,7 +102,7 @@ fn killed_while_it_destroys_it_loses_no_call() {
 fn a_failure_leaves_nothing_half_made() {
     lab::in_lab(|lab| {
         let _plugin = Plugin::start(lab, "example", &["--state", MEMORY]);
-        let file = IPAM.split("[containers.db]").next().unwrap().replace(", \"fd50::/64\"", "");
+        let file = one_container();
         let path = lab.host.write("netrec.toml", &file);
         let (mut back, mut apart) = (0, 0);
         for n in (2..).step_by(4) {

@@ -49,8 +49,12 @@ impl Outcome {
 }
 
 /// What was counted so far.
-#[derive(Debug, Default)]
-pub(super) struct Metrics(Mutex<Figures>);
+#[derive(Debug)]
+pub(super) struct Metrics {
+    figures: Mutex<Figures>,
+    /// Whether anybody can ask: else nobody needs to know of ports.
+    served: bool,
+}
 
 #[derive(Clone, Debug, Default)]
 struct Figures {
@@ -67,9 +71,13 @@ struct Figures {
 }
 
 impl Metrics {
+    pub(super) fn new(served: bool) -> Self {
+        Self { figures: Mutex::default(), served }
+    }
+
     fn figures(&self) -> MutexGuard<'_, Figures> {
         // They are whole whenever the lock is let go.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A round went well.
@@ -84,7 +92,7 @@ impl Metrics {
                 *figures.repaired.entry(action.key.kind()).or_default() += 1;
             }
         }
-        if cause == Cause::File || !actions.is_empty() {
+        if self.served && (cause == Cause::File || !actions.is_empty()) {
             figures.objects.clear();
             for (key, _) in &prepared.desired {
                 *figures.objects.entry(key.kind()).or_default() += 1;

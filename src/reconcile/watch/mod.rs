@@ -140,7 +140,7 @@ pub fn watch(
     (sender, triggers): (Sender<Trigger>, Receiver<Trigger>),
     tell: &mut dyn FnMut(News<'_>),
 ) -> Result<(), WatchError> {
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(Metrics::new(watched.metrics.is_some()));
     if let Some(listen) = &watched.metrics {
         let (metrics, failed) = (metrics.clone(), |error| WatchError::Metrics { at: listen.clone(), error });
         let server = Server::open(listen).map_err(failed)?;
