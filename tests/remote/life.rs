@@ -128,9 +128,9 @@ fn addresses_are_given_by_a_plugin() {
             given,
             [
                 "IpamDriver.RequestPool 10.50.0.0/24 null",
-                "IpamDriver.RequestAddress - \"10.50.0.1\"",
+                "IpamDriver.RequestAddress - \"\"",
                 "IpamDriver.RequestPool fd50::/64 null",
-                "IpamDriver.RequestAddress - \"fd50::1\"",
+                "IpamDriver.RequestAddress - \"\"",
                 // `db`
                 "IpamDriver.RequestAddress - \"\"",
                 "IpamDriver.RequestAddress - \"\"",
