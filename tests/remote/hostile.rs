@@ -1,113 +1,10 @@
 //! A plugin that does all that one must not: each time there is one clear error, what it was told is taken back, and the
 //! other networks are made.
 
-use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
-use crate::lab::{self, Lab};
-
-/// How it answers a call.
-#[derive(Clone, Debug)]
-enum Reply {
-    /// Properly.
-    Json(Value),
-    /// With this status and body.
-    Status(u16, &'static str),
-    /// Not at all.
-    Hang,
-    /// With the beginning of a body.
-    Half,
-    /// With this many bytes.
-    Long(usize),
-}
-
-/// A plugin that answers one method as it is told, and all others properly.
-struct Hostile {
-    calls: Receiver<String>,
-}
-
-impl Hostile {
-    fn start(lab: &Lab, name: &str, evil: &'static str, reply: Reply) -> Self {
-        let path = lab.host.path(format!("/run/docker/plugins/{name}.sock"));
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(path).unwrap();
-        let (tell, calls) = channel();
-        thread::spawn(move || {
-            for stream in listener.incoming().filter_map(Result::ok) {
-                serve(stream, evil, &reply, &tell);
-            }
-        });
-        Self { calls }
-    }
-
-    /// The methods that were called and change something.
-    fn changes(&self) -> Vec<String> {
-        let all = self.calls.try_iter().filter_map(|call| call.strip_prefix("NetworkDriver.").map(str::to_owned));
-        all.filter(|call| !matches!(call.as_str(), "GetCapabilities" | "EndpointOperInfo")).collect()
-    }
-}
-
-fn serve(mut stream: UnixStream, evil: &str, reply: &Reply, tell: &Sender<String>) {
-    let Some(method) = method_of(&mut stream) else { return };
-    let _ = tell.send(method.clone());
-    let reply = if method == format!("NetworkDriver.{evil}") { reply.clone() } else { Reply::Json(proper(&method)) };
-    let head = |status: u16, length: usize| format!("HTTP/1.1 {status} Status\r\nContent-Length: {length}\r\n\r\n");
-    let _ = match reply {
-        Reply::Json(body) => stream.write_all(format!("{}{body}", head(200, body.to_string().len())).as_bytes()),
-        Reply::Status(status, body) => stream.write_all(format!("{}{body}", head(status, body.len())).as_bytes()),
-        Reply::Half => stream.write_all(format!("{}{{\"Inter", head(200, 100)).as_bytes()),
-        Reply::Long(length) => {
-            let part = [b' '; 16384];
-            let mut sent = stream.write_all(head(200, length).as_bytes());
-            for _ in 0..length / part.len() {
-                sent = sent.and_then(|()| stream.write_all(&part));
-            }
-            sent
-        }
-        Reply::Hang => {
-            // In a thread of its own, so that others are answered.
-            thread::spawn(move || {
-                thread::sleep(Duration::from_mins(1));
-                drop(stream);
-            });
-            Ok(())
-        }
-    };
-}
-
-/// Reads a request.
-fn method_of(stream: &mut UnixStream) -> Option<String> {
-    let mut text = Vec::new();
-    let mut part = [0; 4096];
-    loop {
-        let count = stream.read(&mut part).ok().filter(|count| *count > 0)?;
-        text.extend_from_slice(part.get(..count)?);
-        let read = String::from_utf8_lossy(&text).into_owned();
-        let Some((head, body)) = read.split_once("\r\n\r\n") else { continue };
-        let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
-        if body.len() >= length.unwrap_or(0) {
-            return Some(head.split_whitespace().nth(1)?.trim_start_matches('/').to_owned());
-        }
-    }
-}
-
-fn proper(method: &str) -> Value {
-    match method {
-        "Plugin.Activate" => json!({ "Implements": ["NetworkDriver"] }),
-        "NetworkDriver.GetCapabilities" => json!({ "Scope": "local" }),
-        "NetworkDriver.CreateEndpoint" => json!({ "Interface": { "MacAddress": "02:00:00:00:00:07" } }),
-        "NetworkDriver.Join" => {
-            json!({ "InterfaceName": { "SrcName": "dev0", "DstPrefix": "eth" }, "Gateway": "10.50.0.1" })
-        }
-        _ => json!({}),
-    }
-}
+use crate::lab;
+use crate::scripted::{Reply, Scripted};
 
 const FILE: &str = r#"
 [networks.wide]
@@ -211,7 +108,7 @@ fn each_evil_answer_is_one_clear_error() {
         for (evil, reply, error, told) in table {
             lab.host.sh("ip link add dev0 type veth peer name dev1; ip link add bridge0 type bridge");
             let what = format!("{evil}: {reply:?}");
-            let plugin = Hostile::start(lab, "hostile", evil, reply);
+            let plugin = Scripted::start(lab, "hostile", &[(&format!("NetworkDriver.{evil}"), reply)]);
             let file = lab.host.write("netrec.toml", FILE);
             let output = lab.host.netrec_with_env(&[("NETREC_PLUGIN_MS", "1000")], &["-c", &file, "apply", "-y"]);
             let expected = format!("error: {error}\nall else is done; `netrec apply` tries again\n");
@@ -232,12 +129,12 @@ fn one_that_hangs_for_good_is_given_up() {
     lab::in_lab(|lab| {
         lab.host.sh("ip link add dev0 type veth peer name dev1");
         {
-            let _plugin = Hostile::start(lab, "hostile", "Join", Reply::Hang);
+            let _plugin = Scripted::start(lab, "hostile", &[("NetworkDriver.Join", Reply::Hang)]);
             let file = lab.host.write("netrec.toml", &FILE.replace("driver", "mtu = 1400\ndriver"));
             let env = [("NETREC_PLUGIN_MS", "300")];
             assert_eq!(lab.host.netrec_with_env(&env, &["-c", &file, "apply", "-y"]).status, 1);
         }
-        let plugin = Hostile::start(lab, "hostile", "-", Reply::Hang);
+        let plugin = Scripted::start(lab, "hostile", &[]);
         lab.host.apply(FILE);
         assert_eq!(plugin.changes(), ["CreateEndpoint", "Join"]);
         assert!(lab.container("web").sh("ip -o link show dev eth1").contains("02:00:00:00:00:07"));
@@ -266,7 +163,7 @@ fn routes_that_cannot_be_are_left_out() {
                 route("10.94.0.0/16", "10.50.0.9"),
             ],
         });
-        let _plugin = Hostile::start(lab, "hostile", "Join", Reply::Json(answer));
+        let _plugin = Scripted::start(lab, "hostile", &[("NetworkDriver.Join", Reply::Json(answer))]);
         let route = "{ to = \"10.94.0.0/16\", via = \"10.50.0.3\" }";
         let file =
             FILE.replace("networks = [\"front\", \"wide\"]", &format!("networks.wide = {{ routes = [{route}] }}"));

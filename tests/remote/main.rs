@@ -7,8 +7,11 @@
 mod lab;
 
 mod hostile;
+mod ipam;
 mod life;
+mod messages;
 mod plugin;
+mod scripted;
 mod troubles;
 
 /// Both families, and a route of the plugin's.
