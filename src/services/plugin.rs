@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -148,6 +149,11 @@ pub struct Pool {
     pub subnet: IpNetwork,
     /// The gateway, where it comes along.
     pub gateway: Option<IpAddr>,
+}
+
+/// The folders in which something happens when a plugin is started, by its name.
+pub fn folders(name: &str) -> Vec<PathBuf> {
+    discovery::folders(name)
 }
 
 impl Plugin {
@@ -469,8 +475,13 @@ impl Plugin {
             (200, None) => {
                 // An empty body is what some answer instead of an empty object.
                 let body = if answer.body.trim_ascii().is_empty() { b"{}" } else { &answer.body[..] };
-                serde_json::from_slice(body)
-                    .map_err(|error| self.nonsense(method, &format!("its answer is no JSON: {error}")))
+                let value: Value = serde_json::from_slice(body)
+                    .map_err(|error| self.nonsense(method, &format!("its answer is no JSON: {error}")))?;
+                if !value.is_object() {
+                    return Err(self.nonsense(method, "its answer is no JSON object"));
+                }
+                serde_json::from_value(value)
+                    .map_err(|error| self.nonsense(method, &format!("its answer is of another form: {error}")))
             }
             (_, Some(text)) => Err(Fault::Refused(words(&clean(&text)))),
             (status, None) => {
@@ -637,7 +648,7 @@ struct Created {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[serde(rename_all = "PascalCase", default, expecting = "an object")]
 struct Chosen {
     address: String,
     #[serde(rename = "AddressIPv6")]
@@ -659,14 +670,14 @@ struct Answered {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "an object")]
 struct Names {
     #[serde(default)]
     src_name: String,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "an object")]
 struct StaticRoute {
     destination: String,
     #[serde(default)]

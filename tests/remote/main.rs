@@ -13,6 +13,7 @@ mod messages;
 mod plugin;
 mod scripted;
 mod troubles;
+mod watch;
 
 /// Both families, and a route of the plugin's.
 const SHOP: &str = r#"

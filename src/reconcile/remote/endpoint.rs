@@ -53,13 +53,13 @@ impl Work<'_> {
             created: Stage::Not,
             joined: Stage::Not,
             external: Stage::Not,
+            known: false,
             answer: None,
         };
         let record = Record::new(self.host(), owners, What::Endpoint(endpoint.clone()));
         let mut draft = Draft::new(record, endpoint, plugin);
         self.keep_endpoint(&mut draft)?;
         let Err(fault) = self.create_endpoint(&made, &mut draft) else {
-            self.remote.known.insert(draft.id, true);
             return Ok(());
         };
         let refused = draft.endpoint.created == Stage::Begun && matches!(fault, Fault::Refused(_));
@@ -118,6 +118,8 @@ impl Work<'_> {
             self.call(|| plugin.program_external_connectivity(&draft.network, &draft.id))?;
             draft.endpoint.external = Stage::Done;
         }
+        draft.endpoint.known = plugin.endpoint_is_known(&draft.network, &draft.id).is_ok();
+        self.remote.known.insert(draft.id.clone(), true);
         draft.endpoint.answer = Some(answer);
         self.keep_endpoint(draft)
     }
@@ -135,6 +137,9 @@ impl Work<'_> {
         }
         if found.bridge {
             return Err(format!("it names the device `{device}`, which is a bridge"));
+        }
+        if found.port {
+            return Err(format!("it names the device `{device}`, which is a port of another device"));
         }
         let uplink = self.linux.facts(&Asked::default()).map_err(|error| error.to_string())?.uplink;
         if uplink.is_some_and(|uplink| uplink.name == device) {

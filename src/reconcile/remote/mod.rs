@@ -83,7 +83,7 @@ impl Remote {
         if endpoint.external == Stage::Begun {
             return Ok(Health::Half);
         }
-        if !self.is_known(key, &endpoint.plugin) {
+        if endpoint.known && !self.is_known(key, &endpoint.plugin) {
             return Ok(Health::Forgotten);
         }
         let there = linux.holds_plugins_device(&endpoint.asked.netns, answer.device)?;

@@ -58,7 +58,7 @@ impl Work<'_> {
                 (subnet.gateway, subnet.says_gateway) = (None, true);
             }
         }
-        draft.network.space = space.to_owned();
+        space.clone_into(&mut draft.network.space);
         if asked.ipam.is_some() {
             self.reserve(draft, &mut asked, can.global)?;
         }

@@ -84,6 +84,9 @@ pub(super) struct EndpointRecord {
     pub created: Stage,
     pub joined: Stage,
     pub external: Stage,
+    /// Whether the plugin said that it knew it when it was made. One that never says so is not asked.
+    #[serde(default)]
+    pub known: bool,
     /// What came of it, once it is whole.
     pub answer: Option<Answer>,
 }
