@@ -65,7 +65,7 @@ fn evil_answers_about_a_network() {
                 (
                     "Plugin.Activate",
                     Reply::Json(json!({ "Implements": ["VolumeDriver"] })),
-                    format!("make network wide: plugin `hostile` is no NetworkDriver: it implements VolumeDriver"),
+                    "make network wide: plugin `hostile` is no NetworkDriver: it implements VolumeDriver".to_owned(),
                     &[],
                 ),
                 (
@@ -111,7 +111,7 @@ fn evil_answers_about_a_network() {
                     OF_NETWORK,
                 ),
             ],
-        )
+        );
     });
 }
 
@@ -189,7 +189,7 @@ fn evil_answers_about_an_endpoint() {
                     CREATED,
                 ),
             ],
-        )
+        );
     });
 }
 
@@ -227,7 +227,7 @@ fn evil_answers_about_a_device() {
                     JOINED,
                 ),
             ],
-        )
+        );
     });
 }
 
@@ -301,7 +301,7 @@ fn evil_answers_to_joining() {
                 ("Join", Reply::Status(404, ""), endpoint("NetworkDriver.Join: it does not know this call"), JOINED),
                 ("Join", Reply::Json(json!({})), endpoint("NetworkDriver.Join: it names no device"), JOINED),
             ],
-        )
+        );
     });
 }
 

@@ -88,115 +88,137 @@ networks = ["front"]
 networks = ["wide"]
 "#;
 
-/// One method of an IPAM plugin answered in one way: what is said of it, and what is taken back.
+/// One method answered in one way, and what the container says of its attachment: what is said of it, and what is told in all.
+type Row = (&'static str, Reply, &'static str, String, &'static str);
+
+fn each_is_one_clear_error(lab: &Lab, table: Vec<Row>) {
+    lab.host.sh("ip link add dev0 type veth peer name dev1");
+    for (method, reply, attachment, error, told) in table {
+        let what = format!("{method}: {reply:?}");
+        let plugin = Scripted::start(lab, "hostile", &[(&format!("IpamDriver.{method}"), reply)]);
+        let file = FILE.replace("networks = [\"wide\"]", &format!("networks.wide = {attachment}"));
+        let path = lab.host.write("netrec.toml", &file);
+        let output = lab.host.netrec_with_env(&[("NETREC_PLUGIN_MS", "1000")], &["-c", &path, "apply", "-y"]);
+        let expected = format!("error: {error}\nall else is done; `netrec apply` tries again\n");
+        assert_eq!((output.status, output.stderr), (1, expected), "{what}");
+        assert_eq!(plugin.changes().join(" "), told, "{what}");
+        lab.expect("api ping 10.20.0.1 -> answer");
+        // One that has come to its senses takes all back.
+        let _plugin = Scripted::start(lab, "hostile", &[]);
+        lab.host.destroy(&file);
+        assert_eq!(lab.host.sh("ls /run/netrec/remote"), "", "{what}");
+    }
+}
+
+fn address_given(text: &str) -> Reply {
+    Reply::Json(json!({ "Address": text }))
+}
+
 #[test]
-fn each_evil_answer_is_one_clear_error() {
+fn evil_answers_about_pools() {
+    let network = |what: &str| format!("make network wide: plugin `hostile`: {what}");
+    let pool = |id: &str, pool: &str| Reply::Json(json!({ "PoolID": id, "Pool": pool }));
     lab::in_lab(|lab| {
-        let endpoint = |what: &str| format!("make endpoint web on wide: plugin `hostile`: {what}");
-        let network = |what: &str| format!("make network wide: plugin `hostile`: {what}");
-        let address = |text: &str| Reply::Json(json!({ "Address": text }));
-        let pool = |id: &str, pool: &str| Reply::Json(json!({ "PoolID": id, "Pool": pool }));
-        let of_address = "RequestPool CreateNetwork RequestAddress ReleaseAddress";
-        let static_one = "{ address = \"10.50.0.9\" }";
-        let table: Vec<(&str, Reply, &str, String, &str)> = vec![
-            (
-                "RequestPool",
-                Reply::Json(json!({ "Error": "no more" })),
-                "{}",
-                network("IpamDriver.RequestPool: no more"),
-                "RequestPool",
-            ),
-            (
-                "RequestPool",
-                Reply::Status(500, "oops"),
-                "{}",
-                network("IpamDriver.RequestPool: it answered 500: oops"),
-                "RequestPool",
-            ),
-            (
-                "RequestPool",
-                pool("pool", "10.51.0.0/24"),
-                "{}",
-                network("RequestPool: it gives the pool 10.51.0.0/24 instead of 10.50.0.0/24"),
-                "RequestPool ReleasePool",
-            ),
-            (
-                // Whatever it has reserved then, it does not say: it is asked again.
-                "RequestPool",
-                pool("", "10.50.0.0/24"),
-                "{}",
-                network(
-                    "IpamDriver.RequestPool: it gives no id of a pool; what was done could not all be taken back, the next run \
-                     tries again: plugin `hostile`: IpamDriver.RequestPool: it gives no id of a pool",
+        each_is_one_clear_error(
+            lab,
+            vec![
+                (
+                    "RequestPool",
+                    Reply::Json(json!({ "Error": "no more" })),
+                    "{}",
+                    network("IpamDriver.RequestPool: no more"),
+                    "RequestPool",
                 ),
-                "RequestPool RequestPool",
-            ),
-            (
-                "RequestAddress",
-                Reply::Json(json!({ "Error": "no address left" })),
-                "{}",
-                endpoint("IpamDriver.RequestAddress: no address left"),
-                "RequestPool CreateNetwork RequestAddress",
-            ),
-            (
-                "RequestAddress",
-                address("192.0.2.9/24"),
-                "{}",
-                endpoint("RequestAddress: 192.0.2.9 is outside of the subnet 10.50.0.0/24"),
-                of_address,
-            ),
-            (
-                "RequestAddress",
-                address("10.50.0.10/24"),
-                static_one,
-                endpoint("RequestAddress: it gives 10.50.0.10 instead of 10.50.0.9, which was asked for"),
-                of_address,
-            ),
-            (
-                "RequestAddress",
-                address(""),
-                "{}",
-                endpoint("IpamDriver.RequestAddress: it gives no address"),
-                "RequestPool CreateNetwork RequestAddress",
-            ),
-            (
-                "RequestAddress",
-                address("nonsense"),
-                "{}",
-                endpoint("IpamDriver.RequestAddress: `nonsense` is no address"),
-                "RequestPool CreateNetwork RequestAddress",
-            ),
-            (
-                "RequestAddress",
-                Reply::Hang,
-                static_one,
-                endpoint("IpamDriver.RequestAddress: no answer within 1 s"),
-                of_address,
-            ),
-            (
-                "RequestAddress",
-                Reply::Half,
-                static_one,
-                endpoint("IpamDriver.RequestAddress: it closed the connection in the middle of its answer"),
-                of_address,
-            ),
-        ];
-        lab.host.sh("ip link add dev0 type veth peer name dev1");
-        for (method, reply, attachment, error, told) in table {
-            let what = format!("{method}: {reply:?}");
-            let plugin = Scripted::start(lab, "hostile", &[(&format!("IpamDriver.{method}"), reply)]);
-            let file = FILE.replace("networks = [\"wide\"]", &format!("networks.wide = {attachment}"));
-            let path = lab.host.write("netrec.toml", &file);
-            let output = lab.host.netrec_with_env(&[("NETREC_PLUGIN_MS", "1000")], &["-c", &path, "apply", "-y"]);
-            let expected = format!("error: {error}\nall else is done; `netrec apply` tries again\n");
-            assert_eq!((output.status, output.stderr), (1, expected), "{what}");
-            assert_eq!(plugin.changes().join(" "), told, "{what}");
-            lab.expect("api ping 10.20.0.1 -> answer");
-            // One that has come to its senses takes all back.
-            let _plugin = Scripted::start(lab, "hostile", &[]);
-            lab.host.destroy(&file);
-            assert_eq!(lab.host.sh("ls /run/netrec/remote"), "", "{what}");
-        }
+                (
+                    "RequestPool",
+                    Reply::Status(500, "oops"),
+                    "{}",
+                    network("IpamDriver.RequestPool: it answered 500: oops"),
+                    "RequestPool",
+                ),
+                (
+                    "RequestPool",
+                    pool("pool", "10.51.0.0/24"),
+                    "{}",
+                    network("RequestPool: it gives the pool 10.51.0.0/24 instead of 10.50.0.0/24"),
+                    "RequestPool ReleasePool",
+                ),
+                (
+                    // Whatever it has reserved then, it does not say: it is asked again.
+                    "RequestPool",
+                    pool("", "10.50.0.0/24"),
+                    "{}",
+                    network(
+                        "IpamDriver.RequestPool: it gives no id of a pool; what was done could not all be taken back, the next run \
+                     tries again: plugin `hostile`: IpamDriver.RequestPool: it gives no id of a pool",
+                    ),
+                    "RequestPool RequestPool",
+                ),
+            ],
+        );
+    });
+}
+
+#[test]
+fn evil_answers_about_addresses() {
+    let endpoint = |what: &str| format!("make endpoint web on wide: plugin `hostile`: {what}");
+    let of_address = "RequestPool CreateNetwork RequestAddress ReleaseAddress";
+    let static_one = "{ address = \"10.50.0.9\" }";
+    lab::in_lab(|lab| {
+        each_is_one_clear_error(
+            lab,
+            vec![
+                (
+                    "RequestAddress",
+                    Reply::Json(json!({ "Error": "no address left" })),
+                    "{}",
+                    endpoint("IpamDriver.RequestAddress: no address left"),
+                    "RequestPool CreateNetwork RequestAddress",
+                ),
+                (
+                    "RequestAddress",
+                    address_given("192.0.2.9/24"),
+                    "{}",
+                    endpoint("RequestAddress: 192.0.2.9 is outside of the subnet 10.50.0.0/24"),
+                    of_address,
+                ),
+                (
+                    "RequestAddress",
+                    address_given("10.50.0.10/24"),
+                    static_one,
+                    endpoint("RequestAddress: it gives 10.50.0.10 instead of 10.50.0.9, which was asked for"),
+                    of_address,
+                ),
+                (
+                    "RequestAddress",
+                    address_given(""),
+                    "{}",
+                    endpoint("IpamDriver.RequestAddress: it gives no address"),
+                    "RequestPool CreateNetwork RequestAddress",
+                ),
+                (
+                    "RequestAddress",
+                    address_given("nonsense"),
+                    "{}",
+                    endpoint("IpamDriver.RequestAddress: `nonsense` is no address"),
+                    "RequestPool CreateNetwork RequestAddress",
+                ),
+                (
+                    "RequestAddress",
+                    Reply::Hang,
+                    static_one,
+                    endpoint("IpamDriver.RequestAddress: no answer within 1 s"),
+                    of_address,
+                ),
+                (
+                    "RequestAddress",
+                    Reply::Half,
+                    static_one,
+                    endpoint("IpamDriver.RequestAddress: it closed the connection in the middle of its answer"),
+                    of_address,
+                ),
+            ],
+        );
     });
 }
 
