@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod config;
 pub mod desired;
+pub mod graph;
 pub mod kernel;
 pub mod plan;
 pub mod reconcile;

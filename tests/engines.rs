@@ -170,6 +170,7 @@ fn lives(engine: &Engine<'_>) {
     let inside = engine.run("exec web busybox ip -o link");
     assert!(inside.contains(": lo:") && inside.lines().count() == 1, "{inside}");
     assert_eq!(host.sh("ip -br link | grep -c -e ve- -e nr- || true"), "0\n");
+    is_left(engine);
     engine.apply();
     engine.reached();
     engine.run("rm -f web");
@@ -188,6 +189,23 @@ fn lives(engine: &Engine<'_>) {
     );
     assert_eq!(output.stderr, expected);
     assert!(!host.sh("ip -br link").contains("nr-front"), "nothing was done");
+}
+
+/// What netrec made in it is found and removed when no file names the container any more, though the host has no end of it.
+fn is_left(engine: &Engine<'_>) {
+    let network = "[networks.wire]\ndriver = \"macvlan\"\nparent = \"uplink\"\nsubnet = \"10.60.0.0/24\"\n";
+    let named = format!("{network}[containers.shop]\n{} = \"web\"\nnetworks = [\"wire\"]\n", engine.key);
+    let apply = |toml: &str| {
+        let file = engine.lab.host.write("wire.toml", toml);
+        let env: Vec<_> = engine.env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let output = engine.lab.host.netrec_with_env(&env, &["-c", &file, "apply", "-y", "--json"]);
+        assert_eq!((output.status, output.stderr.as_str()), (0, ""), "{}", output.stdout);
+    };
+    let has = || engine.run("exec web busybox ip -o link").lines().count() == 2;
+    for (toml, there) in [(named.as_str(), true), (network, false), (&named, true), ("", false)] {
+        apply(toml);
+        assert_eq!(has(), there, "{toml}");
+    }
 }
 
 /// `netrec watch`, until dropped.

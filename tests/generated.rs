@@ -7,6 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use netrec::config::{Source, Sources};
+
 #[track_caller]
 fn same(file: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
@@ -26,6 +28,14 @@ fn the_command_line() {
 #[test]
 fn the_schema_of_the_file() {
     same("schema/netrec.schema.json", &format!("{:#}\n", netrec::config::schema()));
+}
+
+#[test]
+fn the_picture_of_an_example() {
+    let name = "web-shop.toml".to_owned();
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(&name)).unwrap();
+    let config = netrec::config::parse(Sources(vec![Source { name, text }])).unwrap();
+    same("docs/pictures/web-shop.svg", &netrec::graph::Picture::of(&config).unwrap().to_svg().unwrap());
 }
 
 /// The role installs the project's own units.

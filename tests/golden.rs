@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use netrec::config::{Source, Sources, parse};
+use netrec::graph::Picture;
 use netrec::kernel::{Backend, ReadError, StepError};
 use netrec::plan::{Plan, phases};
 use netrec::reconcile::{prepare_destroy, prepare_part};
@@ -73,6 +74,29 @@ fn check(file: &Path, found: &str, failures: &mut Vec<String>) {
     }
     let diff = similar::TextDiff::from_lines(expected.as_str(), found);
     failures.push(format!("{}\n{}", file.display(), diff.unified_diff()));
+}
+
+/// Pictures of some examples, in all formats: `tests/pictures/EXAMPLE.*`.
+#[test]
+fn pictures_are_as_written() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut failures = Vec::new();
+    for example in ["web-shop", "home-server", "ipv6-routed", "macvlan", "overlay-routed"] {
+        let name = format!("{example}.toml");
+        let text = fs::read_to_string(root.join("examples").join(&name)).unwrap();
+        let config = parse(Sources(vec![Source { name, text }])).unwrap();
+        let picture = Picture::of(&config).unwrap();
+        let formats = [
+            ("txt", picture.to_text()),
+            ("mmd", picture.to_mermaid()),
+            ("dot", picture.to_dot()),
+            ("svg", picture.to_svg().unwrap()),
+        ];
+        for (extension, found) in formats {
+            check(&root.join(format!("tests/pictures/{example}.{extension}")), &found, &mut failures);
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]

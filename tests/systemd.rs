@@ -414,6 +414,8 @@ install() { quietly dpkg --force-unsafe-io -i "$DEB"; }
 mkdir -p /stages
 # Another program's index of the manual takes longer than all the rest.
 rm -f /var/lib/man-db/auto-update
+# What a netrec of this machine's may have kept is none of the package's.
+[ -e /stage ] || rm -rf /var/lib/netrec
 trap 'cat /stages/said' EXIT
 case $(cat /stage 2>/dev/null) in
 '')

@@ -5,6 +5,7 @@ mod completions;
 mod confirm;
 mod destroy;
 mod exec;
+mod graph;
 mod interrupt;
 mod man;
 mod output;
@@ -102,6 +103,8 @@ enum Command {
     Show(show::Args),
     /// Run a command in a container's network namespace
     Exec(exec::Args),
+    /// Draw the file: hosts, networks, containers, published ports, and what reaches what; needs neither root nor the kernel
+    Graph(graph::Args),
     /// Print the JSON Schema of the file, for editors
     Schema(schema::Args),
     /// Print what makes a shell complete commands and options
@@ -149,7 +152,7 @@ enum Error {
     /// The same, when standard output has said so already.
     #[error(transparent)]
     Reported(Box<ApplyError>),
-    #[error(transparent)]
+    #[error("{0:#}")]
     Other(#[from] anyhow::Error),
 }
 
@@ -205,6 +208,7 @@ pub fn main() -> ExitCode {
         Command::Status(command) => status::run(&args, command, &output),
         Command::Show(command) => show::run(&args, command, &output),
         Command::Exec(command) => exec::run(&args, command).map(|never| match never {}),
+        Command::Graph(command) => graph::run(&args, command, &output),
         Command::Schema(_) => Ok(schema::run(&output)),
         Command::Completions(command) => Ok(completions::run(command, &output)),
         Command::Man(command) => man::run(command, &output),
@@ -217,6 +221,7 @@ pub fn main() -> ExitCode {
             | Command::Rehearse(_)
             | Command::Status(_)
             | Command::Show(_)
+            | Command::Graph(_)
             | Command::Schema(_)
             | Command::Completions(_)
             | Command::Man(_)
@@ -253,6 +258,7 @@ impl Command {
             | Self::Guard(_)
             | Self::Watch(_)
             | Self::Exec(_)
+            | Self::Graph(_)
             | Self::Schema(_)
             | Self::Completions(_)
             | Self::Man(_) => false,

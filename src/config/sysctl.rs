@@ -11,6 +11,7 @@ use toml::de::DeValue;
 use super::reader::{Fault, Item, Placed, Problems, parsed, shorten, tick};
 use super::report::Problem;
 use super::types::{Attachment, Place};
+use crate::state::facts::IPV4_FORWARDING;
 
 /// Parameters as (path below `/proc/sys`, value), in file order, with the places of their keys.
 pub(super) type Sysctls = Vec<Placed<(String, String)>>;
@@ -37,7 +38,8 @@ fn read_all(item: &Item, of_interface: bool, help: &str, problems: &mut Problems
 
 struct Reader<'p> {
     sysctls: Sysctls,
-    seen: HashMap<String, Place>,
+    /// By what the kernel calls it, where it was first and how it was called there.
+    seen: HashMap<String, (Place, String)>,
     /// Whether each is to be one of the interface.
     of_interface: bool,
     problems: &'p mut Problems,
@@ -95,18 +97,22 @@ impl Reader<'_> {
         }
     }
 
-    fn value(&mut self, name: &str, path: String, item: &Item) {
-        if let Some(first) = self.seen.get(&path) {
-            self.problems.push(
-                Problem::new(item.key_place(), format!("{} is set twice", tick(name)))
-                    .with_label("the second")
-                    .with_other(first.clone(), "the first"),
-            );
+    fn value(&mut self, name: &str, written: String, item: &Item) {
+        let path = one_name(&written).to_owned();
+        if let Some((first, other)) = self.seen.get(&path) {
+            let problem = Problem::new(item.key_place(), format!("{} is set twice", tick(name)))
+                .with_label("the second")
+                .with_other(first.clone(), "the first");
+            self.problems.push(if written == *other {
+                problem
+            } else {
+                problem.with_help("`net.ipv4.ip_forward` and `net.ipv4.conf.all.forwarding` are one parameter")
+            });
             return;
         }
-        self.seen.insert(path.clone(), item.key_place());
+        self.seen.insert(path.clone(), (item.key_place(), written));
         let value = match item.value() {
-            DeValue::String(text) => parsed(text_value(text), item, self.problems),
+            DeValue::String(text) => parsed(text_value(&path, text), item, self.problems),
             DeValue::Boolean(on) => Some(u8::from(*on).to_string()),
             DeValue::Integer(_) => {
                 item.integer("a number of 64 bits", i64::MIN..=i64::MAX, self.problems).map(|n| n.to_string())
@@ -191,10 +197,49 @@ fn checked(name: &str, parts: &[String]) -> Result<String, (String, &'static str
     Ok(parts.join("/"))
 }
 
-/// A value as the kernel shows it: white space is one space between words.
-fn text_value(text: &str) -> Result<String, Fault> {
+/// The name of a parameter that has another one.
+fn one_name(path: &str) -> &str {
+    if path == "net/ipv4/conf/all/forwarding" { IPV4_FORWARDING } else { path }
+}
+
+/// A value as the kernel shows it: white space is one space between words, numbers are decimal, and lists of ports are
+/// in order (`proc_get_long`, `proc_do_large_bitmap`).
+fn text_value(path: &str, text: &str) -> Result<String, Fault> {
     if text.contains(|c: char| c.is_control() && !c.is_whitespace()) {
         return Err(Fault::new(format!("`{}` contains a control character", shorten(text))));
     }
-    Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
+    if path == "net/ipv4/ip_local_reserved_ports" {
+        return ports(text);
+    }
+    let decimal = |word: &str| {
+        let hexadecimal = word.strip_prefix("0x").or_else(|| word.strip_prefix("0X"));
+        hexadecimal.and_then(|digits| u64::from_str_radix(digits, 16).ok()).map(|number| number.to_string())
+    };
+    let words = text.split_whitespace().map(|word| decimal(word).unwrap_or_else(|| word.to_owned()));
+    Ok(words.collect::<Vec<_>>().join(" "))
+}
+
+/// Ports and ranges of them as the kernel lists them: in order, and as few ranges as there can be.
+fn ports(text: &str) -> Result<String, Fault> {
+    let mut ranges = Vec::new();
+    for word in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty()) {
+        let (first, last) = word.split_once('-').unwrap_or((word, word));
+        match (first.parse::<u16>(), last.parse::<u16>()) {
+            (Ok(first), Ok(last)) if first <= last => ranges.push((first, last)),
+            _ => {
+                let message = format!("`{}` is no port and no range of ports", shorten(word));
+                return Err(Fault::new(message).help("write ports as in `8080,9000-9009`"));
+            }
+        }
+    }
+    ranges.sort_unstable();
+    let mut few: Vec<(u16, u16)> = Vec::new();
+    for (first, last) in ranges {
+        match few.last_mut() {
+            Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+            _ => few.push((first, last)),
+        }
+    }
+    let shown = |(first, last)| if first == last { format!("{first}") } else { format!("{first}-{last}") };
+    Ok(few.into_iter().map(shown).collect::<Vec<_>>().join(","))
 }

@@ -369,6 +369,9 @@ fn sysctl_names_in_every_spelling() {
         net.ipv4.conf."eth0.300".rp_filter = false
         net.ipv4.tcp_rmem = " 4096  131072\t6291456 "
         net.core.somaxconn = 0x1000
+        net.ipv4.ping_group_range = "0x10 017"
+        net.ipv4.ip_local_reserved_ports = "9000-9003,80, 9004 ,8,9002-9010,65535,65000-65534,7,"
+        net.ipv4.conf.all.forwarding = 1
         "#,
     );
     let sysctls: Vec<_> = config.containers[0].sysctls.iter().map(|(path, value)| format!("{path}={value}")).collect();
@@ -379,7 +382,10 @@ fn sysctl_names_in_every_spelling() {
             "net/ipv4/conf/eth0.100/rp_filter=2",
             "net/ipv4/conf/eth0.200/rp_filter=1",
             "net/ipv4/conf/eth0.300/rp_filter=0",
+            "net/ipv4/ip_forward=1",
             "net/ipv4/tcp_rmem=4096 131072 6291456",
+            "net/ipv4/ping_group_range=16 017",
+            "net/ipv4/ip_local_reserved_ports=7-8,80,9000-9010,65000-65535",
             "net/core/somaxconn=4096",
         ]
     );

@@ -26,6 +26,13 @@ impl Build<'_> {
                 self.refuse([&network.owner], text);
             } else if let Some((below, vid)) = self.vlan_to_make(parent) {
                 self.vlan(network, parent.name, below, vid);
+            } else if self.facts.devices.get(&parent.name).is_some_and(|device| !device.up) {
+                let name = parent.name;
+                let text = format!(
+                    "{} is on `{name}`, which is down: nothing passes until `ip link set {name} up`",
+                    network.owner
+                );
+                self.warn("device-down", text, Some(&network.owner));
             }
         }
     }
@@ -97,7 +104,11 @@ impl Build<'_> {
             Driver::Ipvlan(parent, mode) => (LinkKind::Ipvlan { parent: parent.name, mode }, mode.has_link()),
             _ => return false,
         };
-        let mac = if network.shares_mac() { below.mac } else { chosen.mac };
+        let (below_mac, shared) = (below.mac, network.shares_mac());
+        if !shared && chosen.mac == below_mac {
+            self.refuse_mac_below(member, index);
+        }
+        let mac = if shared { below_mac } else { chosen.mac };
         let device = device(mac, self.mtu(network), member.has_family(index, true), !has_link);
         let link = Link { kind, device, master: None, port: None, leaving: false };
         let key = Key::Link { netns: member.container.netns.netns().clone(), name: attachment.interface };
@@ -124,6 +135,19 @@ impl Build<'_> {
             "container `{}` ({line}) is to have the address {ip} on network `{}`, which this host has on `{}`: `reserve` it \
              in the network, or give the container another",
             container.name, network.name, parent.name
+        );
+        self.refuse([&attachment.owner], text);
+    }
+
+    /// Refuses the Ethernet address of the very device that a container's is to be on: the kernel would.
+    fn refuse_mac_below(&mut self, member: Member<'_>, index: usize) {
+        let ((attachment, chosen), network) = (member.attachment(index), member.network(index));
+        let Some(parent) = network.parent() else { return };
+        let (container, line) = (member.container, self.config.sources.line(&member.container.place));
+        let text = format!(
+            "container `{}` ({line}) is to have the Ethernet address {} on network `{}`, which is that of `{}` itself: give it \
+             another `mac`, or none",
+            container.name, chosen.mac, network.name, parent.name
         );
         self.refuse([&attachment.owner], text);
     }

@@ -1,7 +1,10 @@
 //! Kernel parameters under `/proc/sys`, of the namespace that the thread is in.
 
 use std::fs::File;
-use std::io;
+use std::io::{
+    self,
+    ErrorKind::{IsADirectory, NotADirectory, NotFound},
+};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
@@ -49,8 +52,8 @@ impl Proc {
     pub(super) fn read(&self, path: &str) -> io::Result<Option<String>> {
         match self.open(path, OFlag::O_RDONLY).and_then(|file| value(&file)) {
             Ok(value) => Ok(Some(value)),
-            // ENOTDIR: a part of the path is a parameter itself.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            // A part of the path is a parameter itself, or all of it is a folder of parameters.
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory | IsADirectory) => Ok(None),
             Err(error) => Err(error),
         }
     }

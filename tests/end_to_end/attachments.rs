@@ -283,6 +283,35 @@ fn parameters_of_an_interface_go_by_its_name() {
     });
 }
 
+/// The kernel shows a value as it likes; the file may say it otherwise.
+#[test]
+fn parameters_are_what_the_kernel_makes_of_them() {
+    lab::in_lab(|lab| {
+        let file = "[containers.web.sysctl]\n'net.ipv4.conf.all.forwarding' = 1\n'net.ipv4.ping_group_range' = '0x10 0X20'\n\
+                    'net.ipv4.ip_local_reserved_ports' = '9000-9003,80 9004,7,8'\n";
+        lab.host.apply(file);
+        let value = |path: &str| lab.container("web").sysctl(path);
+        assert_eq!(value("net/ipv4/ip_forward"), "1");
+        assert_eq!(value("net/ipv4/ping_group_range"), "16\t32");
+        assert_eq!(value("net/ipv4/ip_local_reserved_ports"), "7-8,80,9000-9004");
+        assert_eq!(lab.host.plan(file).actions(), [""; 0]);
+        // A folder is no parameter.
+        let folder = lab.host.try_netrec(
+            &file.replace("ip_local_reserved_ports' = '9000-9003,80 9004,7,8'", "conf' = 7"),
+            &["apply", "-y"],
+        );
+        assert_eq!(
+            (folder.status, folder.stderr.lines().next()),
+            (
+                4,
+                Some(
+                    "error: create sysctl net/ipv4/conf in web: /proc/sys/net/ipv4/conf: wanted 7, found nothing: Is a directory"
+                )
+            )
+        );
+    });
+}
+
 #[test]
 fn a_parameter_of_one_interface_has_the_last_word() {
     lab::in_lab(|lab| {

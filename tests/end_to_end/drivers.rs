@@ -437,6 +437,35 @@ fn parents_that_will_not_do_are_refused() {
     });
 }
 
+/// What waits for a device to come up is said, and mended by nobody but its owner.
+#[test]
+fn a_parent_that_is_down_is_warned_about() {
+    lab::in_lab(|lab| {
+        let file = "[networks.lan]\ndriver = 'macvlan'\nparent = 'spare'\nsubnet = '10.40.0.0/24'\n\
+                    [containers.one]\nnetworks = ['lan']\n";
+        lab.host.sh("ip link add spare up type bridge");
+        lab.host.apply(file);
+        assert_eq!(lab.host.plan(file).json["warnings"], serde_json::json!([]));
+        lab.host.sh("ip link set spare down");
+        let plan = lab.host.plan(file);
+        assert_eq!(plan.actions(), [""; 0]);
+        let message = "networks.lan is on `spare`, which is down: nothing passes until `ip link set spare up`";
+        assert_eq!(
+            plan.json["warnings"],
+            serde_json::json!([{ "code": "device-down", "message": message, "owner": "networks.lan" }])
+        );
+        let status = lab.host.try_netrec(file, &["status"]);
+        assert!(status.stdout.contains(message), "{}{}", status.stdout, status.stderr);
+        // An Ethernet address of the device's is refused before the kernel does.
+        lab.host.sh("ip link set spare up address 02:00:00:00:40:01");
+        let same = file.replace("networks = ['lan']", "networks.lan.mac = '02:00:00:00:40:01'");
+        let refused = lab.host.try_netrec(&same, &["plan"]);
+        let said = "error: container `one` (/run/lab/netrec.toml:5) is to have the Ethernet address 02:00:00:00:40:01 on network \
+                    `lan`, which is that of `spare` itself: give it another `mac`, or none\n";
+        assert_eq!((refused.status, &*refused.stderr), (1, said));
+    });
+}
+
 /// An address of the host's on the device itself is no container's, be it chosen or asked for.
 #[test]
 fn the_hosts_own_address_is_not_given_away() {
