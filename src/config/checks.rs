@@ -11,21 +11,22 @@ use super::reader::{Placed, Problems};
 use super::report::Problem;
 use super::sysctl::{self, Decided};
 use super::types::{ContainerNetns, Mode, Place, PortAddress, PortRange, Protocol};
-use super::{containers, hosts, networks, ports, values};
+use super::{cluster, containers, hosts, networks, ports, values};
 use crate::state::{INTERFACE_NAME_MAX, IP6_RT_PRIO_ADDRCONF, InterfaceName, WAY_METRIC, usual_metric};
 
 /// The most ports of a bridge: numbers 1 to `BR_MAX_PORTS` - 1 of the kernel's `br_private.h`.
 const BRIDGE_PORTS: usize = 1023;
 
-/// All of them.
+/// All of them. The cluster's network has hosts that the file does not name.
 pub(super) fn all(
     hosts: &[hosts::Draft],
+    cluster: Option<&cluster::Draft>,
     networks: &[networks::Draft],
     containers: &[containers::Draft],
     problems: &mut Problems,
 ) {
     self::hosts(hosts, problems);
-    overlays(hosts, networks, containers, problems);
+    overlays(hosts, cluster, networks, containers, problems);
     overlaps(networks, problems);
     bridges(networks, problems);
     trusted(networks, problems);
@@ -83,16 +84,17 @@ fn hosts(hosts: &[hosts::Draft], problems: &mut Problems) {
 /// Overlay networks without hosts, with one VNI, with too few pieces, and containers on them that live nowhere.
 fn overlays(
     hosts: &[hosts::Draft],
+    cluster: Option<&cluster::Draft>,
     networks: &[networks::Draft],
     containers: &[containers::Draft],
     problems: &mut Problems,
 ) {
     let mut vnis = Firsts::new();
     host_addresses(hosts, networks, problems);
-    for network in networks {
+    for (index, network) in networks.iter().enumerate() {
         let Some(overlay) = network.overlay() else { continue };
         out_of_reach(network, overlay, hosts, problems);
-        if hosts.is_empty() {
+        if hosts.is_empty() && cluster.is_none_or(|cluster| !cluster.may_be_of(index)) {
             let problem =
                 Problem::new(network.place.clone(), format!("overlay network `{}` has no hosts", network.name));
             problems.push(problem.with_help("name them: `[hosts.a]` with `id = 1` and `address = \"192.0.2.1\"`"));
@@ -123,7 +125,9 @@ fn overlays(
     }
     for container in containers.iter().filter(|c| !c.says_host) {
         let mut attachments = container.attachments.iter();
-        if let Some(attachment) = attachments.find(|a| networks[a.network].overlay().is_some()) {
+        if let Some(attachment) = attachments.find(|a| {
+            networks[a.network].overlay().is_some() && cluster.is_none_or(|cluster| !cluster.may_be_of(a.network))
+        }) {
             let name = &networks[attachment.network].name;
             let message = format!("container `{}` is on overlay network `{name}`, but on no host", container.name);
             let problem = Problem::new(attachment.place.clone(), message);

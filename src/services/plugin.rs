@@ -17,8 +17,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::discovery;
 use super::http::{Answer, Client, NoAnswer};
+use super::{base64, discovery};
 use crate::state::clean;
 use crate::state::{InterfaceName, Mac, PluginPort, PluginRoute, PluginSubnet};
 
@@ -248,7 +248,7 @@ impl Plugin {
         });
         let mut options = labels(ports);
         if let Some(mac) = given.mac {
-            options.insert("com.docker.network.endpoint.macaddress".into(), json!(base64(mac.0)));
+            options.insert("com.docker.network.endpoint.macaddress".into(), json!(base64::encode(&mac.0)));
         }
         body["Options"] = options.into();
         let created = self.change(METHOD, body)?;
@@ -451,7 +451,7 @@ impl Plugin {
         let path = format!("/{method}");
         let mut pauses = PAUSES.into_iter();
         loop {
-            let no_answer = match self.client.post(&path, ACCEPT, body, LONGEST, limit) {
+            let no_answer = match self.client.post(&path, &[("Accept", ACCEPT)], body, LONGEST, limit) {
                 Ok(answer) => {
                     self.away.set(false);
                     return Ok(answer);
@@ -619,13 +619,6 @@ fn listed(words: &[String]) -> String {
     if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
 }
 
-/// Base64 (RFC 4648) of six bytes, as Go writes an Ethernet address in JSON.
-fn base64(bytes: [u8; 6]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let triples = bytes.chunks(3).map(|part| part.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)));
-    triples.flat_map(|bits| [18, 12, 6, 0].map(|shift| char::from(DIGITS[(bits >> shift & 63) as usize]))).collect()
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Activated {
@@ -743,14 +736,4 @@ struct AddressGiven {
 /// Go writes an empty map as `null`.
 fn or_null<'de, D: serde::Deserializer<'de>>(d: D) -> Result<BTreeMap<String, String>, D::Error> {
     Ok(Option::deserialize(d)?.unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ethernet_address_is_written_as_go_does() {
-        assert_eq!(base64([0x02, 0x42, 0xac, 0x11, 0x00, 0x02]), "AkKsEQAC");
-    }
 }

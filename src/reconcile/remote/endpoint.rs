@@ -8,11 +8,10 @@ use ipnetwork::IpNetwork;
 use super::network::with_what_is_left;
 use super::records::{self, EndpointRecord, NetworkRecord, Record, Stage, What};
 use super::{Work, gone, says};
-use crate::desired::mac;
 use crate::kernel::Backend;
 use crate::services;
 use crate::services::plugin::{Called, Fault, Interface, Joined, Plugin};
-use crate::state::{Answer, Asked, Endpoint, Health, InterfaceName, Key, Lead, Netns, Owner};
+use crate::state::{Answer, Asked, Endpoint, Health, InterfaceName, Key, Lead, Mac, Netns, Owner};
 
 /// An endpoint that is being made or removed, with its record.
 pub(super) struct Draft {
@@ -96,7 +95,7 @@ impl Work<'_> {
             let ipam = self.plugin(ipam)?;
             if ipam.ipam_needs().mac {
                 let Key::Endpoint { network, container } = draft.record.key() else { return Ok(()) };
-                given.mac.get_or_insert_with(|| mac(&format!("{network}/{container}")));
+                given.mac.get_or_insert_with(|| Mac::hashed(&format!("{network}/{container}")));
             }
             given.addresses = self.lease(draft, given.mac)?;
         }
