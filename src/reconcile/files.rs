@@ -1,9 +1,9 @@
 //! Files that netrec keeps: for their owner alone, whole or not at all, and never by way of a link.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, openat};
@@ -31,6 +31,20 @@ pub(super) fn keep_for_good(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Writes a file under another name first, so that whoever reads it finds all of it, the old one or the new one.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_for(0o600, path, bytes)
+}
+
+/// Writes a file that is for others to read, whatever the umask is, in a folder that is made where it is not there.
+pub(super) fn tell(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    if !folder.is_dir() {
+        fs::DirBuilder::new().recursive(true).create(folder)?;
+        fs::set_permissions(folder, Permissions::from_mode(0o755))?;
+    }
+    write_for(0o644, path, bytes)
+}
+
+fn write_for(mode: u32, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}", std::process::id()));
@@ -41,6 +55,7 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         _ => {}
     }
     let written = private().write(true).create_new(true).open(&new).and_then(|mut file| {
+        file.set_permissions(Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()
     });
