@@ -151,27 +151,30 @@ class Network:
 class Ipam:
     """The methods of IpamDriver. A pool is a subnet with the addresses that are given."""
 
-    def __init__(self, memory):
+    def __init__(self, memory, remembers):
         self.pools = memory.setdefault("pools", {})
+        self.remembers = remembers
 
     def GetCapabilities(self, _):
-        """Addresses do not depend on Ethernet addresses."""
-        return {"RequiresMACAddress": False}
+        """Addresses do not depend on Ethernet addresses. One that forgets is told again what it gave."""
+        return {"RequiresMACAddress": False, "RequiresRequestReplay": not self.remembers}
 
     def GetDefaultAddressSpaces(self, _):
         """Names for what two pools of one subnet may not both be in."""
         return {"LocalDefaultAddressSpace": "example", "GlobalDefaultAddressSpace": "example"}
 
     def RequestPool(self, call):
-        """Reserves a subnet."""
+        """Reserves a subnet. Whoever asks again before there is an address of it has not heard the answer."""
         if not call["Pool"]:
             raise Refused("name the subnet")
         wanted = ipaddress.ip_network(call["Pool"])
+        name = f"example/{wanted}"
+        if self.pools.get(name, {"given": True})["given"] == []:
+            return {"PoolID": name, "Pool": str(wanted), "Data": {}}
         for pool in self.pools.values():
             other = ipaddress.ip_network(pool["subnet"])
             if other.version == wanted.version and other.overlaps(wanted):
                 raise Refused(f"{wanted} overlaps {other}")
-        name = f"example/{wanted}"
         self.pools[name] = {"subnet": str(wanted), "range": call["SubPool"] or str(wanted), "given": []}
         return {"PoolID": name, "Pool": str(wanted), "Data": {}}
 
@@ -181,11 +184,12 @@ class Ipam:
         del self.pools[call["PoolID"]]
 
     def RequestAddress(self, call):
-        """Gives an address: the one that is asked for, or the lowest of the range that is free."""
+        """Gives an address: the one that is asked for, or the lowest that is free, of the range but for a gateway."""
         pool = self.pool(call)
         subnet, given = ipaddress.ip_network(pool["subnet"]), pool["given"]
+        is_gateway = call["Options"].get("RequestAddressType") == "com.docker.network.gateway"
         # The first and the last one of a subnet are nobody's.
-        usable = (a for a in ipaddress.ip_network(pool["range"])
+        usable = (a for a in (subnet if is_gateway else ipaddress.ip_network(pool["range"]))
                   if a != subnet[0] and (a.version == 6 or a != subnet[-1]) and str(a) not in given)
         address = call["Address"] or str(next(usable, ""))
         if not address or address in given:
@@ -254,7 +258,7 @@ class Server(socketserver.UnixStreamServer):
         if options.state and os.path.exists(options.state):
             with open(options.state, encoding="utf-8") as file:
                 self.memory = json.load(file)
-        self.interfaces = {"NetworkDriver": Network(self.memory), "IpamDriver": Ipam(self.memory)}
+        self.interfaces = {"NetworkDriver": Network(self.memory), "IpamDriver": Ipam(self.memory, bool(options.state))}
         os.makedirs(os.path.dirname(options.socket), exist_ok=True)
         if os.path.exists(options.socket):
             os.unlink(options.socket)  # of one that was killed

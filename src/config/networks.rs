@@ -69,6 +69,7 @@ impl Draft {
         let subnet = |s: DraftSubnet| Subnet {
             net: s.net,
             gateway: s.gateway,
+            says_gateway: s.gateway_place.is_some() || s.gateway.is_none(),
             range: s.range.map_or(s.net, |range| range.value),
             whole: s.net,
         };

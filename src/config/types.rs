@@ -300,7 +300,7 @@ impl Network {
         let piece = |subnet: &Subnet| {
             let net = overlay.piece(subnet.whole, host.id)?;
             let gateway = subnet.gateway.map(|_| values::next(net.network()));
-            Some(Subnet { net, gateway, range: net, whole: subnet.whole })
+            Some(Subnet { net, gateway, says_gateway: false, range: net, whole: subnet.whole })
         };
         Self { subnets: self.subnets.iter().filter_map(piece).collect(), ..self.clone() }
     }
@@ -441,6 +441,8 @@ pub struct Subnet {
     /// The bridge's address in it, and the containers' router where anything passes; without a bridge that of a router
     /// outside. None where `gateway = false`, or where the family is isolated.
     pub gateway: Option<IpAddr>,
+    /// Whether the file says which the gateway is, or that there is none.
+    pub says_gateway: bool,
     /// The part that automatic addresses come from: within `net`, or `net` itself.
     pub range: IpNetwork,
     /// The subnet as the file has it: `net` itself, or in a host's part of the file what `net` is a piece of.

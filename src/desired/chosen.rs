@@ -18,7 +18,7 @@ pub(crate) fn hash(text: &str) -> u64 {
 }
 
 /// A locally administered Ethernet address: `02:` and the low five bytes of the text's hash.
-pub(super) fn mac(text: &str) -> Mac {
+pub(crate) fn mac(text: &str) -> Mac {
     let h = hash(text).to_be_bytes();
     Mac([0x02, h[3], h[4], h[5], h[6], h[7]])
 }

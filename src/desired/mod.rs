@@ -18,8 +18,8 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-pub(crate) use chosen::hash;
 pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork, ChosenShaper, bridge_name};
+pub(crate) use chosen::{hash, mac};
 pub use show::{filled_in, host_lines};
 
 use crate::config::{Config, Container, Invalid, Network, Overlap};

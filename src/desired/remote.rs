@@ -32,7 +32,10 @@ impl Build<'_> {
         let subnet = |subnet: &Subnet| PluginSubnet {
             subnet: subnet.net,
             range: Some(subnet.range).filter(|range| *range != subnet.net),
-            gateway: subnet.gateway,
+            // Who gives addresses chooses the gateway's too.
+            gateway: subnet.gateway.filter(|_| subnet.says_gateway || remote.ipam.is_none()),
+            says_gateway: subnet.says_gateway,
+            reserve: network.reserve.iter().copied().filter(|ip| subnet.net.contains(*ip)).collect(),
         };
         let here = self.whole.map(|whole| whole.here);
         let (own, others): (Vec<_>, Vec<_>) =

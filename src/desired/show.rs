@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{Build, Chosen, ChosenAttachment, ChosenNetwork, DesiredError, Whole, here};
 use crate::config::{
     Attachment, Config, Container, ContainerRoute, Driver, Host, Network, Overlap, Overlay, Port, PortAddress,
-    PortRange,
+    PortRange, Subnet,
 };
 use crate::state::{Facts, Netns, Source, SourceKind};
 
@@ -80,8 +80,14 @@ fn network(network: &Network, chosen: &ChosenNetwork, mtu: u32) -> Value {
         value["mtu"] = json!(mtu);
     }
     if !network.has_pieces() {
-        let gateways: Vec<_> = network.subnets.iter().filter_map(|s| s.gateway).collect();
-        value["gateway"] = if gateways.is_empty() { json!(false) } else { json!(gateways) };
+        // One that an IPAM plugin chooses is left out.
+        let known = |s: &&Subnet| s.says_gateway || !network.has_ipam();
+        let gateways: Vec<_> = network.subnets.iter().filter(known).filter_map(|s| s.gateway).collect();
+        if !gateways.is_empty() {
+            value["gateway"] = json!(gateways);
+        } else if network.subnets.iter().any(|s| known(&s)) {
+            value["gateway"] = json!(false);
+        }
         value["range"] = json!(network.subnets.iter().map(|s| s.range).collect::<Vec<_>>());
     }
     match &network.driver {

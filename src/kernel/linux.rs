@@ -189,6 +189,8 @@ pub struct HostDevice {
     pub ours: bool,
     /// Whether it is a bridge, which never leaves its namespace.
     pub bridge: bool,
+    /// Whether it is a port of a bridge or of the like, which it would leave.
+    pub port: bool,
 }
 
 /// For what is done beside the kernel.
@@ -210,7 +212,7 @@ impl Linux {
                 let Device { mac, mtu, no_arp, .. } = found.device;
                 let (ours, bridge) =
                     (found.loopback || found.is_marked(), matches!(found.kind, RawKind::Bridge { .. }));
-                Ok(Some(HostDevice { mac, mtu, no_arp, ours, bridge }))
+                Ok(Some(HostDevice { mac, mtu, no_arp, ours, bridge, port: found.master.is_some() }))
             }
         }
     }

@@ -410,16 +410,20 @@ fn forced(before: &Object, after: &Object) -> Vec<&'static str> {
 
 /// What a plugin cannot change of a network: all that it is asked for, and what is amiss.
 fn fixed_of_network(before: &PluginNetwork, after: &PluginNetwork) -> Vec<&'static str> {
-    let subnets = |of: fn(&PluginSubnet) -> Option<String>| {
-        let each = |network: &PluginNetwork| network.subnets.iter().map(of).collect::<Vec<_>>();
-        each(before) != each(after)
-    };
+    fn differ<'a, T: PartialEq>(
+        (before, after): (&'a PluginNetwork, &'a PluginNetwork),
+        of: impl Fn(&'a PluginSubnet) -> T,
+    ) -> bool {
+        !before.subnets.iter().map(&of).eq(after.subnets.iter().map(&of))
+    }
+    let both = (before, after);
     let all = [
         (before.plugin != after.plugin, "plugin"),
         (before.ipam != after.ipam, "ipam"),
-        (subnets(|subnet| Some(subnet.subnet.to_string())), "subnet"),
-        (subnets(|subnet| Some(subnet.range?.to_string())), "range"),
-        (subnets(|subnet| Some(subnet.gateway?.to_string())), "gateway"),
+        (differ(both, |subnet| subnet.subnet), "subnet"),
+        (differ(both, |subnet| subnet.range), "range"),
+        (differ(both, |subnet| (subnet.gateway, subnet.says_gateway)), "gateway"),
+        (differ(both, |subnet| &subnet.reserve), "reserve"),
         (before.options != after.options, "options"),
         (before.health != after.health, "health"),
     ];

@@ -40,7 +40,14 @@ fn network(network: &PluginNetwork) -> Value {
         "ipam": ipam,
         "subnet": each(&|subnet| Some(subnet.subnet.to_string())),
         "range": each(&|subnet| Some(subnet.range?.to_string())),
-        "gateway": each(&|subnet| Some(subnet.gateway?.to_string())),
+        "gateway": each(&|subnet| match subnet.gateway {
+            None if !subnet.says_gateway => Some(LATER.to_owned()),
+            gateway => Some(gateway?.to_string()),
+        }),
+        "reserve": each(&|subnet| {
+            let list: Vec<String> = subnet.reserve.iter().map(ToString::to_string).collect();
+            (!list.is_empty()).then(|| list.join(", "))
+        }),
         "options": options,
         "hosts": (!hosts.is_empty()).then_some(hosts),
         "health": (!health.is_whole()).then_some(health),

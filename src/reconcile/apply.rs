@@ -1,6 +1,6 @@
 //! Carrying out a plan: phase by phase, reading back what came of it, and on any failure back to the state before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
 
@@ -82,21 +82,72 @@ pub fn apply(backend: &mut dyn Backend, prepared: &Prepared, progress: Progress<
         return Ok(());
     }
     let mut apart = Apart::default();
-    let mut done = round(backend, prepared, &mut apart, progress);
     let mut scope = prepared.scope.clone();
-    if let (Ok(()), Some(again)) = (&done, &prepared.again) {
-        done = match again.prepare(backend) {
-            Ok(next) => {
-                scope = scope.and(next.scope.clone());
-                round(backend, &next, &mut apart, progress)
+    let mut next: Option<Prepared> = None;
+    let mut answered = false;
+    let done = loop {
+        let now = next.as_ref().unwrap_or(prepared);
+        let done = round(backend, now, &mut apart, progress);
+        let Some(again) = now.again.as_ref() else { break done };
+        match done {
+            // What plugins have answered is wanted by now, once.
+            Ok(()) if again.unanswered && !answered => answered = true,
+            Ok(()) => break Ok(()),
+            Err(errors) => {
+                if let Err(errors) = set_apart(backend, now, &mut apart, errors) {
+                    break Err(errors);
+                }
             }
-            Err(error) => Err(vec![(Key::Table, format!("plan with what plugins answered: {error}"))]),
-        };
-    }
+        }
+        match again.prepare(backend) {
+            Ok(prepared) => {
+                scope = scope.and(prepared.scope.clone());
+                next = Some(prepared);
+            }
+            Err(error) => break Err(vec![(Key::Table, format!("plan with what plugins answered: {error}"))]),
+        }
+    };
     match done {
         Err(errors) => Err(ApplyError { undo: restore(backend, &prepared.live, &scope), errors }),
         Ok(()) if apart.errors.is_empty() => Ok(()),
         Ok(()) => Err(ApplyError { errors: apart.errors, undo: Undo::Unneeded }),
+    }
+}
+
+/// Where all that a round failed at is what plugins have answered: takes the round back, and the containers off those networks.
+/// All else may be done then. What has been in use before is not given up.
+fn set_apart(backend: &mut dyn Backend, now: &Prepared, apart: &mut Apart, errors: Errors) -> Result<(), Errors> {
+    let mut at_fault: BTreeMap<Key, &str> = BTreeMap::new();
+    for (key, error) in &errors {
+        match now.new_endpoint(key).filter(|endpoint| !apart.keys.contains(*endpoint)) {
+            Some(endpoint) => drop(at_fault.entry(endpoint.clone()).or_insert(error)),
+            None => return Err(errors),
+        }
+    }
+    if !matches!(restore(backend, &now.live, &now.scope), Undo::Done) {
+        return Err(errors);
+    }
+    for (key, error) in at_fault {
+        let before = now.desired.get(&key).cloned();
+        let step = Step { key: key.clone(), before, after: None };
+        let left = backend.run(&[step]).into_iter().find_map(Result::err);
+        let left = left.map(|left| format!("; it is still told of it: {}", left.message)).unwrap_or_default();
+        apart.add(&key, format!("{key}: what its plugin answered cannot be: {error}{left}"));
+    }
+    Ok(())
+}
+
+impl Prepared {
+    /// The container on a plugin's network that an object hangs on, if its device is to be moved there just now.
+    fn new_endpoint(&self, key: &Key) -> Option<&Key> {
+        let owner = self.desired.get(key)?.owner()?;
+        let of_owner = |entry: &Entry| entry.owner() == Some(owner);
+        let is_there = self.live.iter().any(|(_, entry)| {
+            let is_plugins = matches!(&entry.object, Object::Link(link) if link.source().is_some());
+            is_plugins && entry.standing.is_ours() && of_owner(entry)
+        });
+        let mut all = self.desired.iter().filter(|(key, _)| key.kind() == Kind::Endpoint);
+        all.find(|(_, entry)| of_owner(entry)).map(|(key, _)| key).filter(|_| !is_there)
     }
 }
 

@@ -44,7 +44,9 @@ use crate::desired::{Desired, DesiredError, Refusal, bridge_name, desired};
 use crate::kernel::{Backend, ReadError};
 use crate::plan::{Conflict, Diff, LeftOut, Part, Plan, diff, meets_others, moved_addresses, published, surroundings};
 use crate::state::clean;
-use crate::state::{Asked, Entry, Facts, Key, Link, LinkKind, Object, Owner, Places, Scope, State, Warning, facts};
+use crate::state::{
+    Asked, Entry, Facts, Key, Kind, Link, LinkKind, Object, Owner, Places, Scope, State, Warning, facts,
+};
 
 /// What is wanted, what there is, and the way from one to the other.
 #[derive(Debug, Default)]
@@ -61,7 +63,7 @@ pub struct Prepared {
     pub file: Sources,
     /// What it depends on beside the file.
     pub facts: Facts,
-    /// What to plan once more when it has been carried out, where plugins say then what else is wanted.
+    /// What to plan once more, where containers are on plugins' networks.
     pub again: Option<Again>,
 }
 
@@ -71,11 +73,15 @@ pub struct Again {
     config: Config,
     host: Option<String>,
     targets: Vec<Owner>,
+    /// Whether plugins say what else is wanted when the plan has been carried out.
+    unanswered: bool,
 }
 
 impl Again {
-    fn of(config: &Config, host: Option<&str>, targets: &[Owner]) -> Self {
-        Self { config: config.clone(), host: host.map(str::to_owned), targets: targets.to_vec() }
+    fn of(config: &Config, host: Option<&str>, targets: &[Owner], state: &State, unanswered: bool) -> Option<Self> {
+        let on_plugins = state.iter().any(|(key, _)| key.kind() == Kind::Endpoint);
+        let (host, targets) = (host.map(str::to_owned), targets.to_vec());
+        on_plugins.then(|| Self { config: config.clone(), host, targets, unanswered })
     }
 
     fn prepare(&self, backend: &mut dyn Backend) -> Result<Prepared, PrepareError> {
@@ -133,7 +139,7 @@ pub fn prepare_part(
     let what = Wanted { state, warnings, chosen, targets, left_out };
     let (mut prepared, conflicts) = planned(backend, config, host, facts, what, (live, scope));
     if conflicts.is_empty() {
-        prepared.again = unanswered.then(|| Again::of(config, host, targets));
+        prepared.again = Again::of(config, host, targets, &prepared.desired, unanswered);
         Ok(prepared)
     } else {
         Err(PrepareError::Host(in_the_way(&conflicts, &prepared.desired, config)))
@@ -155,7 +161,10 @@ pub fn prepare_again(
     } else {
         let Desired { state, refusals, unanswered, .. } = desired(config, &facts, host)?;
         fits(&refusals)?;
-        (state, unanswered.then(|| Again::of(config, host, &[])))
+        {
+            let again = Again::of(config, host, &[], &state, unanswered);
+            (state, again)
+        }
     };
     let (live, scope) = read(backend, &state)?;
     let Diff { actions, conflicts } = diff(&state, &live);

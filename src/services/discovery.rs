@@ -20,6 +20,14 @@ const FILES: [&str; 2] = ["/etc/docker/plugins", "/usr/lib/docker/plugins"];
 /// The host's name in requests by a Unix socket, as Docker has it.
 const HOST: &str = "plugin.moby.localhost";
 
+/// The folders in which a plugin's socket would be.
+pub(super) fn folders(name: &str) -> Vec<PathBuf> {
+    if name.starts_with('/') {
+        return Path::new(name).parent().map(Path::to_path_buf).into_iter().collect();
+    }
+    vec![PathBuf::from(SOCKETS), Path::new(SOCKETS).join(name)]
+}
+
 /// A plugin's client.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub struct Plugin {
     away: Cell<bool>,
     /// Whether calls are tried again that nobody took.
     patient: Cell<bool>,
+    /// What it says of itself as one that gives addresses, once it was asked.
+    ipam: Cell<Option<IpamNeeds>>,
 }
 
 /// A call did not work.
@@ -80,6 +83,28 @@ pub struct Capabilities {
     pub reaches_hosts: bool,
     /// Whether it wants to be asked which families have gateways.
     pub checks_gateways: bool,
+}
+
+/// What an IPAM driver says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct IpamNeeds {
+    /// Whether it wants to know the Ethernet address that an address is for.
+    #[serde(default, rename = "RequiresMACAddress")]
+    pub mac: bool,
+    /// Whether it remembers nothing over its end, and is to be told again what it gave.
+    #[serde(default, rename = "RequiresRequestReplay")]
+    pub replay: bool,
+}
+
+/// Whom an address is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Whose<'a> {
+    /// The router of the network.
+    Gateway,
+    /// Nobody: it is kept free.
+    Nobody,
+    /// A container, by its name, and by its Ethernet address where the plugin wants to know that.
+    Container(&'a str, Option<Mac>),
 }
 
 /// A network, as a driver is told of it.
@@ -126,6 +151,11 @@ pub struct Pool {
     pub gateway: Option<IpAddr>,
 }
 
+/// The folders in which something happens when a plugin is started, by its name.
+pub fn folders(name: &str) -> Vec<PathBuf> {
+    discovery::folders(name)
+}
+
 impl Plugin {
     /// Looks for a plugin and shakes hands with it. Where that is done patiently, one that is being restarted is waited for.
     pub fn open(name: &str, patiently: bool) -> Called<Self> {
@@ -137,6 +167,7 @@ impl Plugin {
             late: Cell::new(0),
             away: Cell::new(false),
             patient: Cell::new(patiently),
+            ipam: Cell::new(None),
         };
         let Activated { implements } = plugin.call("Plugin.Activate", None, LIMIT_TO_ASK)?;
         plugin.implements = implements;
@@ -317,11 +348,21 @@ impl Plugin {
         optional(self.done(method, json!({ "DiscoveryType": NODE, "DiscoveryData": data })))
     }
 
-    /// The address space of this host's networks; the question whether the plugin gives addresses.
-    pub fn address_space(&self) -> Called<String> {
+    /// The address space of this host's networks or of all hosts'; the question whether the plugin gives addresses.
+    pub fn address_space(&self, global: bool) -> Called<String> {
         self.is_a("IpamDriver")?;
         let said: Spaces = self.call("IpamDriver.GetDefaultAddressSpaces", None, LIMIT_TO_ASK)?;
-        Ok(said.local_default_address_space)
+        Ok(if global { said.global_default_address_space } else { said.local_default_address_space })
+    }
+
+    /// What the IPAM driver says of itself. One that does not say so needs nothing.
+    pub fn ipam_needs(&self) -> IpamNeeds {
+        if let Some(needs) = self.ipam.get() {
+            return needs;
+        }
+        let needs = self.call("IpamDriver.GetCapabilities", None, LIMIT_TO_ASK).unwrap_or_default();
+        self.ipam.set(Some(needs));
+        needs
     }
 
     /// Reserves a subnet.
@@ -350,13 +391,20 @@ impl Plugin {
         self.done("IpamDriver.ReleasePool", json!({ "PoolID": pool }))
     }
 
-    /// Reserves an address: a certain one, or one that the driver chooses; for the gateway, or for a container's name.
-    pub fn request_address(&self, pool: &str, address: Option<IpAddr>, whose: Option<&str>) -> Called<IpNetwork> {
+    /// Reserves an address: a certain one, or one that the driver chooses.
+    pub fn request_address(&self, pool: &str, address: Option<IpAddr>, whose: Whose<'_>) -> Called<IpNetwork> {
         const METHOD: &str = "IpamDriver.RequestAddress";
-        let options = match whose {
-            None => json!({ "RequestAddressType": "com.docker.network.gateway" }),
-            Some(name) => json!({ "com.docker.network.endpoint.name": name }),
-        };
+        let mut options = Map::new();
+        match whose {
+            Whose::Gateway => drop(options.insert("RequestAddressType".into(), json!("com.docker.network.gateway"))),
+            Whose::Nobody => {}
+            Whose::Container(name, mac) => {
+                options.insert("com.docker.network.endpoint.name".into(), json!(name));
+                if let Some(mac) = mac {
+                    options.insert("com.docker.network.endpoint.macaddress".into(), json!(mac.to_string()));
+                }
+            }
+        }
         let wanted = address.map(|ip| ip.to_string()).unwrap_or_default();
         let said: AddressGiven =
             self.change(METHOD, json!({ "PoolID": pool, "Address": wanted, "Options": options }))?;
@@ -427,8 +475,13 @@ impl Plugin {
             (200, None) => {
                 // An empty body is what some answer instead of an empty object.
                 let body = if answer.body.trim_ascii().is_empty() { b"{}" } else { &answer.body[..] };
-                serde_json::from_slice(body)
-                    .map_err(|error| self.nonsense(method, &format!("its answer is no JSON: {error}")))
+                let value: Value = serde_json::from_slice(body)
+                    .map_err(|error| self.nonsense(method, &format!("its answer is no JSON: {error}")))?;
+                if !value.is_object() {
+                    return Err(self.nonsense(method, "its answer is no JSON object"));
+                }
+                serde_json::from_value(value)
+                    .map_err(|error| self.nonsense(method, &format!("its answer is of another form: {error}")))
             }
             (_, Some(text)) => Err(Fault::Refused(words(&clean(&text)))),
             (status, None) => {
@@ -467,8 +520,14 @@ impl Told<'_> {
 
     fn subnet(&self, subnet: &PluginSubnet) -> Value {
         let mut data = json!({ "AddressSpace": self.space, "Pool": subnet.subnet });
+        let with_prefix = |ip: IpAddr| format!("{ip}/{}", subnet.subnet.prefix());
         if let Some(gateway) = subnet.gateway {
-            data["Gateway"] = json!(format!("{gateway}/{}", subnet.subnet.prefix()));
+            data["Gateway"] = json!(with_prefix(gateway));
+        }
+        if !subnet.reserve.is_empty() {
+            // Docker's have names, by which few plugins know one from another.
+            let named = |(n, ip): (usize, &IpAddr)| (format!("reserve{n}"), json!(with_prefix(*ip)));
+            data["AuxAddresses"] = subnet.reserve.iter().enumerate().map(named).collect::<Map<_, _>>().into();
         }
         data
     }
@@ -490,7 +549,8 @@ impl Plugin {
     pub(super) fn nobody() -> Self {
         let client = Client::unix(std::path::Path::new("/"), "nobody");
         let (late, away, patient) = (Cell::new(0), Cell::new(true), Cell::new(false));
-        Self { name: "nobody".to_owned(), client, implements: Vec::new(), late, away, patient }
+        let ipam = Cell::new(None);
+        Self { name: "nobody".to_owned(), client, implements: Vec::new(), late, away, patient, ipam }
     }
 
     /// Reads an answer as one to each call.
@@ -588,7 +648,7 @@ struct Created {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[serde(rename_all = "PascalCase", default, expecting = "an object")]
 struct Chosen {
     address: String,
     #[serde(rename = "AddressIPv6")]
@@ -610,14 +670,14 @@ struct Answered {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "an object")]
 struct Names {
     #[serde(default)]
     src_name: String,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", expecting = "an object")]
 struct StaticRoute {
     destination: String,
     #[serde(default)]
@@ -631,6 +691,8 @@ struct StaticRoute {
 struct Spaces {
     #[serde(default)]
     local_default_address_space: String,
+    #[serde(default)]
+    global_default_address_space: String,
 }
 
 #[derive(Deserialize)]

@@ -33,8 +33,14 @@ pub struct PluginSubnet {
     pub subnet: IpNetwork,
     /// The part that addresses are given from, where it is not all.
     pub range: Option<IpNetwork>,
-    /// The router that the plugin is told of.
+    /// The router that the plugin is told of; none where there is to be none, or where the IPAM plugin chooses it.
     pub gateway: Option<IpAddr>,
+    /// Whether the file says so: else plugins may choose another, or none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub says_gateway: bool,
+    /// Addresses that no container gets but by the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserve: Vec<IpAddr>,
 }
 
 /// A container on a network of a plugin's.

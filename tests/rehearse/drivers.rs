@@ -1,4 +1,5 @@
-//! Networks on devices of the hosts, which a rehearsal stands in for; the host's own stack, and none.
+//! Networks on devices of the hosts, which a rehearsal stands in for; the host's own stack, and none; and plugins', which are
+//! left out.
 
 use super::{Ordinary, rows, uncounted};
 
@@ -115,5 +116,51 @@ fn devices_are_stood_in_for_and_hosts_meet_on_them() {
         steps.push(format!("ok: look for what is left (host {host}) (nothing is left)"));
     }
     assert_eq!(table, steps);
+    assert_eq!(output.status.code(), Some(0));
+}
+
+/// A plugin's network is left out and said to be; so are the lines about containers that would be on it.
+#[test]
+fn networks_of_plugins_are_not_tried() {
+    let file = r#"
+expect = ["api -> world:80", "web -> world:81", "api -/> db:82"]
+
+[networks.front]
+subnet = "10.20.0.0/24"
+
+[networks.wide]
+driver = "remote"
+plugin = "nobody"
+subnet = "10.50.0.0/24"
+
+[containers.web]
+networks = ["front", "wide"]
+
+[containers.db]
+networks = ["wide"]
+
+[containers.api]
+networks = ["front"]
+"#;
+    let output = Ordinary::new().rehearse(file, &[], &["--json"]);
+    let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
+    let table: Vec<String> = rows(&output)
+        .iter()
+        .map(|row| uncounted(&format!("{}: {} ({})", text(row, "verdict"), text(row, "what"), text(row, "note"))))
+        .collect();
+    let why = "a plugin serves this machine's own networks only";
+    let expected = [
+        "ok: make the world ()".to_owned(),
+        format!("not-tried: remote network `wide` ({why})"),
+        "ok: apply (N changes)".into(),
+        "ok: plan again (no changes)".into(),
+        "ok: listen (3 services)".into(),
+        "ok: api -> world:80 ()".into(),
+        format!("not-tried: web -> world:81 ({why})"),
+        format!("not-tried: api -/> db:82 ({why})"),
+        "ok: destroy (N changes)".into(),
+        "ok: look for what is left (nothing is left)".into(),
+    ];
+    assert_eq!(table, expected);
     assert_eq!(output.status.code(), Some(0));
 }

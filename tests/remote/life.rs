@@ -39,9 +39,11 @@ fn networks_and_containers_come_and_go() {
                 "NetworkDriver.CreateEndpoint",
                 "NetworkDriver.Join",
                 "NetworkDriver.ProgramExternalConnectivity",
+                "NetworkDriver.EndpointOperInfo",
                 "NetworkDriver.CreateEndpoint",
                 "NetworkDriver.Join",
                 "NetworkDriver.ProgramExternalConnectivity",
+                "NetworkDriver.EndpointOperInfo",
                 "NetworkDriver.EndpointOperInfo",
                 "NetworkDriver.EndpointOperInfo",
             ]
@@ -62,7 +64,7 @@ fn networks_and_containers_come_and_go() {
         });
         assert_eq!(calls[2].body, created);
         // In the order of the containers' names, `db` first.
-        let web = calls[6].body["EndpointID"].as_str().unwrap().to_owned();
+        let web = calls[7].body["EndpointID"].as_str().unwrap().to_owned();
         assert!(web.len() == 64 && web.starts_with(WEB), "{web}");
         let created = json!({
             "NetworkID": network,
@@ -70,9 +72,9 @@ fn networks_and_containers_come_and_go() {
             "Interface": { "Address": "10.50.0.10/24", "AddressIPv6": "fd50::10/64", "MacAddress": "02:00:00:00:00:10" },
             "Options": { "com.docker.network.endpoint.macaddress": "AgAAAAAQ" },
         });
-        assert_eq!(calls[6].body, created);
+        assert_eq!(calls[7].body, created);
         let joined = json!({ "NetworkID": network, "EndpointID": web, "SandboxKey": "/run/netns/web", "Options": {} });
-        assert_eq!(calls[7].body, joined);
+        assert_eq!(calls[8].body, joined);
 
         let web = lab.container("web");
         let link = web.sh("ip -o link show dev lan");
@@ -128,9 +130,9 @@ fn addresses_are_given_by_a_plugin() {
             given,
             [
                 "IpamDriver.RequestPool 10.50.0.0/24 null",
-                "IpamDriver.RequestAddress - \"10.50.0.1\"",
+                "IpamDriver.RequestAddress - \"\"",
                 "IpamDriver.RequestPool fd50::/64 null",
-                "IpamDriver.RequestAddress - \"fd50::1\"",
+                "IpamDriver.RequestAddress - \"\"",
                 // `db`
                 "IpamDriver.RequestAddress - \"\"",
                 "IpamDriver.RequestAddress - \"\"",

@@ -7,9 +7,13 @@
 mod lab;
 
 mod hostile;
+mod ipam;
 mod life;
+mod messages;
 mod plugin;
+mod scripted;
 mod troubles;
+mod watch;
 
 /// Both families, and a route of the plugin's.
 const SHOP: &str = r#"

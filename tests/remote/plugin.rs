@@ -10,9 +10,10 @@ use crate::lab::{self, Lab};
 
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/plugin/plugin.py");
 /// Calls that change nothing.
-const QUESTIONS: [&str; 5] = [
+pub(crate) const QUESTIONS: [&str; 6] = [
     "Plugin.Activate",
     "NetworkDriver.GetCapabilities",
+    "NetworkDriver.GwAllocCheck",
     "NetworkDriver.EndpointOperInfo",
     "IpamDriver.GetCapabilities",
     "IpamDriver.GetDefaultAddressSpaces",

@@ -48,10 +48,18 @@ fn killed_before_each_write(lab: &Lab, plugin: &Plugin<'_>, file: &str, command:
     0
 }
 
-/// A file of one container with an address of a plugin's.
+/// A file of two containers, one of which says its address.
+#[cfg(feature = "fault-injection")]
+fn two_containers() -> String {
+    IPAM.replace(", \"fd50::/64\"", "").replace("range = \"10.50.0.128/25\"\n", "")
+}
+
+/// The one whose address is the plugin's choice.
 #[cfg(feature = "fault-injection")]
 fn one_container() -> String {
-    IPAM.split("[containers.db]").next().unwrap().replace(", \"fd50::/64\"", "")
+    let file = two_containers();
+    let web = file.find("[containers.web]").unwrap()..file.find("[containers.db]").unwrap();
+    file.replace(&file[web], "")
 }
 
 /// Neither the plugin nor the records nor the host know of anything.
@@ -70,11 +78,33 @@ fn killed_while_it_applies_it_loses_no_call() {
         let file = one_container();
         let tried = killed_before_each_write(lab, &plugin, &file, "apply", &|n| {
             lab.host.apply(&file);
-            assert_eq!(memory(lab), (1, 1, 1, addresses(["10.50.0.1", "10.50.0.9"])), "{n}");
+            assert_eq!(memory(lab), (1, 1, 1, addresses(["10.50.0.1", "10.50.0.2"])), "{n}");
             lab.host.destroy(&file);
             nothing_is_left(lab, n);
         });
-        println!("tried: {tried} writes of an apply");
+        println!("\ntried: {tried} writes of an apply");
+        assert!(tried > 25, "{tried}");
+    });
+}
+
+/// A container comes to a network that another one is on.
+#[test]
+#[cfg(feature = "fault-injection")]
+fn killed_while_a_container_comes_it_loses_no_call() {
+    lab::in_lab(|lab| {
+        let plugin = Plugin::start(lab, "example", &["--state", MEMORY]);
+        let (one, two) = (one_container().replace("db", "api"), two_containers().replace("db", "api"));
+        let both = format!("{two}\n[containers.late]\nnetworks = [\"wide\"]\n");
+        lab.host.apply(&one);
+        let tried = killed_before_each_write(lab, &plugin, &both, "apply", &|n| {
+            lab.host.apply(&both);
+            let expected = addresses(["10.50.0.1", "10.50.0.2", "10.50.0.3", "10.50.0.9"]);
+            assert_eq!(memory(lab), (1, 3, 1, expected), "{n}");
+            lab.expect("late ping 10.50.0.2 -> answer\nweb ping 10.50.0.2 -> answer");
+            lab.host.apply(&one);
+            assert_eq!(memory(lab), (1, 1, 1, addresses(["10.50.0.1", "10.50.0.2"])), "{n}");
+        });
+        println!("\ntried: {tried} writes of an apply that adds");
         assert!(tried > 25, "{tried}");
     });
 }
@@ -91,7 +121,7 @@ fn killed_while_it_destroys_it_loses_no_call() {
             nothing_is_left(lab, n);
             lab.host.apply(&file);
         });
-        println!("tried: {tried} writes of a destroy");
+        println!("\ntried: {tried} writes of a destroy");
         assert!(tried > 15, "{tried}");
     });
 }
@@ -102,10 +132,12 @@ fn killed_while_it_destroys_it_loses_no_call() {
 fn a_failure_leaves_nothing_half_made() {
     lab::in_lab(|lab| {
         let _plugin = Plugin::start(lab, "example", &["--state", MEMORY]);
-        let file = one_container();
+        let other = "[networks.front]\nsubnet = \"10.20.0.0/24\"\n[containers.api]\nnetworks = [\"front\"]\n";
+        let file = one_container() + other;
         let path = lab.host.write("netrec.toml", &file);
         let (mut back, mut apart) = (0, 0);
-        for n in (2..).step_by(4) {
+        let every = std::env::var("NETREC_EVERY").ok().and_then(|n| n.parse().ok()).unwrap_or(7);
+        for n in (2..).step_by(every) {
             let env = [("NETREC_SINGLE", "1"), ("NETREC_FAULT", &*format!("fail:{n}:EBUSY"))];
             let output = lab.host.netrec_with_env(&env, &["-c", &path, "apply", "-y"]);
             match output.status {
@@ -119,13 +151,14 @@ fn a_failure_leaves_nothing_half_made() {
                     apart += 1;
                     assert_eq!(status, 1, "{n}: {}", output.stderr);
                     assert!(output.stderr.contains("Device or resource busy"), "{n}: {}", output.stderr);
+                    lab.expect("api ping 10.20.0.1 -> answer");
                     lab.host.destroy(&file);
                     assert_eq!(memory(lab), (0, 0, 0, addresses([])), "{n}: {}", output.stderr);
                 }
             }
             assert_eq!(lab.host.sh("ls /run/netrec/remote 2>/dev/null || true"), "", "{n}");
         }
-        println!("tried: {back} failures of the kernel's and {apart} of the plugin's");
+        println!("\ntried: {back} failures of the kernel's and {apart} of the plugin's");
         assert!(back > 2 && apart > 2, "{back} {apart}");
     });
 }

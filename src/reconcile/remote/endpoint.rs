@@ -6,17 +6,18 @@ use std::rc::Rc;
 use ipnetwork::IpNetwork;
 
 use super::network::with_what_is_left;
-use super::records::{self, EndpointRecord, Lease, NetworkRecord, Record, Stage, What};
-use super::{Work, gone};
+use super::records::{self, EndpointRecord, NetworkRecord, Record, Stage, What};
+use super::{Work, gone, says};
+use crate::desired::mac;
 use crate::kernel::Backend;
 use crate::services;
 use crate::services::plugin::{Called, Fault, Interface, Joined, Plugin};
-use crate::state::{Answer, Asked, Endpoint, Health, Key, Lead, Netns, Owner};
+use crate::state::{Answer, Asked, Endpoint, Health, InterfaceName, Key, Lead, Netns, Owner};
 
 /// An endpoint that is being made or removed, with its record.
-struct Draft {
-    record: Record,
-    endpoint: EndpointRecord,
+pub(super) struct Draft {
+    pub(super) record: Record,
+    pub(super) endpoint: EndpointRecord,
     plugin: Rc<Plugin>,
     /// The ids of the network and of the endpoint.
     network: String,
@@ -52,13 +53,13 @@ impl Work<'_> {
             created: Stage::Not,
             joined: Stage::Not,
             external: Stage::Not,
+            known: false,
             answer: None,
         };
         let record = Record::new(self.host(), owners, What::Endpoint(endpoint.clone()));
         let mut draft = Draft::new(record, endpoint, plugin);
         self.keep_endpoint(&mut draft)?;
         let Err(fault) = self.create_endpoint(&made, &mut draft) else {
-            self.remote.known.insert(draft.id, true);
             return Ok(());
         };
         let refused = draft.endpoint.created == Stage::Begun && matches!(fault, Fault::Refused(_));
@@ -71,7 +72,7 @@ impl Work<'_> {
 
     /// A plugin that refuses the only container of a network may have forgotten that: the next run makes it anew.
     fn doubt(&mut self, network: &Key) -> Called<()> {
-        let all = records::all(self.host()).map_err(|error| Fault::Away(error.to_string()))?;
+        let all = self.all_records()?;
         let mut others = all.iter().filter(|record| matches!(record.what, What::Endpoint(_)));
         if others.any(|record| record.key().plugin_network() == network.plugin_network()) {
             return Ok(());
@@ -82,7 +83,7 @@ impl Work<'_> {
         self.save(&record)
     }
 
-    fn keep_endpoint(&mut self, draft: &mut Draft) -> Called<()> {
+    pub(super) fn keep_endpoint(&mut self, draft: &mut Draft) -> Called<()> {
         draft.record.what = What::Endpoint(draft.endpoint.clone());
         self.save(&draft.record)
     }
@@ -91,8 +92,13 @@ impl Work<'_> {
         let asked = draft.endpoint.asked.clone();
         let plugin = draft.plugin.clone();
         let mut given = Interface { addresses: asked.addresses.clone(), mac: asked.mac };
-        if made.asked.ipam.is_some() {
-            given.addresses = self.lease(made, draft)?;
+        if let Some(ipam) = &made.asked.ipam {
+            let ipam = self.plugin(ipam)?;
+            if ipam.ipam_needs().mac {
+                let Key::Endpoint { network, container } = draft.record.key() else { return Ok(()) };
+                given.mac.get_or_insert_with(|| mac(&format!("{network}/{container}")));
+            }
+            given.addresses = self.lease(draft, given.mac)?;
         }
         draft.endpoint.created = Stage::Begun;
         self.keep_endpoint(draft)?;
@@ -112,41 +118,10 @@ impl Work<'_> {
             self.call(|| plugin.program_external_connectivity(&draft.network, &draft.id))?;
             draft.endpoint.external = Stage::Done;
         }
+        draft.endpoint.known = plugin.endpoint_is_known(&draft.network, &draft.id).is_ok();
+        self.remote.known.insert(draft.id.clone(), true);
         draft.endpoint.answer = Some(answer);
         self.keep_endpoint(draft)
-    }
-
-    /// Has the IPAM plugin give an address of each subnet.
-    fn lease(&mut self, made: &NetworkRecord, draft: &mut Draft) -> Called<Vec<IpNetwork>> {
-        let name = made.asked.ipam.clone().unwrap_or_default();
-        let ipam = self.plugin(&name)?;
-        let container = draft.endpoint.container.clone();
-        let mut given = Vec::new();
-        for pool in &made.pools {
-            let Some(id) = &pool.id else { continue };
-            let wanted = draft.endpoint.asked.addresses.iter().map(IpNetwork::ip).find(|ip| pool.subnet.contains(*ip));
-            // A wanted one is known before it is answered.
-            draft.endpoint.leases.push(Lease { pool: id.clone(), address: wanted });
-            self.keep_endpoint(draft)?;
-            let ip = self.call(|| ipam.request_address(id, wanted, Some(&container)))?.ip();
-            if let Some(last) = draft.endpoint.leases.last_mut() {
-                last.address = Some(ip);
-            }
-            draft.record.what = What::Endpoint(draft.endpoint.clone());
-            Self::save_answer(&draft.record)?;
-            if wanted.is_some_and(|wanted| wanted != ip) {
-                return Err(says(
-                    &name,
-                    "RequestAddress",
-                    &format!("it gives {ip} instead of the address that was asked for"),
-                ));
-            }
-            if !pool.subnet.contains(ip) {
-                return Err(says(&name, "RequestAddress", &format!("{ip} is outside of the subnet {}", pool.subnet)));
-            }
-            given.extend(IpNetwork::new(ip, pool.subnet.prefix()));
-        }
-        Ok(given)
     }
 
     /// What the plugin says that it made, if that can be so.
@@ -157,8 +132,14 @@ impl Work<'_> {
         if found.ours {
             return Err(format!("it names the device `{device}`, which is netrec's own"));
         }
+        if let Some(other) = self.who_has(device)? {
+            return Err(format!("it names the device `{device}`, which is that of {other}"));
+        }
         if found.bridge {
             return Err(format!("it names the device `{device}`, which is a bridge"));
+        }
+        if found.port {
+            return Err(format!("it names the device `{device}`, which is a port of another device"));
         }
         let uplink = self.linux.facts(&Asked::default()).map_err(|error| error.to_string())?.uplink;
         if uplink.is_some_and(|uplink| uplink.name == device) {
@@ -173,6 +154,16 @@ impl Work<'_> {
             gateways,
             routes,
         })
+    }
+
+    /// The container whose device it is already.
+    fn who_has(&self, device: InterfaceName) -> Result<Option<Key>, String> {
+        let all = self.all_records().map_err(|error| error.to_string())?;
+        let has = |record: &&Record| match &record.what {
+            What::Endpoint(endpoint) => endpoint.answer.as_ref().is_some_and(|answer| answer.device == device),
+            What::Network(_) => false,
+        };
+        Ok(all.iter().find(has).map(Record::key))
     }
 
     /// Changes what can change in place: whether the container's way out is by it.
@@ -230,17 +221,7 @@ impl Work<'_> {
             self.undo(draft, ill || unsure, || plugin.delete_endpoint(&network, &id))?;
             draft.endpoint.created = Stage::Not;
         }
-        if let Some(ipam) = draft.endpoint.ipam.clone().filter(|_| !draft.endpoint.leases.is_empty()) {
-            self.keep_endpoint(draft)?;
-            let ipam = self.plugin(&ipam)?;
-            while let Some(Lease { pool, address }) = draft.endpoint.leases.first().cloned() {
-                if let Some(address) = address {
-                    gone(self.call(|| ipam.release_address(&pool, address)), true)?;
-                }
-                draft.endpoint.leases.remove(0);
-                self.keep_endpoint(draft)?;
-            }
-        }
+        self.give_back(draft)?;
         self.forget(&draft.record.key())
     }
 
@@ -270,7 +251,7 @@ fn with_chosen(made: &NetworkRecord, given: Interface, chosen: &Interface) -> Re
         match interface.addresses.iter().find(|given| given.is_ipv6() == ip.is_ipv6()) {
             Some(given) if given == ip => {}
             Some(given) => return Err(format!("it changes the address from {given} to {ip}")),
-            None if !made.asked.subnets.iter().any(|subnet| subnet.subnet.contains(ip.ip())) => {
+            None if !made.asked.subnets.iter().any(|subnet| is_in(subnet.subnet, *ip)) => {
                 return Err(format!("the address {ip} is outside of the network's subnets"));
             }
             None => interface.addresses.push(*ip),
@@ -284,7 +265,7 @@ fn with_chosen(made: &NetworkRecord, given: Interface, chosen: &Interface) -> Re
     }
 }
 
-/// An answer that cannot be.
-fn says(plugin: &str, method: &str, why: &str) -> Fault {
-    Fault::Unsure(format!("plugin `{plugin}`: {method}: {why}"))
+/// Whether an address is one of a subnet, and its own subnet a part of that.
+fn is_in(subnet: IpNetwork, ip: IpNetwork) -> bool {
+    subnet.contains(ip.ip()) && ip.prefix() >= subnet.prefix()
 }

@@ -5,12 +5,14 @@
 //! back first by the next one.
 
 mod endpoint;
+mod ipam;
 mod network;
 mod records;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use records::{EndpointRecord, NetworkRecord, Record, Stage, What};
 
@@ -24,6 +26,8 @@ pub(super) struct Remote {
     plugins: BTreeMap<String, Opened>,
     /// Of the endpoints that were asked for by their ids, whether the plugin knows them.
     known: BTreeMap<String, bool>,
+    /// The IPAM plugins that know what they gave, or were told again.
+    replayed: BTreeSet<String>,
 }
 
 /// A plugin that was looked for.
@@ -45,11 +49,11 @@ impl Remote {
     pub(super) fn read(&mut self, linux: &mut Linux) -> Result<State, ReadError> {
         let records = records::all(linux.host_id().1).map_err(|error| unread(&error))?;
         let mut state = State::new();
-        for record in records {
-            let (key, object) = (record.key(), self.object(&record, linux)?);
-            state.insert(key, Entry { object, owners: record.owners, standing: Standing::Ours });
+        for record in &records {
+            let (key, object) = (record.key(), self.object(record, linux)?);
+            state.insert(key, Entry { object, owners: record.owners.clone(), standing: Standing::Ours });
         }
-        Ok(with_forgotten_networks(state))
+        Ok(with_ill_networks(state, &records))
     }
 
     fn object(&mut self, record: &Record, linux: &mut Linux) -> Result<Object, ReadError> {
@@ -79,7 +83,7 @@ impl Remote {
         if endpoint.external == Stage::Begun {
             return Ok(Health::Half);
         }
-        if !self.is_known(key, &endpoint.plugin) {
+        if endpoint.known && !self.is_known(key, &endpoint.plugin) {
             return Ok(Health::Forgotten);
         }
         let there = linux.holds_plugins_device(&endpoint.asked.netns, answer.device)?;
@@ -177,11 +181,6 @@ impl Work<'_> {
         records::save(record).map_err(|error| unwritten(&record.key(), &error))
     }
 
-    /// Writes down what a call has just given, as a part of it: what a plugin alone names cannot be asked for again.
-    fn save_answer(record: &Record) -> Called<()> {
-        records::save(record).map_err(|error| unwritten(&record.key(), &error))
-    }
-
     fn forget(&mut self, key: &Key) -> Called<()> {
         self.admit()?;
         records::remove(key).map_err(|error| unwritten(key, &error))
@@ -190,6 +189,10 @@ impl Work<'_> {
     /// The record of a network or an endpoint that is there.
     fn record(&self, key: &Key) -> Called<Option<Record>> {
         records::of(key, self.host()).map_err(|error| Fault::Away(error.to_string()))
+    }
+
+    fn all_records(&self) -> Called<Vec<Record>> {
+        records::all(self.host()).map_err(|error| Fault::Away(error.to_string()))
     }
 
     fn network_record(&self, key: &Key) -> Called<Option<(Record, NetworkRecord)>> {
@@ -212,25 +215,45 @@ fn gone(called: Called<()>, tolerant: bool) -> Called<()> {
     }
 }
 
-/// Where a plugin has forgotten a container, it has forgotten the network.
-fn with_forgotten_networks(state: State) -> State {
+/// Where a plugin has forgotten a container, it has forgotten the network. And an address that nobody knows is given back with
+/// the whole subnet: at once where netrec died while it asked for it, else when nobody uses the network.
+fn with_ill_networks(mut state: State, records: &[Record]) -> State {
+    let mut ill: BTreeMap<Arc<str>, Health> = BTreeMap::new();
+    for record in records {
+        match &record.what {
+            What::Network(network) if network.pools.iter().any(|pool| pool.unsure) => {
+                let uses = |(key, entry): (&Key, &Entry)| {
+                    let whole = matches!(&entry.object, Object::Endpoint(endpoint) if endpoint.health.is_whole());
+                    whole && key.plugin_network() == Some(&network.network)
+                };
+                if !state.iter().any(uses) {
+                    ill.insert(network.network.clone(), Health::Half);
+                }
+            }
+            What::Endpoint(endpoint) if endpoint.leases.iter().any(|lease| lease.address.is_none()) => {
+                ill.insert(endpoint.network.clone(), Health::Half);
+            }
+            _ => {}
+        }
+    }
     let forgotten = |entry: &Entry| matches!(&entry.object, Object::Endpoint(e) if e.health == Health::Forgotten);
-    let networks: Vec<_> = state
-        .iter()
-        .filter(|(_, entry)| forgotten(entry))
-        .filter_map(|(key, _)| key.plugin_network().cloned())
-        .collect();
-    let mut state = state;
-    for network in networks {
+    let networks = state.iter().filter(|(_, entry)| forgotten(entry)).filter_map(|(key, _)| key.plugin_network());
+    ill.extend(networks.cloned().map(|network| (network, Health::Forgotten)));
+    for (network, health) in ill {
         let key = Key::Network { network };
         if let Some(mut entry) = state.remove(&key) {
             if let Object::Network(network) = &mut entry.object {
-                network.health = Health::Forgotten;
+                network.health = health;
             }
             state.insert(key, entry);
         }
     }
     state
+}
+
+/// An answer that cannot be.
+fn says(plugin: &str, method: &str, why: &str) -> Fault {
+    Fault::Unsure(format!("plugin `{plugin}`: {method}: {why}"))
 }
 
 fn unread(error: &io::Error) -> ReadError {

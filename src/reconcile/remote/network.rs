@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use super::records::{self, NetworkRecord, PoolRecord, Record, Stage, What};
 use super::{Work, gone};
 use crate::services::plugin::{Called, Capabilities, Fault, Plugin, Told};
-use crate::state::{Health, Key, Owner, PluginNetwork};
+use crate::state::{Health, Key, Owner, PluginNetwork, PluginSubnet};
 
-/// The address space of addresses that netrec chooses.
-const SPACE: &str = "LocalDefault";
+/// The address space of addresses that netrec chooses, of this host's networks or of all hosts'. What Docker's own is called.
+fn own_space(global: bool) -> &'static str {
+    if global { "GlobalDefault" } else { "LocalDefault" }
+}
 
 impl Work<'_> {
     pub(super) fn make_network(&mut self, key: &Key, wanted: &PluginNetwork, owners: Vec<Owner>) -> Called<()> {
@@ -16,7 +18,7 @@ impl Work<'_> {
         let plugin = self.plugin(&wanted.plugin)?;
         let can = plugin.network_driver()?;
         if let Some(ipam) = &wanted.ipam {
-            self.plugin(ipam)?.address_space()?;
+            self.plugin(ipam)?.address_space(can.global)?;
         }
         // One that a death left, and that no plan has seen.
         if self.record(key)?.is_some() {
@@ -26,6 +28,7 @@ impl Work<'_> {
             network: key.plugin_network().cloned().unwrap_or_default(),
             asked: wanted.clone(),
             pools: Vec::new(),
+            space: String::new(),
             hosts: Vec::new(),
             allocated: Stage::Not,
             created: Stage::Not,
@@ -38,7 +41,7 @@ impl Work<'_> {
         Err(with_what_is_left(fault, back))
     }
 
-    fn keep(&mut self, draft: &mut Draft) -> Called<()> {
+    pub(super) fn keep(&mut self, draft: &mut Draft) -> Called<()> {
         draft.record.what = What::Network(draft.network.clone());
         self.save(&draft.record)
     }
@@ -46,20 +49,20 @@ impl Work<'_> {
     fn create_network(&mut self, plugin: &Plugin, can: Capabilities, draft: &mut Draft) -> Called<()> {
         let id = records::id(&draft.record.key());
         let mut asked = draft.network.asked.clone();
+        let space = own_space(can.global);
         if can.checks_gateways {
-            let told = Told { id: &id, options: &asked.options, subnets: &asked.subnets, space: SPACE };
+            let told = Told { id: &id, options: &asked.options, subnets: &asked.subnets, space };
             let without = plugin.check_gateways(&told)?;
-            for subnet in asked.subnets.iter_mut().filter(|subnet| without[usize::from(subnet.subnet.is_ipv6())]) {
-                subnet.gateway = None;
+            let skips = |subnet: &&mut PluginSubnet| without[usize::from(subnet.subnet.is_ipv6())];
+            for subnet in asked.subnets.iter_mut().filter(skips).filter(|subnet| !subnet.says_gateway) {
+                (subnet.gateway, subnet.says_gateway) = (None, true);
             }
         }
-        let space = match &asked.ipam {
-            Some(ipam) => {
-                let ipam = self.plugin(ipam)?;
-                self.reserve(&ipam, draft, &mut asked)?
-            }
-            None => SPACE.to_owned(),
-        };
+        space.clone_into(&mut draft.network.space);
+        if asked.ipam.is_some() {
+            self.reserve(draft, &mut asked, can.global)?;
+        }
+        let space = draft.network.space.clone();
         let told = Told { id: &id, options: &asked.options, subnets: &asked.subnets, space: &space };
         let mut options = asked.options.clone();
         if can.global {
@@ -84,38 +87,6 @@ impl Work<'_> {
         self.keep(draft)
     }
 
-    /// Reserves the subnets and their gateways. Yields the address space.
-    fn reserve(&mut self, ipam: &Plugin, draft: &mut Draft, asked: &mut PluginNetwork) -> Called<String> {
-        let space = ipam.address_space()?;
-        for subnet in &mut asked.subnets {
-            draft.network.pools.push(PoolRecord { subnet: subnet.subnet, id: None, gateway: None });
-            self.keep(draft)?;
-            let pool = self.call(|| ipam.request_pool(&space, subnet))?;
-            draft.pool(|last| last.id = Some(pool.id.clone()));
-            draft.record.what = What::Network(draft.network.clone());
-            Self::save_answer(&draft.record)?;
-            if pool.subnet != subnet.subnet {
-                return Err(Fault::Unsure(format!(
-                    "the plugin gives the pool {} instead of {}",
-                    pool.subnet, subnet.subnet
-                )));
-            }
-            if let Some(gateway) = pool.gateway {
-                subnet.gateway = Some(gateway);
-            } else if let Some(gateway) = subnet.gateway {
-                draft.pool(|last| last.gateway = Some(gateway));
-                self.keep(draft)?;
-                let given = self.call(|| ipam.request_address(&pool.id, Some(gateway), None))?;
-                if given.ip() != gateway {
-                    draft.pool(|last| last.gateway = Some(given.ip()));
-                    let text = format!("the plugin gives the gateway {} instead of {gateway}", given.ip());
-                    return Err(Fault::Unsure(text));
-                }
-            }
-        }
-        Ok(space)
-    }
-
     /// Tells a plugin of the hosts that it does not know of, and that others are no more.
     fn tell_hosts(&mut self, plugin: &Plugin, draft: &mut Draft) -> Called<()> {
         let wanted = draft.network.asked.hosts.clone();
@@ -125,9 +96,8 @@ impl Work<'_> {
             }
             draft.network.hosts.push(*host);
             self.keep(draft)?;
-            if !self.is_told(draft, *host)? {
-                self.call(|| plugin.discover(*host, index == 0, true))?;
-            }
+            // Though another network's creation has told it: it may have been restarted since.
+            self.call(|| plugin.discover(*host, index == 0, true))?;
         }
         for host in draft.network.hosts.clone().into_iter().filter(|host| !wanted.contains(host)) {
             self.untell(plugin, draft, host)?;
@@ -138,7 +108,7 @@ impl Work<'_> {
     fn untell(&mut self, plugin: &Plugin, draft: &mut Draft, host: IpAddr) -> Called<()> {
         if !self.is_told(draft, host)? {
             let is_self = draft.network.asked.hosts.first() == Some(&host);
-            self.call(|| plugin.discover(host, is_self, false))?;
+            gone(self.call(|| plugin.discover(host, is_self, false)), true)?;
         }
         draft.network.hosts.retain(|told| *told != host);
         self.keep(draft)
@@ -146,7 +116,7 @@ impl Work<'_> {
 
     /// Whether another network of the plugin's has told it of a host.
     fn is_told(&self, draft: &Draft, host: IpAddr) -> Called<bool> {
-        let all = records::all(self.host()).map_err(|error| Fault::Away(error.to_string()))?;
+        let all = self.all_records()?;
         let own = draft.record.key();
         Ok(all.iter().filter(|record| record.key() != own).any(|record| match &record.what {
             What::Network(other) => other.asked.plugin == draft.network.asked.plugin && other.hosts.contains(&host),
@@ -192,48 +162,30 @@ impl Work<'_> {
                 self.keep(draft)?;
             }
             if draft.network.allocated != Stage::Not {
-                gone(self.call(|| plugin.free_network(&id)), true)?;
+                let tolerant = !health.is_whole() || draft.network.allocated == Stage::Begun;
+                draft.network.allocated = Stage::Begun;
+                self.keep(draft)?;
+                gone(self.call(|| plugin.free_network(&id)), tolerant)?;
                 draft.network.allocated = Stage::Not;
                 self.keep(draft)?;
             }
             for host in draft.network.hosts.clone() {
-                gone(self.untell(&plugin, draft, host), true)?;
+                self.untell(&plugin, draft, host)?;
             }
         }
         self.forget(&key)
     }
-
-    /// Gives back gateways and pools.
-    fn release(&mut self, draft: &mut Draft) -> Called<()> {
-        let Some(ipam) = draft.network.asked.ipam.clone().filter(|_| !draft.network.pools.is_empty()) else {
-            return Ok(());
-        };
-        let ipam = self.plugin(&ipam)?;
-        while let Some(PoolRecord { id, gateway, .. }) = draft.network.pools.first().cloned() {
-            if let Some(id) = id {
-                if let Some(gateway) = gateway {
-                    gone(self.call(|| ipam.release_address(&id, gateway)), true)?;
-                    draft.network.pools[0].gateway = None;
-                    self.keep(draft)?;
-                }
-                gone(self.call(|| ipam.release_pool(&id)), true)?;
-            }
-            draft.network.pools.remove(0);
-            self.keep(draft)?;
-        }
-        Ok(())
-    }
 }
 
 /// A network that is being made or removed, with its record.
-struct Draft {
-    record: Record,
-    network: NetworkRecord,
+pub(super) struct Draft {
+    pub(super) record: Record,
+    pub(super) network: NetworkRecord,
 }
 
 impl Draft {
     /// Changes the last of the pools.
-    fn pool(&mut self, change: impl FnOnce(&mut PoolRecord)) {
+    pub(super) fn pool(&mut self, change: impl FnOnce(&mut PoolRecord)) {
         if let Some(last) = self.network.pools.last_mut() {
             change(last);
         }

@@ -17,7 +17,7 @@ use crate::state::{Answer, Endpoint, Key, Owner, PluginNetwork};
 const FORMAT: u32 = 1;
 
 /// What one file holds.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
     format: u32,
     /// The inode number of the host's network namespace.
@@ -30,7 +30,7 @@ pub(super) struct Record {
 }
 
 /// What a file is about.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum What {
     Network(NetworkRecord),
@@ -38,13 +38,16 @@ pub(super) enum What {
 }
 
 /// A network of a plugin's.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct NetworkRecord {
     pub network: Arc<str>,
     /// What is wanted of it.
     pub asked: PluginNetwork,
     /// The pools of its subnets, where a plugin gives addresses.
     pub pools: Vec<PoolRecord>,
+    /// The address space that those are of.
+    #[serde(default)]
+    pub space: String,
     /// The hosts that the plugin was told of.
     pub hosts: Vec<IpAddr>,
     pub allocated: Stage,
@@ -52,17 +55,23 @@ pub(super) struct NetworkRecord {
 }
 
 /// A pool of addresses.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct PoolRecord {
     pub subnet: IpNetwork,
     /// None while there is no answer.
     pub id: Option<String>,
     /// The gateway's address, where that was reserved.
     pub gateway: Option<IpAddr>,
+    /// Others that were, so that no container gets them.
+    #[serde(default)]
+    pub reserve: Vec<IpAddr>,
+    /// Whether an address of it may be reserved that nobody knows, since time ran out before the answer came.
+    #[serde(default)]
+    pub unsure: bool,
 }
 
 /// A container on a plugin's network.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct EndpointRecord {
     pub network: Arc<str>,
     pub container: Arc<str>,
@@ -75,12 +84,15 @@ pub(super) struct EndpointRecord {
     pub created: Stage,
     pub joined: Stage,
     pub external: Stage,
+    /// Whether the plugin said that it knew it when it was made. One that never says so is not asked.
+    #[serde(default)]
+    pub known: bool,
     /// What came of it, once it is whole.
     pub answer: Option<Answer>,
 }
 
 /// An address of a pool.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Lease {
     pub pool: String,
     /// None while there is no answer.

@@ -1,17 +1,20 @@
 //! The configuration's files: their folders are watched, since a file that is replaced is another one afterwards, and what
-//! is read again is compared with what was read before, since a folder has other files, too.
+//! is read again is compared with what was read before, since a folder has other files, too. And the folders of plugins'
+//! sockets, which are made anew when a plugin is started.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use notify::event::ModifyKind;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::Trigger;
 use crate::reconcile::files::RUN;
 use crate::reconcile::guard::JOURNAL;
 use crate::reconcile::input;
+use crate::services::plugin;
 
 /// Watches the folders of files.
 pub(super) struct Files {
@@ -22,11 +25,26 @@ pub(super) struct Files {
 impl Files {
     /// Watches nothing yet; tells of what happens to what is watched later.
     pub(super) fn new(triggers: Sender<Trigger>) -> notify::Result<Self> {
+        Self::telling(triggers, Trigger::File, matters)
+    }
+
+    /// The same for plugins' sockets.
+    pub(super) fn of_plugins(triggers: Sender<Trigger>) -> notify::Result<Self> {
+        let comes =
+            |event: &notify::Event| matches!(event.kind, EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(_)));
+        Self::telling(triggers, Trigger::Engine, comes)
+    }
+
+    fn telling(
+        triggers: Sender<Trigger>,
+        trigger: Trigger,
+        matters: impl Fn(&notify::Event) -> bool + Send + 'static,
+    ) -> notify::Result<Self> {
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if event.is_ok_and(|event| !matters(&event)) {
                 return;
             }
-            let _ = triggers.send(Trigger::File);
+            let _ = triggers.send(trigger);
         })?;
         Ok(Self { watcher, watched: BTreeSet::new() })
     }
@@ -38,6 +56,15 @@ impl Files {
         for path in input::places(paths) {
             wanted.extend(folders(&path));
         }
+        self.follow_folders(wanted)
+    }
+
+    /// Watches the folders of these plugins' sockets, and no others.
+    pub(super) fn follow_plugins<'a>(&mut self, names: impl Iterator<Item = &'a str>) -> notify::Result<()> {
+        self.follow_folders(names.flat_map(plugin::folders).map(|folder| existing(&folder)).collect())
+    }
+
+    fn follow_folders(&mut self, wanted: BTreeSet<PathBuf>) -> notify::Result<()> {
         for gone in self.watched.difference(&wanted) {
             // It may be gone in truth.
             let _ = self.watcher.unwatch(gone);

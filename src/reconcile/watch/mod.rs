@@ -4,6 +4,7 @@
 //!  files (inotify) ──┐
 //!  kernel (netlink) ─┼─► triggers ─► throttle ─► round ─► report
 //!  engines (HTTP) ───┤                  ▲          │
+//!  plugins (inotify) ┤                  │          │
 //!  signals ──────────┘                  │          │
 //!                                       └ failure, ┘ fight
 //! ```
@@ -45,7 +46,7 @@ pub enum Trigger {
     File,
     /// The kernel told of changes, or of more than could be heard.
     Kernel,
-    /// A container engine told of a container, or was not heard for a while.
+    /// A container engine told of a container, or was not heard for a while; or a plugin was started.
     Engine,
     /// Somebody asks for a round at once.
     Reload,
@@ -147,6 +148,7 @@ pub fn watch(
         server.serve(CONTENT_TYPE, Arc::new(move || metrics.text())).map_err(failed)?;
     }
     let engines = sender.clone();
+    let sockets = Files::of_plugins(sender.clone()).map_err(|error| WatchError::Files(error.to_string()))?;
     // Before the first reading, so that nothing is missed between.
     let events = Arc::new(Events::open().map_err(WatchError::Kernel)?);
     let kernel = Machine::open().map_err(WatchError::Kernel)?.listening(events.clone());
@@ -158,6 +160,7 @@ pub fn watch(
     Loop {
         watched,
         files,
+        sockets,
         kernel,
         last: None,
         lost: 0,
@@ -217,6 +220,8 @@ fn listen(events: &Events, triggers: &Sender<Trigger>) {
 struct Loop<'a> {
     watched: &'a Watched,
     files: Files,
+    /// Of the file's plugins.
+    sockets: Files,
     kernel: Machine,
     /// The last round, if it went well.
     last: Option<Prepared>,
@@ -384,6 +389,11 @@ impl Loop<'_> {
                 self.failure.clear();
                 if let Err(error) = self.engines.follow(config.containers.iter().map(|c| c.netns.netns())) {
                     tell(News::Amiss(&format!("listen to container engines: {error}")));
+                }
+                let plugins = config.networks.iter().filter_map(|network| network.remote());
+                let plugins = plugins.flat_map(|remote| [Some(&remote.plugin), remote.ipam.as_ref()]).flatten();
+                if let Err(error) = self.sockets.follow_plugins(plugins.map(String::as_str)) {
+                    tell(News::Amiss(&format!("watch the folders of plugins: {error}")));
                 }
                 self.good = Some(Good { config, applied: false });
             }
