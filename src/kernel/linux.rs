@@ -366,9 +366,10 @@ impl Backend for Linux {
     }
 
     fn announce(&mut self, all: &[Announcement]) {
+        let mut sent = announce::Sent::default();
         for of_one in all.chunk_by(|a, b| a.netns == b.netns) {
             if let Some(first) = of_one.first() {
-                let _ = self.namespaces.within(&first.netns, || announce::send(of_one.iter()));
+                let _ = self.namespaces.within(&first.netns, || sent.send(of_one.iter()));
             }
         }
     }

@@ -390,7 +390,9 @@ impl Runner<'_> {
                 .iter_mut()
                 .map(|lent| match lent {
                     // They are counted already.
-                    Ok((_, socket)) => Ok(scope.spawn(move || delete(socket, &mut Writes::default()))),
+                    Ok((_, socket)) => thread::Builder::new()
+                        .spawn_scoped(scope, move || delete(socket, &mut Writes::default()))
+                        .map_err(|error| Refusal::new(error.raw_os_error().unwrap_or(0), "no thread to delete it in")),
                     Err(refusal) => Err(refusal.clone()),
                 })
                 .collect();

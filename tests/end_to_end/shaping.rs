@@ -293,7 +293,7 @@ fn rates_are_kept_within_ten_percent() {
                 #[allow(clippy::print_stdout)] // figures are asked for
                 if sweep {
                     println!(
-                        "{driver} {what} {rate} Mbit/s: {found:.3} Mbit/s of payload, {:.3} with headers",
+                        "\ntried: {driver}, {what} of {rate} Mbit/s: {found:.3} Mbit/s of payload, {:.3} with headers",
                         found / PAYLOAD
                     );
                 }
