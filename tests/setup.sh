@@ -11,6 +11,8 @@ need iptables iptables
 need python3 python3
 need faketime faketime
 need curl curl
+need etcd etcd-server
+need etcdctl etcd-client
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 need objdump binutils
 need man man-db

@@ -266,6 +266,7 @@ impl Order {
         if !self.json && changed {
             output.note(&format_args!("Done in {:.2} s.", took.as_secs_f64()));
         }
+        prepared.tell_others().unwrap_or_else(|error| output.note(&error));
         if let Some((guarded, time)) = guarded {
             wait(guarded, time, output)?;
         } else {

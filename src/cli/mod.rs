@@ -331,7 +331,7 @@ fn kernel() -> Result<Machine, Error> {
 
 /// The kernel, and the lock of its host namespace.
 fn locked(timeout: std::time::Duration) -> Result<(Machine, Lock), Error> {
-    let kernel = kernel()?;
+    let kernel = kernel()?.joining();
     let lock = Lock::take(kernel.host_id().1, timeout)?;
     Ok((kernel, lock))
 }

@@ -24,12 +24,16 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result<Done, Error> {
     let config = args.load()?;
-    if command.hosts {
-        output.result(&host_lines(&config).map_err(PrepareError::from)?);
+    if command.hosts && config.cluster.is_none() {
+        output.result(&host_lines(&config, None).map_err(PrepareError::from)?);
         return Ok(Done::Ok);
     }
     // The MTU's default is the uplink's; reading it needs no privilege.
     let facts = kernel()?.facts(&asked(&config)).map_err(PrepareError::from)?;
+    if command.hosts {
+        output.result(&host_lines(&config, facts.members.as_deref()).map_err(PrepareError::from)?);
+        return Ok(Done::Ok);
+    }
     let host = args.host.as_deref();
     if command.ruleset {
         let desired = desired(&config, &facts, host).map_err(PrepareError::from)?;

@@ -11,21 +11,22 @@ use super::reader::{Placed, Problems};
 use super::report::Problem;
 use super::sysctl::{self, Decided};
 use super::types::{ContainerNetns, Mode, Place, PortAddress, PortRange, Protocol};
-use super::{containers, hosts, networks, ports, values};
+use super::{cluster, containers, hosts, networks, ports, values};
 use crate::state::{INTERFACE_NAME_MAX, IP6_RT_PRIO_ADDRCONF, InterfaceName, WAY_METRIC, usual_metric};
 
 /// The most ports of a bridge: numbers 1 to `BR_MAX_PORTS` - 1 of the kernel's `br_private.h`.
 const BRIDGE_PORTS: usize = 1023;
 
-/// All of them.
+/// All of them. The cluster's network has hosts that the file does not name.
 pub(super) fn all(
     hosts: &[hosts::Draft],
+    cluster: Option<&cluster::Draft>,
     networks: &[networks::Draft],
     containers: &[containers::Draft],
     problems: &mut Problems,
 ) {
     self::hosts(hosts, problems);
-    overlays(hosts, networks, containers, problems);
+    overlays(hosts, cluster, networks, containers, problems);
     overlaps(networks, problems);
     bridges(networks, problems);
     trusted(networks, problems);
@@ -83,16 +84,17 @@ fn hosts(hosts: &[hosts::Draft], problems: &mut Problems) {
 /// Overlay networks without hosts, with one VNI, with too few pieces, and containers on them that live nowhere.
 fn overlays(
     hosts: &[hosts::Draft],
+    cluster: Option<&cluster::Draft>,
     networks: &[networks::Draft],
     containers: &[containers::Draft],
     problems: &mut Problems,
 ) {
     let mut vnis = Firsts::new();
     host_addresses(hosts, networks, problems);
-    for network in networks {
+    for (index, network) in networks.iter().enumerate() {
         let Some(overlay) = network.overlay() else { continue };
         out_of_reach(network, overlay, hosts, problems);
-        if hosts.is_empty() {
+        if hosts.is_empty() && cluster.is_none_or(|cluster| !cluster.may_be_of(index)) {
             let problem =
                 Problem::new(network.place.clone(), format!("overlay network `{}` has no hosts", network.name));
             problems.push(problem.with_help("name them: `[hosts.a]` with `id = 1` and `address = \"192.0.2.1\"`"));
@@ -123,7 +125,9 @@ fn overlays(
     }
     for container in containers.iter().filter(|c| !c.says_host) {
         let mut attachments = container.attachments.iter();
-        if let Some(attachment) = attachments.find(|a| networks[a.network].overlay().is_some()) {
+        if let Some(attachment) = attachments.find(|a| {
+            networks[a.network].overlay().is_some() && cluster.is_none_or(|cluster| !cluster.may_be_of(a.network))
+        }) {
             let name = &networks[attachment.network].name;
             let message = format!("container `{}` is on overlay network `{name}`, but on no host", container.name);
             let problem = Problem::new(attachment.place.clone(), message);
@@ -693,6 +697,11 @@ fn ports(networks: &[networks::Draft], containers: &[containers::Draft], problem
             continue;
         }
         for draft in &container.ports {
+            if draft.port.plugin.is_some() {
+                let message = "a plugin cannot be told who may use a port";
+                problems.extend(draft.allow.first().map(|net| Problem::new(net.place.clone(), message)));
+                continue;
+            }
             if draft.port.targets == [None; 2] {
                 problems.extend(leads_nowhere(networks, container, draft));
                 continue;
@@ -770,10 +779,13 @@ fn leads_nowhere(networks: &[networks::Draft], container: &containers::Draft, dr
                     parent.value.name
                 ),
             ),
-            None if network.is_remote() => (
-                format!("a port cannot lead into network `{}`, which is a plugin's", network.name),
-                "the host has no part in it, so that nothing could translate the port".to_owned(),
-            ),
+            None if network.is_remote() => {
+                let family = if draft.port.has_family(true) { "IPv6" } else { "IPv4" };
+                (
+                    format!("the port has an {family} address, but network `{}` has no {family}", network.name),
+                    "its plugin would be told of a port that leads nowhere".to_owned(),
+                )
+            }
             None if network.is_host() => (
                 format!("container `{}` has the host's own stack, so that nothing has to lead to it", container.name),
                 "what listens in it listens on the host".to_owned(),
@@ -885,7 +897,8 @@ fn port_clashes(
             };
             let (mut twice, mut again) = (None, None);
             for ipv6 in [false, true] {
-                let Some(target) = port.targets[usize::from(ipv6)] else { continue };
+                let by_plugin = port.plugin.filter(|_| port.has_family(ipv6));
+                let Some(target) = port.targets[usize::from(ipv6)].or(by_plugin) else { continue };
                 if networks[container.attachments[target].network].mode(ipv6) == Some(Mode::Routed) {
                     let service = opened.entry((target, port.protocol, ipv6)).or_default();
                     again = again.or(service.take(port.container, None, new));

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use super::reader::{Document, Item, Problems, Table, named, parsed, tick};
 use super::report::{Problem, Sources};
-use super::types::{Container, Expect, Host, Network, Overlap, Place, Settings};
-use super::{checks, containers, expect, hosts, keys, networks, syntax, values};
+use super::types::{Cluster, Container, Expect, Host, Network, Overlap, Place, Settings};
+use super::{checks, cluster, containers, expect, hosts, keys, networks, syntax, values};
 use crate::state::{ObjectName, Owner};
 
 /// A configuration without its texts.
 pub(super) struct Parts {
     pub(super) settings: Settings,
     pub(super) hosts: Vec<Host>,
+    pub(super) cluster: Option<Cluster>,
     pub(super) networks: Vec<Network>,
     pub(super) containers: Vec<Container>,
     pub(super) expect: Vec<Expect>,
@@ -33,16 +34,19 @@ pub(super) fn read(sources: &Sources) -> Result<Parts, Vec<Problem>> {
     let settings = settings(&documents, &mut problems);
     let hosts = hosts(&documents, &mut problems);
     let networks = networks(&documents, &mut problems);
+    let cluster = cluster::read(&documents, &hosts, &networks, &mut problems);
     let containers = containers(&documents, &hosts, &networks, &mut problems);
     let expect = expect::read(&documents, &hosts, &networks, &containers, &mut problems);
-    checks::all(&hosts.drafts, &networks.drafts, &containers.drafts, &mut problems);
+    checks::all(&hosts.drafts, cluster.as_ref(), &networks.drafts, &containers.drafts, &mut problems);
     if !problems.is_empty() {
         return Err(problems.into_vec());
     }
+    let networks: Vec<Network> = networks.drafts.into_iter().map(networks::Draft::finish).collect();
     Ok(Parts {
         settings,
         hosts: hosts.drafts.into_iter().map(hosts::Draft::finish).collect(),
-        networks: networks.drafts.into_iter().map(networks::Draft::finish).collect(),
+        cluster: cluster.and_then(|cluster| cluster.finish(&networks)),
+        networks,
         containers: containers.drafts.into_iter().map(containers::Draft::finish).collect(),
         expect,
         sections: sections(&documents),
@@ -185,7 +189,7 @@ fn each_named<'a>(
 }
 
 /// A table that two sources have.
-fn twice(again: &Item, path: &str, first: &Place) -> Problem {
+pub(super) fn twice(again: &Item, path: &str, first: &Place) -> Problem {
     Problem::new(again.key_place(), format!("{} is defined in two files", tick(path)))
         .with_label("defined again here")
         .with_other(first.clone(), "first defined here")

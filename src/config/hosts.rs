@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::file::owner;
 use super::reader::{Item, Placed, Problems, parsed};
 use super::report::Problem;
-use super::types::{Host, Place};
+use super::types::{Host, Place, Share};
 use super::{keys, values};
 use crate::state::ObjectName;
 
@@ -29,7 +29,7 @@ impl Draft {
             owner: owner(&["hosts", self.name.as_str()]),
             name: self.name,
             place: self.place,
-            id: self.id.value,
+            share: Share::Number(self.id.value),
             addresses: self.addresses.into_iter().map(|address| address.value).collect(),
         }
     }
@@ -77,7 +77,8 @@ fn read_addresses(item: &Item, problems: &mut Problems) -> Vec<Placed<IpAddr>> {
     addresses
 }
 
-fn read_address(item: &Item, problems: &mut Problems) -> Option<Placed<IpAddr>> {
+/// Reads where others reach a host.
+pub(super) fn read_address(item: &Item, problems: &mut Problems) -> Option<Placed<IpAddr>> {
     let text = item.string("an address", problems)?;
     let address = parsed(values::address(text), item, problems)?;
     if let Some(why) = values::not_unicast(&address.into()) {

@@ -19,8 +19,6 @@ pub(super) struct Section {
     /// What it is, for somebody who writes a file.
     pub(super) about: &'static str,
     pub(super) keys: &'static [Key],
-    /// Keys that there will be.
-    pub(super) later: &'static [&'static str],
 }
 
 /// A key of a table.
@@ -135,10 +133,14 @@ pub(super) const FILE: Section = Section {
             ByName(&HOST),
             "The hosts of a file of several: each takes its part, by its host name or `--host`. Without it there is one.",
         ),
+        Key::new(
+            "cluster",
+            Table(&CLUSTER),
+            "Instead of `hosts`: where the hosts of an overlay network are known that come and go.",
+        ),
         Key::new("networks", ByName(&NETWORK), "What containers attach to, by name."),
         Key::new("containers", ByName(&CONTAINER), "Network namespaces, by name."),
     ],
-    later: &["cluster"],
 };
 
 pub(super) const SETTINGS: Section = Section {
@@ -163,7 +165,6 @@ pub(super) const SETTINGS: Section = Section {
         Key::new("accounting", Flag, "Count packets and bytes of published ports, at the cost of a look-up more for each.")
             .default("false"),
     ],
-    later: &[],
 };
 
 pub(super) const HOST: Section = Section {
@@ -179,7 +180,42 @@ pub(super) const HOST: Section = Section {
         .need(Need::Required),
         Key::new("address", TEXTS, "Where its peers reach it, one address of a family at most.").need(Need::Required),
     ],
-    later: &[],
+};
+
+pub(super) const CLUSTER: Section = Section {
+    name: "cluster",
+    whose: "`cluster`",
+    about: "Hosts that come and go, known from etcd in flannel's format.",
+    keys: &[
+        Key::new("etcd", TEXTS, "etcd's endpoints, such as `http://192.0.2.1:2379`.").need(Need::Required),
+        Key::new("prefix", Text, "What comes before all its keys.").default("\"/coreos.com/network\""),
+        Key::new("ca", Text, "A file with the certificates of authorities (PEM) that etcd's is compared with."),
+        Key::new("cert", Text, "A file with this host's certificate (PEM), for an etcd that asks for one."),
+        Key::new("key", Text, "The file with its key (PEM)."),
+        Key::new("user", Text, "The name of a user of etcd's."),
+        Key::new(
+            "password_file",
+            Text,
+            "The file that holds the password: an absolute path, or the name of a credential of systemd's.",
+        ),
+        Key::new("network", Text, "The overlay network. Without it the only one of the file."),
+        Key::new(
+            "public_address",
+            TEXTS,
+            "Where the other hosts reach this one, one address of a family at most. Without it by the default route.",
+        ),
+        Key::new(
+            "subnet",
+            TEXTS,
+            "This host's piece of the network, one of a family at most. Without it one is leased.",
+        ),
+        Key::new(
+            "subnet_env",
+            Either(&[Off, Text]),
+            "The file that tells other programs of the piece, as flannel's does, or `false` for none.",
+        )
+        .default("\"/run/flannel/subnet.env\""),
+    ],
 };
 
 const WITH_SUBNETS: &[Named] = &[Named::Bridge, Named::Overlay, Named::Macvlan, Named::Ipvlan, Named::Remote];
@@ -302,7 +338,6 @@ pub(super) const NETWORK: Section = Section {
         Key::new("options", Texts, "The plugin's own options.").default("{}").of(REMOTE),
         Key::new("ipam", Text, "The plugin that gives subnets and addresses. Without it netrec chooses them.").of(REMOTE),
     ],
-    later: &[],
 };
 
 pub(super) const MODES: Section = Section {
@@ -313,7 +348,6 @@ pub(super) const MODES: Section = Section {
         Key::new("ipv4", MODE, "Of IPv4.").default("\"nat\""),
         Key::new("ipv6", MODE, "Of IPv6.").default("\"nat\""),
     ],
-    later: &[],
 };
 
 pub(super) const HOST_PREFIX: Section = Section {
@@ -324,7 +358,6 @@ pub(super) const HOST_PREFIX: Section = Section {
         Key::new("ipv4", Number(1, 30), "Of IPv4.").default("24"),
         Key::new("ipv6", Number(1, 126), "Of IPv6.").default("64"),
     ],
-    later: &[],
 };
 
 pub(super) const CONTAINER: Section = Section {
@@ -356,7 +389,6 @@ pub(super) const CONTAINER: Section = Section {
         ),
         Key::new("sysctl", Parameters, "`net.*` parameters inside of the namespace."),
     ],
-    later: &[],
 };
 
 pub(super) const ATTACHMENT: Section = Section {
@@ -382,7 +414,6 @@ pub(super) const ATTACHMENT: Section = Section {
         Key::new("egress", RATE, "The most that the container sends to the network, in the same words."),
         Key::new("sysctl", Parameters, "`net.*` parameters of the interface, with `IFNAME` for its name."),
     ],
-    later: &[],
 };
 
 pub(super) const ROUTE: Section = Section {
@@ -395,7 +426,6 @@ pub(super) const ROUTE: Section = Section {
         Key::new("metric", Number(0, u32::MAX as i64), "Of routes to one place the lowest is used.").default("0"),
         Key::new("type", Word(|| vec!["blackhole"]), "`blackhole` loses what is sent there."),
     ],
-    later: &[],
 };
 
 pub(super) const PORT: Section = Section {
@@ -426,5 +456,4 @@ pub(super) const PORT: Section = Section {
         ),
         Key::new("allow", TEXTS, "Networks or addresses: the only sources that may use the port. Without it all may."),
     ],
-    later: &[],
 };

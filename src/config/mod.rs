@@ -5,6 +5,7 @@
 //! stops after the first, since what is left of it would only bring errors that are none.
 
 mod checks;
+mod cluster;
 mod containers;
 mod driver;
 mod edit;
@@ -37,8 +38,9 @@ pub(crate) use reader::closest;
 pub use report::{Invalid, Problem, Source, Sources};
 pub use schema::schema;
 pub use types::{
-    Attachment, Config, Container, ContainerNetns, ContainerRoute, Driver, Expect, Host, Mode, Network, Node, Overlap,
-    Overlay, Parent, Place, Port, PortAddress, PortRange, Protocol, Remote, Settings, Subnet, Target, Topology,
+    Attachment, Cluster, Config, Container, ContainerNetns, ContainerRoute, Driver, Expect, Host, Mode, Network, Node,
+    Overlap, Overlay, Parent, Place, Port, PortAddress, PortRange, Protocol, Remote, Settings, Share, Subnet, Target,
+    Topology,
 };
 
 /// Parses and checks the texts of one configuration.
@@ -47,8 +49,8 @@ pub use types::{
 /// All that is wrong with them, at once.
 pub fn parse(sources: Sources) -> Result<Config, Invalid> {
     match file::read(&sources) {
-        Ok(file::Parts { settings, hosts, networks, containers, expect, sections }) => {
-            Ok(Config { sources, settings, hosts, networks, containers, expect, sections })
+        Ok(file::Parts { settings, hosts, cluster, networks, containers, expect, sections }) => {
+            Ok(Config { sources, settings, hosts, cluster, networks, containers, expect, sections })
         }
         Err(problems) => Err(Invalid::new(sources, problems)),
     }

@@ -114,17 +114,12 @@ impl<'a> Table<'a> {
         self.map.iter().map(move |(key, value)| Item { document, key, value, role: Role::Value })
     }
 
-    /// Complains of keys that are none of the section's; those of `later` mean something, but not yet. Returns the keys
-    /// that were meant by wrong ones: they are not missing.
+    /// Complains of keys that are none of the section's. Returns the keys that were meant by wrong ones: they are not missing.
     pub(super) fn check_keys(&self, section: &Section, problems: &mut Problems) -> Vec<&'static str> {
         let mut meant = Vec::new();
         for item in self.items() {
             let key = item.key();
             if section.key(key).is_some() {
-                continue;
-            }
-            if section.later.contains(&key) {
-                problems.push(Problem::new(item.key_place(), format!("{} is not supported yet", tick(key))));
                 continue;
             }
             let problem = Problem::new(item.key_place(), format!("unknown key {}", tick(key)));
@@ -133,7 +128,7 @@ impl<'a> Table<'a> {
                 problems.push(problem.with_help("`expect` stands at the top of the file, before its first table"));
                 continue;
             }
-            let problem = match problems.suggest(key, section.names().chain(section.later.iter().copied())) {
+            let problem = match problems.suggest(key, section.names()) {
                 Some(name) => {
                     meant.push(name);
                     problem.with_label(format!("did you mean `{name}`?"))

@@ -1,9 +1,11 @@
 //! The checked file: what is here is valid, with every default that the file alone decides filled in.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
@@ -11,7 +13,7 @@ use ipnetwork::IpNetwork;
 use super::render::Painter;
 use super::report::Sources;
 use super::values;
-use crate::state::{InterfaceName, IpvlanMode, Mac, MacvlanMode, Netns, ObjectName, Owner, Rate};
+use crate::state::{self, InterfaceName, IpvlanMode, Mac, MacvlanMode, Membership, Netns, ObjectName, Owner, Rate};
 
 /// Where something stands: a source by its number, and bytes in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub struct Config {
     pub settings: Settings,
     /// `[hosts.*]`, in file order; empty in a file of one host.
     pub hosts: Vec<Host>,
+    /// `[cluster]`: hosts that the file does not name.
+    pub cluster: Option<Cluster>,
     /// `[networks.*]`, in file order.
     pub networks: Vec<Network>,
     /// `[containers.*]`, in file order.
@@ -51,11 +55,39 @@ impl Config {
             sources: self.sources.clone(),
             settings: self.settings.clone(),
             hosts: self.hosts.clone(),
+            cluster: self.cluster.clone(),
             networks: self.hosts.get(host).map_or_else(Vec::new, networks),
             containers: self.containers.iter().filter(|container| container.is_on(host)).cloned().collect(),
             expect: Vec::new(),
             sections: self.sections.clone(),
         }
+    }
+
+    /// The host (by index) that has this name. Of a cluster's members it is the first, whatever it is called.
+    pub fn here(&self, name: &str) -> Option<usize> {
+        if self.cluster.is_some() {
+            return (!self.hosts.is_empty()).then_some(0);
+        }
+        self.hosts.iter().position(|host| host.name.as_str() == name)
+    }
+
+    /// The file with a cluster's members as its hosts, this one first; as it is where it is of no cluster.
+    pub fn with_members(&self, members: Option<&Membership>) -> Cow<'_, Self> {
+        let Some((cluster, members)) = self.cluster.as_ref().zip(members) else { return Cow::Borrowed(self) };
+        let hosts = std::iter::once(&members.own).chain(&members.peers).filter_map(|member| {
+            let name = member.address(false)?.to_string();
+            Some(Host {
+                owner: Owner::new(format!("cluster.\"{name}\"")),
+                name: name.parse().ok()?,
+                place: cluster.place.clone(),
+                share: Share::Leased(member.pieces.clone(), member.macs),
+                addresses: member.addresses.clone(),
+            })
+        });
+        let mut config = Self { hosts: hosts.collect(), ..self.clone() };
+        // What the file has is this host's.
+        config.containers.iter_mut().for_each(|container| container.host = Some(0));
+        Cow::Owned(config)
     }
 
     /// The network of an attachment.
@@ -74,11 +106,12 @@ impl Config {
                 needs.push((&attachment.owner, &self.network(attachment).owner));
             }
             for port in &container.ports {
-                let on = port.targets.iter().chain(&container.default_routes).flatten();
+                let on = port.targets.iter().chain(&container.default_routes).chain([&port.plugin]).flatten();
                 needs.extend(on.map(|index| (&port.owner, &container.attachments[*index].owner)));
             }
         }
         let shared = || self.networks.iter().filter(|network| network.overlay().is_some());
+        needs.extend(self.cluster.iter().map(|cluster| (&cluster.owner, &self.networks[cluster.network].owner)));
         needs.extend(self.hosts.iter().flat_map(|host| shared().map(|network| (&host.owner, &network.owner))));
         needs
     }
@@ -132,10 +165,20 @@ pub struct Host {
     pub owner: Owner,
     /// Its name: in its table's header, where it has one.
     pub place: Place,
-    /// Its number, 1 to 16777215: of the piece of a routed overlay that is its own.
-    pub id: u32,
+    /// Which piece of a network in pieces is its own.
+    pub share: Share,
     /// Where the other hosts reach it, one of a family at most, as the file lists them: tunnels end at the first.
     pub addresses: Vec<IpAddr>,
+}
+
+/// What a host has of networks in pieces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// In each the piece of this number, 1 to 16777215.
+    Number(u32),
+    /// In the cluster's what it has leased: its pieces, and the Ethernet addresses of its ends of the tunnels over IPv4 and
+    /// over IPv6, where it has said such.
+    Leased(Vec<IpNetwork>, [Option<Mac>; 2]),
 }
 
 impl Host {
@@ -148,6 +191,19 @@ impl Host {
     pub fn address(&self, ipv6: bool) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|ip| ip.is_ipv6() == ipv6)
     }
+}
+
+/// `[cluster]`.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// `cluster`.
+    pub owner: Owner,
+    /// Its name: in its table's header, where it has one.
+    pub place: Place,
+    /// The network (index into [`Config::networks`]) that its members share.
+    pub network: usize,
+    /// Where they are known.
+    pub known: Arc<state::Cluster>,
 }
 
 /// What an overlay network has beside a bridge's keys.
@@ -298,7 +354,10 @@ impl Network {
             return self.clone();
         };
         let piece = |subnet: &Subnet| {
-            let net = overlay.piece(subnet.whole, host.id)?;
+            let net = match &host.share {
+                Share::Number(id) => overlay.piece(subnet.whole, *id)?,
+                Share::Leased(pieces, _) => *pieces.iter().find(|piece| values::within(piece, &subnet.whole))?,
+            };
             let gateway = subnet.gateway.map(|_| values::next(net.network()));
             Some(Subnet { net, gateway, says_gateway: false, range: net, whole: subnet.whole })
         };
@@ -597,6 +656,8 @@ pub struct Port {
     /// The attachments (by index) whose addresses it leads to, for IPv4 and IPv6; none of a family that it does not
     /// concern.
     pub targets: [Option<usize>; 2],
+    /// The attachment whose plugin is told of it, where it leads to none by the host.
+    pub plugin: Option<usize>,
     /// Who may use it; everybody where the list is empty.
     pub allow: Vec<IpNetwork>,
 }

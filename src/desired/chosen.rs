@@ -9,19 +9,8 @@ use std::ops::Range;
 
 use ipnetwork::IpNetwork;
 
-use crate::config::{Attachment, Config, Host, Invalid, Network, Place, Problem};
-use crate::state::{InterfaceName, Mac, ObjectName};
-
-/// FNV-1a, 64 bits, of UTF-8 text (Fowler, Noll, Vo: offset basis 14695981039346656037, prime 1099511628211).
-pub(crate) fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// A locally administered Ethernet address: `02:` and the low five bytes of the text's hash.
-pub(crate) fn mac(text: &str) -> Mac {
-    let h = hash(text).to_be_bytes();
-    Mac([0x02, h[3], h[4], h[5], h[6], h[7]])
-}
+use crate::config::{Attachment, Config, Host, Invalid, Network, Place, Problem, Share};
+use crate::state::{InterfaceName, Mac, ObjectName, hash};
 
 /// What was chosen for a whole file, in the order of its networks and of its containers' attachments.
 #[derive(Clone, Debug)]
@@ -39,10 +28,42 @@ pub struct ChosenNetwork {
     pub bridge: InterfaceName,
     /// Its Ethernet address.
     pub mac: Mac,
-    /// The name of its VXLAN device, where it has a tunnel.
-    pub vxlan: Option<InterfaceName>,
+    /// Its tunnels: one for all families, or where a cluster's members are known so one for each.
+    pub tunnels: Vec<ChosenTunnel>,
     /// Of an overlay network, what each host of the file has of it; else nothing.
     pub hosts: Vec<ChosenHost>,
+}
+
+/// A VXLAN device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChosenTunnel {
+    /// Its name.
+    pub device: InterfaceName,
+    /// The one family that it carries, by the same family (whether that is IPv6); none where it carries all, by the first of
+    /// its ends' addresses.
+    pub ipv6: Option<bool>,
+}
+
+impl ChosenTunnel {
+    /// Whether it carries a family.
+    pub fn carries(self, ipv6: bool) -> bool {
+        self.ipv6.is_none_or(|own| own == ipv6)
+    }
+
+    /// Where it ends at a host.
+    pub fn end(self, host: &Host) -> Option<IpAddr> {
+        self.ipv6.map_or_else(|| host.vtep(), |ipv6| host.address(ipv6))
+    }
+}
+
+/// The VXLAN devices of a network. In flannel's format members say where they are reached for each family by itself.
+fn tunnels(config: &Config, index: usize, network: &Network) -> Vec<ChosenTunnel> {
+    if network.overlay().and_then(|overlay| overlay.vni).is_none() {
+        return Vec::new();
+    }
+    let by_family = config.cluster.as_ref().is_some_and(|cluster| cluster.network == index) && network.has_family(true);
+    let tunnel = |prefix, ipv6| ChosenTunnel { device: device_name(prefix, network), ipv6 };
+    if by_family { vec![tunnel("vx-", Some(false)), tunnel("v6-", Some(true))] } else { vec![tunnel("vx-", None)] }
 }
 
 /// What a host has of an overlay network.
@@ -50,8 +71,8 @@ pub struct ChosenNetwork {
 pub struct ChosenHost {
     /// The Ethernet address of its bridge.
     pub bridge_mac: Mac,
-    /// The Ethernet address of its VXLAN device.
-    pub vxlan_mac: Mac,
+    /// The Ethernet addresses of its VXLAN devices, in the order of the tunnels.
+    pub vxlan_macs: Vec<Mac>,
     /// Where all hosts share a subnet, and so the gateway's address: an address of its own in each, by which remote
     /// containers answer it.
     pub addresses: Vec<IpNetwork>,
@@ -113,21 +134,29 @@ impl Chosen {
         let mut networks: Vec<ChosenNetwork> = config
             .networks
             .iter()
-            .map(|network| {
+            .enumerate()
+            .map(|(index, network)| {
                 let bridge = bridge_name(network);
+                let tunnels = tunnels(config, index, network);
                 if network.has_bridge() {
                     names.take(every.clone(), bridge, Whose::Bridge(&network.name), &network.place, &mut problems);
                 }
                 let hosts = config.hosts.iter().filter(|_| network.overlay().is_some()).map(|host| ChosenHost {
-                    bridge_mac: mac(&format!("{}/{}@bridge", host.name, network.name)),
-                    vxlan_mac: mac(&format!("{}/{}", host.name, network.name)),
+                    bridge_mac: Mac::hashed(&format!("{}/{}@bridge", host.name, network.name)),
+                    vxlan_macs: tunnels.iter().map(|tunnel| vxlan_mac(host, network, *tunnel)).collect(),
                     addresses: Vec::new(),
                 });
-                let vxlan = network.overlay().and_then(|overlay| overlay.vni).map(|_| device_name("vx-", network));
-                if let Some(vxlan) = vxlan {
-                    names.take(every.clone(), vxlan, Whose::Vxlan(&network.name), &network.place, &mut problems);
+                let hosts = hosts.collect();
+                for tunnel in &tunnels {
+                    names.take(
+                        every.clone(),
+                        tunnel.device,
+                        Whose::Vxlan(&network.name),
+                        &network.place,
+                        &mut problems,
+                    );
                 }
-                ChosenNetwork { bridge, mac: mac(network.name.as_str()), vxlan, hosts: hosts.collect() }
+                ChosenNetwork { bridge, mac: Mac::hashed(network.name.as_str()), tunnels, hosts }
             })
             .collect();
         let mut addresses = choose_addresses(config, &mut networks, &mut problems);
@@ -152,7 +181,7 @@ impl Chosen {
                 let comes_in = if bridged { attachment.egress } else { attachment.ingress };
                 let shaper = comes_in.map(|_| ChosenShaper {
                     name: InterfaceName::hashed("if-", &container.name, hash(&id)),
-                    mac: mac(&format!("{id}@shaper")),
+                    mac: Mac::hashed(&format!("{id}@shaper")),
                 });
                 if let Some(ChosenShaper { name, .. }) = shaper {
                     if bridged {
@@ -165,7 +194,7 @@ impl Chosen {
                 attachments.push(ChosenAttachment {
                     host_end,
                     shaper,
-                    mac: attachment.mac.unwrap_or_else(|| mac(&id)),
+                    mac: attachment.mac.unwrap_or_else(|| Mac::hashed(&id)),
                     host_mac: host_mac(&config.networks[attachment.network], &id),
                     addresses: addresses.remove(&(c, a)).unwrap_or_default(),
                 });
@@ -259,6 +288,15 @@ pub fn bridge_name(network: &Network) -> InterfaceName {
     network.bridge.unwrap_or_else(|| device_name("nr-", network))
 }
 
+/// The Ethernet address of a host's end of a tunnel: as it says itself, else by its name.
+fn vxlan_mac(host: &Host, network: &Network, tunnel: ChosenTunnel) -> Mac {
+    let said = match &host.share {
+        Share::Leased(_, macs) => macs[usize::from(tunnel.ipv6 == Some(true))],
+        Share::Number(_) => None,
+    };
+    said.unwrap_or_else(|| Mac::hashed(&format!("{}/{}", host.name, network.name)))
+}
+
 /// A device named after its network, or where that is too long after the start of it and a hash.
 fn device_name(prefix: &str, network: &Network) -> InterfaceName {
     let name = &network.name;
@@ -268,7 +306,7 @@ fn device_name(prefix: &str, network: &Network) -> InterfaceName {
 /// The address of a container's end in the host. A bridge has its lowest port's unless it was given one, and a bridge of
 /// somebody else's must not change its own: there it is high, as other programs have it.
 fn host_mac(network: &Network, id: &str) -> Mac {
-    let mut mac = mac(&format!("{id}@host"));
+    let mut mac = Mac::hashed(&format!("{id}@host"));
     if network.adopt {
         mac.0[0] = 0xfe;
     }

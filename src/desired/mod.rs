@@ -3,6 +3,7 @@
 
 mod bridge;
 mod chosen;
+mod cluster;
 mod container;
 mod firewall;
 mod on_parent;
@@ -18,8 +19,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork, ChosenShaper, bridge_name};
-pub(crate) use chosen::{hash, mac};
+pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork, ChosenShaper, ChosenTunnel, bridge_name};
 pub use show::{filled_in, host_lines};
 
 use crate::config::{Config, Container, Invalid, Network, Overlap};
@@ -66,6 +66,7 @@ pub enum DesiredError {
 /// The desired state of a file on a host with these facts. `host` is the name by which a file of several hosts knows it,
 /// else the system's.
 pub fn desired(config: &Config, facts: &Facts, host: Option<&str>) -> Result<Desired, DesiredError> {
+    let config = &*config.with_members(facts.members.as_deref());
     let chosen = Chosen::new(config)?;
     let Some(here) = here(config, facts, host)? else {
         return Ok(of_part(config, &chosen, None, facts));
@@ -99,7 +100,7 @@ fn here(config: &Config, facts: &Facts, host: Option<&str>) -> Result<Option<usi
         return Ok(None);
     }
     let name = host.unwrap_or(&facts.host);
-    let here = config.hosts.iter().position(|h| h.name.as_str() == name);
+    let here = config.here(name);
     here.map(Some).ok_or_else(|| {
         // A few are enough to see what is meant.
         let names: Vec<String> = config.hosts.iter().take(HOSTS_NAMED).map(|h| format!("`{}`", h.name)).collect();
@@ -138,6 +139,7 @@ impl<'a> Build<'a> {
     /// The whole of it.
     fn finish(mut self) -> Desired {
         self.namespaces();
+        self.cluster();
         self.overlaps();
         self.forwarding();
         self.bridges();

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::{Build, ChosenNetwork, Whole};
+use super::{Build, ChosenNetwork, ChosenTunnel, Whole};
 use crate::config::{Host, Network, Overlay, Subnet, Topology};
 use crate::state::{
     Address, BridgePort, Device, Fdb, InterfaceName, Key, Link, LinkKind, Mac, Neighbour, Netns, Object, Owner, Route,
@@ -71,16 +71,14 @@ impl<'a> Whole<'a> {
 }
 
 /// The addresses at which a host is reached for these networks.
-fn ends(host: &Host, networks: &[(&Network, &Overlay)]) -> BTreeSet<IpAddr> {
-    let end = |(network, overlay, ipv6): (&Network, &Overlay, bool)| match overlay.topology {
-        Topology::Direct => host.address(ipv6).filter(|_| network.has_family(ipv6)),
-        Topology::Switched | Topology::Routed => host.vtep(),
+fn ends(host: &Host, networks: &[(&Network, &Overlay, &[ChosenTunnel])]) -> BTreeSet<IpAddr> {
+    let of = |(network, overlay, tunnels): &(&Network, &Overlay, &[ChosenTunnel])| match overlay.topology {
+        Topology::Direct => {
+            [false, true].into_iter().filter(|ipv6| network.has_family(*ipv6)).map(|ipv6| host.address(ipv6)).collect()
+        }
+        Topology::Switched | Topology::Routed => tunnels.iter().map(|tunnel| tunnel.end(host)).collect::<Vec<_>>(),
     };
-    networks
-        .iter()
-        .flat_map(|(network, overlay)| [false, true].map(|ipv6| (*network, *overlay, ipv6)))
-        .filter_map(end)
-        .collect()
+    networks.iter().flat_map(of).flatten().collect()
 }
 
 impl<'a> Build<'a> {
@@ -91,8 +89,10 @@ impl<'a> Build<'a> {
         let networks = self.config.networks.iter().zip(&self.chosen.networks);
         for ((network, names), stations) in networks.zip(whole.stations()) {
             let Some(overlay) = network.overlay() else { continue };
-            overlays.push((network, overlay));
-            self.tunnel(network, overlay, names, whole);
+            overlays.push((network, overlay, &names.tunnels[..]));
+            for (index, tunnel) in names.tunnels.iter().enumerate() {
+                self.tunnel((network, overlay, names), (index, *tunnel), whole);
+            }
             // What is of the subnet and on no host would else leave by the default route.
             for subnet in network.subnets.iter().filter(|subnet| subnet.whole != subnet.net) {
                 let key = Key::route(Netns::HOST, subnet.whole);
@@ -108,11 +108,15 @@ impl<'a> Build<'a> {
     }
 
     /// The VXLAN device.
-    fn tunnel(&mut self, network: &Network, overlay: &Overlay, names: &ChosenNetwork, whole: Whole<'_>) {
-        let (Some(vxlan), Some(vni), Some(local)) = (names.vxlan, overlay.vni, whole.own().and_then(Host::vtep)) else {
-            return;
-        };
-        let Some(own) = names.hosts.get(whole.here) else { return };
+    fn tunnel(
+        &mut self,
+        (network, overlay, names): (&Network, &Overlay, &ChosenNetwork),
+        (index, tunnel): (usize, ChosenTunnel),
+        whole: Whole<'_>,
+    ) {
+        let (Some(vni), Some(local)) = (overlay.vni, whole.own().and_then(|own| tunnel.end(own))) else { return };
+        let own = names.hosts.get(whole.here).and_then(|own| own.vxlan_macs.get(index));
+        let Some(mac) = own.copied() else { return };
         let switched = overlay.topology == Topology::Switched;
         // What the bridge does not know is not behind the tunnel, and what it knows it answers for.
         let port = BridgePort {
@@ -126,7 +130,7 @@ impl<'a> Build<'a> {
         let link = Link {
             kind: LinkKind::Vxlan { vni, udp_port: overlay.port, local, underlay: overlay.underlay, learning: false },
             device: Device {
-                mac: own.vxlan_mac,
+                mac,
                 mtu: self.mtu(network),
                 up: true,
                 link_local: false,
@@ -137,12 +141,12 @@ impl<'a> Build<'a> {
             port: switched.then_some(port),
             leaving: false,
         };
-        self.want(Key::Link { netns: Netns::HOST, name: vxlan }, Object::Link(link), &network.owner);
+        self.want(Key::Link { netns: Netns::HOST, name: tunnel.device }, Object::Link(link), &network.owner);
     }
 
     /// Everyone behind a switched network's tunnel.
     fn stations(&mut self, names: &ChosenNetwork, stations: Vec<Station<'_>>) {
-        let Some(vxlan) = names.vxlan else { return };
+        let Some(vxlan) = names.tunnels.first().map(|tunnel| tunnel.device) else { return };
         for Station { owner, mac, addresses, vtep } in stations {
             let fdb = |link| Key::Fdb { netns: Netns::HOST, link, mac };
             self.want(fdb(vxlan), Object::Fdb(Fdb::behind(vtep)), owner);
@@ -156,24 +160,43 @@ impl<'a> Build<'a> {
     /// The other hosts' pieces, through the tunnel. The device has the gateway's addresses too: what the host itself sends
     /// into the tunnel comes from there.
     fn routed(&mut self, network: &Network, names: &ChosenNetwork, whole: Whole<'_>) {
-        let Some(vxlan) = names.vxlan else { return };
-        for gateway in network.subnets.iter().filter_map(|subnet| subnet.gateway) {
+        for (index, tunnel) in names.tunnels.iter().enumerate() {
+            self.routed_by(network, names, (index, *tunnel), whole);
+        }
+    }
+
+    fn routed_by(
+        &mut self,
+        network: &Network,
+        names: &ChosenNetwork,
+        (number, tunnel): (usize, ChosenTunnel),
+        whole: Whole<'_>,
+    ) {
+        let vxlan = tunnel.device;
+        let carried = |subnet: &&Subnet| tunnel.carries(subnet.net.is_ipv6());
+        for gateway in network.subnets.iter().filter(carried).filter_map(|subnet| subnet.gateway) {
             let key = Key::Address { netns: Netns::HOST, link: vxlan, ip: gateway.into() };
             self.want(key, Object::Address(Address::lasting()), &network.owner);
         }
         let parameter = |family: &str, name: &str| format!("net/{family}/conf/{vxlan}/{name}");
-        for family in [(false, "ipv4"), (true, "ipv6")].into_iter().filter(|(v6, _)| network.has_family(*v6)) {
+        let has = |ipv6: bool| network.has_family(ipv6) && tunnel.carries(ipv6);
+        for family in [(false, "ipv4"), (true, "ipv6")].into_iter().filter(|(v6, _)| has(*v6)) {
             self.want_sysctl(&Netns::HOST, parameter(family.1, "forwarding"), "1", &network.owner);
         }
         if self.facts.has_ipv6() {
             self.want_sysctl(&Netns::HOST, parameter("ipv6", "accept_ra"), "0", &network.owner);
         }
         for (index, host) in whole.others() {
-            let (Some(vtep), Some(chosen)) = (host.vtep(), names.hosts.get(index)) else { continue };
-            let mac = chosen.vxlan_mac;
+            let mac = names.hosts.get(index).and_then(|chosen| chosen.vxlan_macs.get(number));
+            let (Some(vtep), Some(mac)) = (tunnel.end(host), mac.copied()) else { continue };
+            let pieces = network.on_host(host).subnets;
+            // Of a family that it has nothing of nothing leads to it.
+            if !pieces.iter().any(|piece| tunnel.carries(piece.net.is_ipv6())) {
+                continue;
+            }
             let key = Key::Fdb { netns: Netns::HOST, link: vxlan, mac };
             self.want(key, Object::Fdb(Fdb::behind(vtep)), &host.owner);
-            for subnet in network.on_host(host).subnets {
+            for subnet in pieces.into_iter().filter(|piece| tunnel.carries(piece.net.is_ipv6())) {
                 // IPv6's routers may have a link-local address, which is by this device for sure: of another one the kernel
                 // looks up by which it is, and refuses the route where that is not this one.
                 let router = if subnet.net.is_ipv6() { Some(mac.link_local().into()) } else { subnet.gateway };
@@ -220,7 +243,7 @@ impl<'a> Build<'a> {
     }
 
     /// What the host lacks for its overlay networks.
-    fn underlay(&mut self, networks: &[(&'a Network, &'a Overlay)], whole: Whole<'a>) {
+    fn underlay(&mut self, networks: &[(&'a Network, &'a Overlay, &'a [ChosenTunnel])], whole: Whole<'a>) {
         let Some(own) = whole.own().filter(|_| !networks.is_empty()) else { return };
         for address in ends(own, networks) {
             if !self.is_own(address) {
@@ -236,7 +259,7 @@ impl<'a> Build<'a> {
             let text = format!("this host has no route to {} at {address}{more}", host.owner);
             self.warn("peer-unreachable", text, Some(&host.owner));
         }
-        for (network, overlay) in networks {
+        for (network, overlay, _) in networks {
             self.underlay_of(network, overlay);
         }
     }
@@ -281,8 +304,12 @@ impl<'a> Build<'a> {
 
     /// What the way to other hosts takes of a packet, in bytes.
     fn overhead(&self, overlay: &Overlay) -> u32 {
-        let vtep = self.whole.and_then(|whole| whole.own()).and_then(Host::vtep).filter(|_| overlay.vni.is_some());
-        vtep.map_or(0, |vtep| OVERHEAD[usize::from(vtep.is_ipv6())])
+        let Some(own) = self.whole.and_then(|whole| whole.own()).filter(|_| overlay.vni.is_some()) else { return 0 };
+        let networks = self.config.networks.iter().zip(&self.chosen.networks);
+        let tunnels =
+            networks.filter(|(network, _)| network.overlay() == Some(overlay)).flat_map(|(_, names)| &names.tunnels);
+        let ends = tunnels.filter_map(|tunnel| tunnel.end(own));
+        ends.map(|end| OVERHEAD[usize::from(end.is_ipv6())]).max().unwrap_or(0)
     }
 
     /// The MTU of an overlay network's devices where the file gives none: what fits, else what would by a device of that

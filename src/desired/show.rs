@@ -6,14 +6,15 @@ use serde_json::{Map, Value, json};
 
 use super::{Build, Chosen, ChosenAttachment, ChosenNetwork, DesiredError, Whole, here};
 use crate::config::{
-    Attachment, Config, Container, ContainerRoute, Driver, Host, Network, Overlap, Overlay, Port, PortAddress,
-    PortRange, Subnet,
+    Attachment, Cluster, Config, Container, ContainerRoute, Driver, Host, Network, Overlap, Overlay, Port, PortAddress,
+    PortRange, Share, Subnet,
 };
-use crate::state::{Facts, Netns, Source, SourceKind};
+use crate::state::{Facts, Membership, Netns, Source, SourceKind};
 
 /// The filled-in file, with its tables in file order; MTUs are those of this host, which is called `host` where that is not
 /// the system's name.
 pub fn filled_in(config: &Config, facts: &Facts, host: Option<&str>) -> Result<Value, DesiredError> {
+    let config = &*config.with_members(facts.members.as_deref());
     let chosen = Chosen::new(config)?;
     let whole = here(config, facts, host)?.map(|here| Whole { config, chosen: &chosen, here });
     let build = Build::new(config, &chosen, whole, facts);
@@ -42,15 +43,19 @@ pub fn filled_in(config: &Config, facts: &Facts, host: Option<&str>) -> Result<V
         "networks": networks,
         "containers": containers,
     });
-    if !hosts.is_empty() {
-        value["hosts"] = Value::Object(hosts);
+    match &config.cluster {
+        Some(cluster) => value["cluster"] = self::cluster(config, cluster, facts.members.as_deref()),
+        None if hosts.is_empty() => {}
+        None => value["hosts"] = Value::Object(hosts),
     }
     Ok(value)
 }
 
 /// A line for each address of each attachment, as `/etc/hosts` has them: the address, the container, and it with its network's
-/// name, by which one of several can be meant. In file order; the containers of all hosts.
-pub fn host_lines(config: &Config) -> Result<String, DesiredError> {
+/// name, by which one of several can be meant. In file order; the containers of all hosts. Where the file is of a cluster, this
+/// host's piece is known from its members.
+pub fn host_lines(config: &Config, members: Option<&Membership>) -> Result<String, DesiredError> {
+    let config = &*config.with_members(members);
     let chosen = Chosen::new(config)?;
     let mut lines = String::new();
     for (container, chosen) in config.containers.iter().zip(&chosen.containers) {
@@ -64,8 +69,39 @@ pub fn host_lines(config: &Config) -> Result<String, DesiredError> {
     Ok(lines)
 }
 
+/// The cluster, with this host's piece and address as they are.
+fn cluster(config: &Config, cluster: &Cluster, members: Option<&Membership>) -> Value {
+    let known = &cluster.known;
+    let mut value = json!({
+        "etcd": known.etcd,
+        "prefix": known.prefix,
+        "network": config.networks[cluster.network].name,
+        "subnet_env": known.subnet_env.as_ref().map_or(json!(false), |path| json!(path)),
+    });
+    if let Some(ca) = &known.ca {
+        value["ca"] = json!(ca);
+    }
+    if let Some((cert, key)) = &known.identity {
+        (value["cert"], value["key"]) = (json!(cert), json!(key));
+    }
+    if let Some((user, file)) = &known.user {
+        (value["user"], value["password_file"]) = (json!(user), json!(file));
+    }
+    let (public, pieces) = members.map_or((&known.public, &known.pieces), |m| (&m.own.addresses, &m.own.pieces));
+    for (key, list) in [("public_address", json!(public)), ("subnet", json!(pieces))] {
+        if list.as_array().is_some_and(|list| !list.is_empty()) {
+            value[key] = list;
+        }
+    }
+    value
+}
+
 fn host(host: &Host) -> Value {
-    json!({ "id": host.id, "address": host.addresses })
+    let id = match host.share {
+        Share::Number(id) => Some(id),
+        Share::Leased(..) => None,
+    };
+    json!({ "id": id, "address": host.addresses })
 }
 
 fn network(network: &Network, chosen: &ChosenNetwork, mtu: u32) -> Value {
@@ -73,7 +109,7 @@ fn network(network: &Network, chosen: &ChosenNetwork, mtu: u32) -> Value {
     if !network.has_interfaces() {
         return value;
     }
-    value["subnet"] = json!(network.subnets.iter().map(|s| s.net).collect::<Vec<_>>());
+    value["subnet"] = json!(network.subnets.iter().map(|s| s.whole).collect::<Vec<_>>());
     value["reserve"] = json!(network.reserve);
     // A plugin's device has the plugin's, unless the file says another.
     if network.remote().is_none() || network.mtu.is_some() {
@@ -165,7 +201,7 @@ fn container(config: &Config, container: &Container, chosen: &[ChosenAttachment]
         value[key] = netns;
         value["sysctl"] = Value::Object(sysctl);
     }
-    if let Some(host) = container.host {
+    if let Some(host) = container.host.filter(|_| config.cluster.is_none()) {
         value["host"] = json!(config.hosts[host].name);
     }
     value
@@ -232,7 +268,8 @@ fn port(config: &Config, container: &Container, addresses: &[Port]) -> Value {
         value["allow"] = json!(port.allow);
     }
     // The two families may lead to two networks; then the file cannot say it in one word, and has not.
-    let mut targets: Vec<usize> = addresses.iter().flat_map(|port| port.targets).flatten().collect();
+    let mut targets: Vec<usize> =
+        addresses.iter().flat_map(|port| port.targets.into_iter().chain([port.plugin])).flatten().collect();
     targets.dedup();
     if let [one] = targets[..] {
         value["network"] = json!(config.network(&container.attachments[one]).name);

@@ -58,6 +58,7 @@ pub(super) fn read(namespaces: &mut Namespaces, asked: &Asked) -> Result<Facts, 
         namespaces: asked.namespaces.iter().map(|netns| (netns.clone(), identity(namespaces, netns))).collect(),
         sources: BTreeMap::new(),
         remote: State::new(),
+        members: None,
         surroundings: Surroundings::default(),
     })
 }

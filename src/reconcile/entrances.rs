@@ -8,7 +8,7 @@ use super::PrepareError;
 use crate::config::{Config, Container, Mode, Port, PortAddress, PortRange};
 use crate::desired::{Chosen, ChosenAttachment};
 use crate::kernel::{Backend, ReadError};
-use crate::state::{Flow, Key, Object, Owner, State, Traffic};
+use crate::state::{Flow, Key, Membership, Object, Owner, State, Traffic};
 
 /// A published port of a container that lives on this host.
 #[derive(Clone, Debug)]
@@ -39,13 +39,14 @@ pub(super) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// That of the host with this name.
-    pub(super) fn of(config: &'a Config, host: &str) -> Result<Self, PrepareError> {
-        let chosen = Chosen::new(config).map_err(|invalid| PrepareError::Invalid(Box::new(invalid)))?;
-        let Some(here) = config.hosts.iter().position(|h| h.name.as_str() == host) else {
-            return Ok(Self { config: Cow::Borrowed(config), chosen });
+    /// That of the host with this name, among these members where it is of a cluster.
+    pub(super) fn of(config: &'a Config, members: Option<&Membership>, host: &str) -> Result<Self, PrepareError> {
+        let config = config.with_members(members);
+        let chosen = Chosen::new(&config).map_err(|invalid| PrepareError::Invalid(Box::new(invalid)))?;
+        let Some(here) = config.here(host) else {
+            return Ok(Self { config, chosen });
         };
-        let chosen = chosen.on_host(config, here);
+        let chosen = chosen.on_host(&config, here);
         Ok(Self { config: Cow::Owned(config.on_host(here)), chosen })
     }
 }

@@ -1,7 +1,7 @@
 //! Files that netrec keeps: for their owner alone, whole or not at all, and never by way of a link.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
@@ -31,9 +31,24 @@ pub(super) fn keep_for_good(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Writes a file under another name first, so that whoever reads it finds all of it, the old one or the new one.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_for(0o600, path, bytes)
+}
+
+/// Writes a file that is for others to read, whatever the umask is, in a folder that is made where it is not there.
+pub(super) fn tell(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    if !folder.is_dir() {
+        fs::DirBuilder::new().recursive(true).create(folder)?;
+        fs::set_permissions(folder, Permissions::from_mode(0o755))?;
+    }
+    write_for(0o644, path, bytes)
+}
+
+fn write_for(mode: u32, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = beside(path);
     remove(&new)?;
     let written = private().write(true).create_new(true).open(&new).and_then(|mut file| {
+        file.set_permissions(Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()
     });
@@ -68,7 +83,7 @@ pub(super) fn replace(path: &Path, before: &[u8], after: &[u8]) -> io::Result<()
         if (is.uid(), is.gid()) != (was.uid(), was.gid()) {
             fchown(&file, Some(was.uid()), Some(was.gid()))?;
         }
-        file.set_permissions(fs::Permissions::from_mode(was.mode() & 0o7777))?;
+        file.set_permissions(Permissions::from_mode(was.mode() & 0o7777))?;
         file.sync_all()
     });
     written.and_then(|()| fs::rename(&new, &real)).inspect_err(|_| drop(fs::remove_file(&new)))?;

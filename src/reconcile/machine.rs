@@ -4,23 +4,27 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::cluster::Part;
 use super::remote::Remote;
 use crate::kernel::{Ahead, Backend, Events, Linux, ReadError, StepError};
+use crate::services::Tell;
 use crate::state::{
     Announcement, Asked, Facts, Flow, Key, Netns, Published, Scope, SearchedFor, Stale, State, Step, Surroundings,
     Traffic, Whereabouts,
 };
 
-/// The running kernel, seen from the network namespace that the opening thread is in, and Docker's plugins.
+/// The running kernel, seen from the network namespace that the opening thread is in, Docker's plugins, and the cluster that the
+/// host is a member of.
 pub struct Machine {
     linux: Linux,
     remote: Remote,
+    cluster: Part,
 }
 
 impl Machine {
     /// Opens the host's namespace, as [`Linux::open`] does.
     pub fn open() -> Result<Self, ReadError> {
-        Ok(Self { linux: Linux::open()?, remote: Remote::default() })
+        Ok(Self { linux: Linux::open()?, remote: Remote::default(), cluster: Part::default() })
     }
 
     /// The same, where reading has begun already.
@@ -33,6 +37,23 @@ impl Machine {
     #[must_use]
     pub fn listening(self, events: Arc<Events>) -> Self {
         Self { linux: self.linux.listening(events), ..self }
+    }
+
+    /// The same, which becomes a member of its cluster where it is none.
+    #[must_use]
+    pub fn joining(self) -> Self {
+        Self { cluster: Part::Joins, ..self }
+    }
+
+    /// The same, which is a member of its cluster for as long as it lives, and calls `tell` when others come or go.
+    #[must_use]
+    pub fn following(self, tell: Tell) -> Self {
+        Self { cluster: Part::Follows(tell, None), ..self }
+    }
+
+    /// What is to be said of the cluster, each a sentence and once.
+    pub fn cluster_news(&self) -> Vec<String> {
+        self.cluster.news()
     }
 
     /// Whether something of the kernel's may be another than it was read. What plugins do is heard by nobody.
@@ -64,7 +85,15 @@ impl Machine {
 
 impl Backend for Machine {
     fn facts(&mut self, asked: &Asked) -> Result<Facts, ReadError> {
-        self.linux.facts(asked)
+        let Some(cluster) = &asked.cluster else {
+            self.cluster.leave();
+            return self.linux.facts(asked);
+        };
+        let members = self.cluster.members(cluster, self.linux.host_id().1)?;
+        let mut asked = asked.clone();
+        let all = std::iter::once(&members.own).chain(&members.peers);
+        asked.peers.extend(all.flat_map(|member| &member.addresses));
+        Ok(Facts { members: Some(members), ..self.linux.facts(&asked)? })
     }
 
     fn search(&mut self, wanted: &[SearchedFor]) -> BTreeMap<Netns, Whereabouts> {

@@ -2,6 +2,7 @@
 
 mod apply;
 mod books;
+mod cluster;
 mod confirmed;
 mod entrances;
 mod files;
@@ -27,6 +28,7 @@ use std::collections::BTreeSet;
 
 pub use apply::{ApplyError, Progress, Undo, apply, unwatched};
 pub use books::{Books, Kept};
+pub use cluster::Told;
 pub use confirmed::{applied, keep_confirmed};
 pub use guard::{GuardError, Guarded, Journal, Place, Ruling, Stage};
 pub use input::{InputError, read_sources, read_trusted};
@@ -63,8 +65,20 @@ pub struct Prepared {
     pub file: Sources,
     /// What it depends on beside the file.
     pub facts: Facts,
+    /// What other programs are told once it has been carried out.
+    pub told: Option<Told>,
     /// What to plan once more, where containers are on plugins' networks.
     pub again: Option<Again>,
+}
+
+impl Prepared {
+    /// Tells other programs of what has been carried out, where the file wants that.
+    ///
+    /// # Errors
+    /// That it could not be done, in a sentence.
+    pub fn tell_others(&self) -> Result<(), String> {
+        self.told.as_ref().map_or(Ok(()), Told::write)
+    }
 }
 
 /// What a plan is made of.
@@ -178,7 +192,8 @@ pub fn prepare_again(
         file: config.sources.names(),
         ..Plan::default()
     };
-    Ok(Prepared { desired: state, live, scope, plan, file: last.file, facts, again })
+    let told = Told::of(config, facts.members.as_deref(), &state);
+    Ok(Prepared { desired: state, live, scope, plan, file: last.file, facts, told, again })
 }
 
 /// What a file's desired state depends on beside the file, but for its surroundings.
@@ -235,7 +250,9 @@ fn planned(
         targets: targets.to_vec(),
         left_out,
     };
-    (Prepared { desired: state, live, scope, plan, file: config.sources.clone(), facts, again: None }, conflicts)
+    let told = Told::of(config, facts.members.as_deref(), &state);
+    let file = config.sources.clone();
+    (Prepared { desired: state, live, scope, plan, file, facts, told, again: None }, conflicts)
 }
 
 /// Whether nothing keeps the file from this host.
@@ -314,6 +331,7 @@ pub fn asked(config: &Config) -> Asked {
             })
             .collect(),
         peers: hosts.flat_map(|host| host.addresses.iter().copied()).collect(),
+        cluster: config.cluster.as_ref().map(|cluster| cluster.known.clone()),
     }
 }
 

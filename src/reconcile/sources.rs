@@ -16,7 +16,7 @@ use crate::state::{
 
 /// Searches for the namespaces of a file's containers on a host (by its name, where the file has several) that others made.
 pub(super) fn of_config(backend: &mut dyn Backend, config: &Config, host: &str) -> BTreeMap<Netns, Whereabouts> {
-    let here = config.hosts.iter().position(|h| h.name.as_str() == host);
+    let here = config.here(host);
     let containers = config.containers.iter().filter(|c| c.netns.netns().source().is_some());
     let containers = containers.filter(|c| here.is_none_or(|here| c.is_on(here)));
     search(backend, containers.map(|c| (c.netns.netns().clone(), c.owner.clone())).collect())

@@ -332,7 +332,7 @@ pub fn status(
     let read = read(backend, &state)?;
     let what = Wanted { state, warnings, chosen, targets: &[], left_out: LeftOut::default() };
     let (prepared, conflicts) = planned(backend, config, host, facts.clone(), what, read);
-    let part = Part::of(config, &prepared.plan.host)?;
+    let part = Part::of(config, facts.members.as_deref(), &prepared.plan.host)?;
     let entrances = entrances(&part, &prepared.desired);
     let uses = use_of(backend, &entrances)?;
     let hindered = hindrances(config, &facts, &refusals, &conflicts);

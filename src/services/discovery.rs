@@ -8,9 +8,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{RootCerts, TlsConfig};
 
 use super::http::Client;
+use super::pem;
 use crate::state::clean;
 
 /// Where sockets are.
@@ -139,31 +140,12 @@ impl Tls {
         let mut config = TlsConfig::builder();
         config = config.disable_verification(self.insecure_skip_verify || self.ca_file.is_empty());
         if !self.ca_file.is_empty() {
-            config = config.root_certs(RootCerts::new_with_certs(&certificates(&self.ca_file)?));
+            config = config.root_certs(RootCerts::new_with_certs(&pem::certificates(Path::new(&self.ca_file))?));
         }
         if !self.cert_file.is_empty() {
-            let key = read(&self.key_file)?;
-            let key = PrivateKey::from_pem(&key).map_err(|error| no_pem(&self.key_file, "key", &error))?;
-            config = config.client_cert(Some(ClientCert::new_with_certs(&certificates(&self.cert_file)?, key)));
+            let (certificate, key) = (Path::new(&self.cert_file), Path::new(&self.key_file));
+            config = config.client_cert(Some(pem::identity(certificate, key)?));
         }
         Ok(config.build())
     }
-}
-
-fn read(path: &str) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| format!("{path} cannot be read: {error}"))
-}
-
-fn certificates(path: &str) -> Result<Vec<Certificate<'static>>, String> {
-    let mut found = Vec::new();
-    for item in parse_pem(&read(path)?) {
-        if let PemItem::Certificate(certificate) = item.map_err(|error| no_pem(path, "certificate", &error))? {
-            found.push(certificate);
-        }
-    }
-    if found.is_empty() { Err(format!("{path} holds no certificate")) } else { Ok(found) }
-}
-
-fn no_pem(path: &str, what: &str, error: &ureq::Error) -> String {
-    format!("{path} holds no {what}: {error}")
 }

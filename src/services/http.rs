@@ -72,25 +72,42 @@ impl Client {
         let request = self.agent.get(format!("{}{path}", self.base)).config();
         let request =
             request.timeout_global(None).timeout_connect(Some(limit)).timeout_recv_response(Some(limit)).build();
-        let response = request.call().map_err(|error| why(&error, LONGEST, limit))?;
-        match response.status().as_u16() {
-            200 => Ok(response.into_body().into_reader()),
-            status => Err(format!("it answered {status}")),
-        }
+        went_on(request.call(), limit)
     }
 
-    /// Sends a body to a resource, and says what is accepted in answer, of at most so many bytes. The connection is not kept:
-    /// nobody tells whether one that a restarted service forgot has taken a request.
+    /// Sends a body to a resource that answers with what goes on for as long as the service likes; only its beginning has the
+    /// time limit.
+    pub(super) fn stream_of_post(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        limit: Duration,
+    ) -> Result<impl Read + Send + 'static, String> {
+        let mut request = self.agent.post(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request =
+            request.config().timeout_global(None).timeout_connect(Some(limit)).timeout_recv_response(Some(limit));
+        went_on(request.build().send(body), limit)
+    }
+
+    /// Sends a body to a resource, for an answer of at most so many bytes. The connection is not kept: nobody tells whether one
+    /// that a restarted service forgot has taken a request.
     pub(super) fn post(
         &self,
         path: &str,
-        accept: &str,
+        headers: &[(&str, &str)],
         body: &[u8],
         longest: u64,
         limit: Duration,
     ) -> Result<Answer, NoAnswer> {
-        let request = self.agent.post(format!("{}{path}", self.base)).header("Accept", accept);
-        let request = request.header("Connection", "close").config().timeout_global(Some(limit)).build();
+        let mut request = self.agent.post(format!("{}{path}", self.base)).header("Connection", "close");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.config().timeout_global(Some(limit)).build();
         answer(if body.is_empty() { request.send_empty() } else { request.send(body) }, longest, limit)
     }
 }
@@ -103,6 +120,15 @@ fn config(tls: TlsConfig) -> Config {
         .tls_config(tls)
         .user_agent(concat!("netrec/", env!("CARGO_PKG_VERSION")))
         .build()
+}
+
+/// What an answer goes on with.
+fn went_on(asked: Result<Response<Body>, Error>, limit: Duration) -> Result<impl Read + Send + 'static, String> {
+    let response = asked.map_err(|error| why(&error, LONGEST, limit))?;
+    match response.status().as_u16() {
+        200 => Ok(response.into_body().into_reader()),
+        status => Err(format!("it answered {status}")),
+    }
 }
 
 fn answer(asked: Result<Response<Body>, Error>, longest: u64, limit: Duration) -> Result<Answer, NoAnswer> {

@@ -1,11 +1,14 @@
 //! What is asked of others, by sockets and programs, each time within a time limit: container engines, systemd, Docker's
 //! network plugins; and what others may ask of netrec.
 
+mod base64;
+pub mod cluster;
 mod discovery;
 mod engines;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod http;
+mod pem;
 pub mod plugin;
 mod program;
 mod server;

@@ -17,10 +17,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::discovery;
 use super::http::{Answer, Client, NoAnswer};
+use super::{base64, discovery};
 use crate::state::clean;
-use crate::state::{InterfaceName, Mac, PluginRoute, PluginSubnet};
+use crate::state::{InterfaceName, Mac, PluginPort, PluginRoute, PluginSubnet};
 
 /// The media type of the protocol's version 1.2.
 const ACCEPT: &str = "application/vnd.docker.plugins.v1.2+json";
@@ -231,7 +231,13 @@ impl Plugin {
     }
 
     /// Makes an endpoint. Yields what the driver chose of what was not given.
-    pub fn create_endpoint(&self, network: &str, id: &str, given: &Interface) -> Called<Interface> {
+    pub fn create_endpoint(
+        &self,
+        network: &str,
+        id: &str,
+        given: &Interface,
+        ports: &[PluginPort],
+    ) -> Called<Interface> {
         const METHOD: &str = "NetworkDriver.CreateEndpoint";
         let mut body = ids(network, id);
         let address = |ipv6| given.addresses.iter().find(|ip| ip.is_ipv6() == ipv6).map(ToString::to_string);
@@ -240,9 +246,9 @@ impl Plugin {
             "AddressIPv6": address(true).unwrap_or_default(),
             "MacAddress": given.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         });
-        let mut options = Map::new();
+        let mut options = labels(ports);
         if let Some(mac) = given.mac {
-            options.insert("com.docker.network.endpoint.macaddress".into(), json!(base64(mac.0)));
+            options.insert("com.docker.network.endpoint.macaddress".into(), json!(base64::encode(&mac.0)));
         }
         body["Options"] = options.into();
         let created = self.change(METHOD, body)?;
@@ -281,10 +287,10 @@ impl Plugin {
     }
 
     /// Puts an endpoint into a container, by the path of its namespace.
-    pub fn join(&self, network: &str, id: &str, sandbox: &str) -> Called<Joined> {
+    pub fn join(&self, network: &str, id: &str, sandbox: &str, ports: &[PluginPort]) -> Called<Joined> {
         const METHOD: &str = "NetworkDriver.Join";
         let mut body = ids(network, id);
-        (body["SandboxKey"], body["Options"]) = (json!(sandbox), json!({}));
+        (body["SandboxKey"], body["Options"]) = (json!(sandbox), labels(ports).into());
         let answered = self.change(METHOD, body)?;
         self.joined(METHOD, answered)
     }
@@ -329,9 +335,9 @@ impl Plugin {
     }
 
     /// Says that a container's way out is by an endpoint. A driver need not care.
-    pub fn program_external_connectivity(&self, network: &str, id: &str) -> Called<()> {
+    pub fn program_external_connectivity(&self, network: &str, id: &str, ports: &[PluginPort]) -> Called<()> {
         let mut body = ids(network, id);
-        body["Options"] = json!({});
+        body["Options"] = labels(ports).into();
         optional(self.done("NetworkDriver.ProgramExternalConnectivity", body))
     }
 
@@ -445,7 +451,7 @@ impl Plugin {
         let path = format!("/{method}");
         let mut pauses = PAUSES.into_iter();
         loop {
-            let no_answer = match self.client.post(&path, ACCEPT, body, LONGEST, limit) {
+            let no_answer = match self.client.post(&path, &[("Accept", ACCEPT)], body, LONGEST, limit) {
                 Ok(answer) => {
                     self.away.set(false);
                     return Ok(answer);
@@ -588,15 +594,29 @@ fn ids(network: &str, endpoint: &str) -> Value {
     json!({ "NetworkID": network, "EndpointID": endpoint })
 }
 
-fn listed(words: &[String]) -> String {
-    if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
+/// What a plugin is told of published ports, each by itself.
+fn labels(ports: &[PluginPort]) -> Map<String, Value> {
+    let mut labels = Map::new();
+    if ports.is_empty() {
+        return labels;
+    }
+    let each = ports.iter().flat_map(|port| (0..port.count).map(move |n| (port, port.first.0 + n, port.first.1 + n)));
+    let (mapped, exposed): (Vec<_>, Vec<_>) = each
+        .map(|(PluginPort { protocol, address, .. }, host, container)| {
+            let address = address.map(|ip| ip.to_string()).unwrap_or_default();
+            let mapping = json!({
+                "Proto": protocol, "IP": "", "Port": container, "HostIP": address, "HostPort": host, "HostPortEnd": host,
+            });
+            (mapping, json!({ "Proto": protocol, "Port": container }))
+        })
+        .unzip();
+    labels.insert("com.docker.network.portmap".into(), mapped.into());
+    labels.insert("com.docker.network.endpoint.exposedports".into(), exposed.into());
+    labels
 }
 
-/// Base64 (RFC 4648) of six bytes, as Go writes an Ethernet address in JSON.
-fn base64(bytes: [u8; 6]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let triples = bytes.chunks(3).map(|part| part.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)));
-    triples.flat_map(|bits| [18, 12, 6, 0].map(|shift| char::from(DIGITS[(bits >> shift & 63) as usize]))).collect()
+fn listed(words: &[String]) -> String {
+    if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
 }
 
 #[derive(Deserialize)]
@@ -716,14 +736,4 @@ struct AddressGiven {
 /// Go writes an empty map as `null`.
 fn or_null<'de, D: serde::Deserializer<'de>>(d: D) -> Result<BTreeMap<String, String>, D::Error> {
     Ok(Option::deserialize(d)?.unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ethernet_address_is_written_as_go_does() {
-        assert_eq!(base64([0x02, 0x42, 0xac, 0x11, 0x00, 0x02]), "AkKsEQAC");
-    }
 }

@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use super::names::{InterfaceName, Mac, Netns};
-use super::{State, Surroundings, Whereabouts};
+use super::{Cluster, Membership, State, Surroundings, Whereabouts};
 
 /// Facts about the host, read once before the desired state is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,8 @@ pub struct Facts {
     pub sources: BTreeMap<Netns, Whereabouts>,
     /// What plugins were asked for, and answered.
     pub remote: State,
+    /// Who is a member of the file's cluster.
+    pub members: Option<Arc<Membership>>,
     /// What else is there that the desired state meets; read when that is known.
     pub surroundings: Surroundings,
 }
@@ -88,6 +90,8 @@ pub struct Asked {
     pub devices: Vec<InterfaceName>,
     /// Addresses of other hosts.
     pub peers: Vec<IpAddr>,
+    /// The cluster whose members are other hosts, too.
+    pub cluster: Option<Arc<Cluster>>,
 }
 
 /// How the kernel routes to an address, whatever of it came about by rules and tables.

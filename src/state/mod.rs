@@ -1,6 +1,7 @@
 //! The one vocabulary: what there is to want and to find. Plain data, no I/O.
 
 mod announcement;
+mod cluster;
 pub mod facts;
 pub mod firewall;
 mod flow;
@@ -19,8 +20,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use announcement::Announcement;
+pub use cluster::{Away, Cluster, ClusterBackend, ClusterNetwork, Member, Membership, Note};
 pub use facts::{Asked, Facts};
 pub use flow::{End, Flow, Stale, Traffic};
+pub(crate) use names::hash;
 pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner};
 pub use object::{
     Address, BridgePort, Claim, Device, Fdb, GROUP, GROUP_LEAVING, Hook, IP6_RT_PRIO_ADDRCONF, IpvlanMode, Key, Kind,
@@ -28,7 +31,7 @@ pub use object::{
     RouteType, Sysctl, WAY_METRIC, device_of, of_renamed, usual_metric,
 };
 pub use rate::Rate;
-pub use remote::{Answer, Endpoint, Health, PluginNetwork, PluginRoute, PluginSubnet};
+pub use remote::{Answer, Endpoint, Health, PluginNetwork, PluginPort, PluginRoute, PluginSubnet};
 pub use ruleset::Ruleset;
 pub(crate) use shown::{clean, push_visible};
 pub use source::{Lead, SearchedFor, Source, SourceKind, Whereabouts};

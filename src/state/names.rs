@@ -7,6 +7,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+/// FNV-1a, 64 bits, of UTF-8 text (Fowler, Noll, Vo: offset basis 14695981039346656037, prime 1099511628211).
+pub(crate) fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// A network device's name: 1 to 15 bytes, none of `/`, `:`, `%`, white space or control characters, and not one of
 /// `.`, `..`, `all`, `default` (the last two are directories of `/proc/sys/net/*/conf`).
 ///
@@ -118,6 +123,12 @@ impl Mac {
             return Err(wrong());
         }
         Ok(Self(mac))
+    }
+
+    /// A locally administered one: `02:` and the low five bytes of the text's hash.
+    pub(crate) fn hashed(text: &str) -> Self {
+        let h = hash(text).to_be_bytes();
+        Self([0x02, h[3], h[4], h[5], h[6], h[7]])
     }
 
     /// The IPv6 address that the kernel makes of it on a link (RFC 4291, appendix A).

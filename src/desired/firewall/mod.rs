@@ -208,13 +208,15 @@ impl Build<'_> {
         let (config, chosen) = (self.config, self.chosen);
         let mut tunnels = Tunnels::default();
         for (network, names) in config.networks.iter().zip(&chosen.networks) {
-            let Some((overlay, vxlan)) = network.overlay().zip(names.vxlan) else { continue };
+            let Some(overlay) = network.overlay().filter(|_| !names.tunnels.is_empty()) else { continue };
             tunnels.any = true;
             self.element(TUNNEL_PORT, vec![Datum::InetService(overlay.port)], None, &network.owner);
             if overlay.mss_clamp {
                 tunnels.clamped = true;
-                let device = if network.is_switched() { names.bridge } else { vxlan };
-                self.element(CLAMPED, vec![Datum::Ifname(device)], None, &network.owner);
+                for tunnel in &names.tunnels {
+                    let device = if network.is_switched() { names.bridge } else { tunnel.device };
+                    self.element(CLAMPED, vec![Datum::Ifname(device)], None, &network.owner);
+                }
             }
         }
         if !tunnels.any {
@@ -225,8 +227,11 @@ impl Build<'_> {
                 self.element(INSIDE, vec![Datum::Ifname(device)], None, &network.owner);
             }
         }
+        let kinds: BTreeSet<Option<bool>> =
+            chosen.networks.iter().flat_map(|names| &names.tunnels).map(|tunnel| tunnel.ipv6).collect();
         for (_, host) in self.whole.into_iter().flat_map(Whole::others) {
-            if let Some(vtep) = host.vtep() {
+            let end = |ipv6: &Option<bool>| ipv6.map_or_else(|| host.vtep(), |ipv6| host.address(ipv6));
+            for vtep in kinds.iter().filter_map(end) {
                 let set = self::names(vtep.is_ipv6()).peer;
                 tunnels.peers.insert(set);
                 self.element(set, vec![ip(vtep)], None, &host.owner);
@@ -481,9 +486,9 @@ struct Tunnels {
 
 /// The devices of a network that its containers' packets come by: its bridge first, and a tunnel that is no port of it.
 fn devices(network: &Network, names: &ChosenNetwork) -> Vec<InterfaceName> {
-    let tunnel = names.vxlan.filter(|_| !network.is_switched());
+    let tunnels = names.tunnels.iter().filter(|_| !network.is_switched()).map(|tunnel| tunnel.device);
     let bridge = network.has_bridge().then_some(names.bridge);
-    bridge.into_iter().chain(tunnel).collect()
+    bridge.into_iter().chain(tunnels).collect()
 }
 
 /// Where a network's containers are, as the host sees it.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::world::{NAMES, World, uplink};
 use crate::config::{Config, Container, ContainerNetns, Driver, Node, Parent};
+use crate::services::cluster;
 use crate::state::{InterfaceName, Netns, ObjectName};
 
 /// The name of the namespace that stands in for one that the file takes from elsewhere; to the world it has the host's name
@@ -30,8 +31,7 @@ pub(super) fn second_names(config: &Config, world: &World) -> Vec<(PathBuf, Path
 
 /// The file as it is rehearsed: namespaces that others would have made are the world's. Names those it did this to.
 pub(super) fn with_stand_ins(config: &Config) -> (Config, Vec<String>) {
-    let mut config = config.clone();
-    let mut stood_in = Vec::new();
+    let (mut config, mut stood_in) = alone(config);
     for container in &mut config.containers {
         if container.netns.is_of_others() {
             let netns = container.netns.netns();
@@ -79,6 +79,17 @@ pub(super) fn with_stand_ins(config: &Config) -> (Config, Vec<String>) {
         }
     }
     (config, stood_in)
+}
+
+/// A file of a cluster without the cluster: this host is its only member.
+fn alone(config: &Config) -> (Config, Vec<String>) {
+    let cluster = config.cluster.as_ref().map(|cluster| &*cluster.known);
+    let Some(members) = cluster.and_then(|known| cluster::alone(known).ok()) else {
+        return (config.clone(), Vec::new());
+    };
+    let mut config = config.with_members(Some(&members)).into_owned();
+    config.cluster = None;
+    (config, vec!["the cluster's etcd, with this host as the only member".to_owned()])
 }
 
 /// The name of the device that stands in for a network's: its own, unless the machine's uplink is called so.

@@ -139,8 +139,8 @@ pub(super) fn id(key: &Key) -> String {
         key => key.name(),
     };
     let part = |number: u8| match number {
-        0 => crate::desired::hash(&name),
-        number => crate::desired::hash(&format!("{number}/{name}")),
+        0 => crate::state::hash(&name),
+        number => crate::state::hash(&format!("{number}/{name}")),
     };
     let [a, b, c, d] = [0, 1, 2, 3].map(part);
     format!("{a:016x}{b:016x}{c:016x}{d:016x}")

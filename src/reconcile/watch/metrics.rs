@@ -98,7 +98,7 @@ impl Metrics {
                 *figures.objects.entry(key.kind()).or_default() += 1;
             }
             // What has been planned has a part.
-            let part = Part::of(config, &prepared.plan.host);
+            let part = Part::of(config, prepared.facts.members.as_deref(), &prepared.plan.host);
             figures.entrances = part.map(|part| entrances(&part, &prepared.desired)).unwrap_or_default().into();
         }
     }

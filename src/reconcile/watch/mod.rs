@@ -5,6 +5,7 @@
 //!  kernel (netlink) ─┼─► triggers ─► throttle ─► round ─► report
 //!  engines (HTTP) ───┤                  ▲          │
 //!  plugins (inotify) ┤                  │          │
+//!  etcd (HTTP) ──────┤                  │          │
 //!  signals ──────────┘                  │          │
 //!                                       └ failure, ┘ fight
 //! ```
@@ -48,6 +49,8 @@ pub enum Trigger {
     Kernel,
     /// A container engine told of a container, or was not heard for a while; or a plugin was started.
     Engine,
+    /// Members of the cluster came or went, or nobody tells of them any more.
+    Cluster,
     /// Somebody asks for a round at once.
     Reload,
     /// Somebody asks for the end.
@@ -147,11 +150,14 @@ pub fn watch(
         let server = Server::open(listen).map_err(failed)?;
         server.serve(CONTENT_TYPE, Arc::new(move || metrics.text())).map_err(failed)?;
     }
-    let engines = sender.clone();
+    let (engines, members) = (sender.clone(), sender.clone());
     let sockets = Files::of_plugins(sender.clone()).map_err(|error| WatchError::Files(error.to_string()))?;
     // Before the first reading, so that nothing is missed between.
     let events = Arc::new(Events::open().map_err(WatchError::Kernel)?);
     let kernel = Machine::open().map_err(WatchError::Kernel)?.listening(events.clone());
+    let kernel = kernel.following(Arc::new(move || {
+        let _ = members.send(Trigger::Cluster);
+    }));
     let files = Files::new(sender.clone()).map_err(|error| WatchError::Files(error.to_string()))?;
     thread::Builder::new()
         .name("kernel".into())
@@ -238,7 +244,7 @@ struct Loop<'a> {
     put_off: u32,
     metrics: Arc<Metrics>,
     engines: Streams,
-    /// Whether an engine has told of something since the last round: nothing of the kernel need have changed.
+    /// Whether an engine or a cluster has told of something since the last round: nothing of the kernel need have changed.
     told: bool,
 }
 
@@ -257,7 +263,7 @@ enum Outcome {
     /// Nothing was to be done.
     Held,
     /// The kernel is what the file wants, or what this one does that stands in for it.
-    Made(Box<Prepared>, Option<Config>),
+    Made(Box<Prepared>, Option<Box<Config>>),
 }
 
 impl Loop<'_> {
@@ -280,6 +286,13 @@ impl Loop<'_> {
                 Ok(Trigger::File) => self.throttle.file(Instant::now()),
                 Ok(Trigger::Kernel) => self.throttle.kernel(Instant::now()),
                 Ok(Trigger::Engine) => {
+                    self.told = true;
+                    self.throttle.kernel(Instant::now());
+                }
+                Ok(Trigger::Cluster) => {
+                    for news in self.kernel.cluster_news() {
+                        tell(News::Amiss(&news));
+                    }
                     self.told = true;
                     self.throttle.kernel(Instant::now());
                 }
@@ -340,7 +353,7 @@ impl Loop<'_> {
                 self.throttle.went_well();
                 let cause = if good.applied { Cause::Drift } else { Cause::File };
                 good.applied = true;
-                self.metrics.converged(stand_in.as_ref().unwrap_or(&good.config), &prepared, cause);
+                self.metrics.converged(stand_in.as_deref().unwrap_or(&good.config), &prepared, cause);
                 tell(News::Converged(&prepared, cause, start.elapsed()));
                 if cause == Cause::Drift {
                     let keys = prepared.plan.actions.iter().map(|action| &action.key);
@@ -445,11 +458,12 @@ impl Loop<'_> {
                 if self.is_news(notice.clone()) {
                     tell(News::Instead(&notice));
                 }
-                Some(config::parse(file).map_err(|invalid| PrepareError::Invalid(Box::new(invalid)))?)
+                let parsed = config::parse(file).map_err(|invalid| PrepareError::Invalid(Box::new(invalid)))?;
+                Some(Box::new(parsed))
             }
         };
         let same = good.applied && stand_in.is_none() && !was_held;
-        let config = stand_in.as_ref().unwrap_or(config);
+        let config = stand_in.as_deref().unwrap_or(config);
         let host = self.watched.host.as_deref();
         let backend: &mut dyn Backend = &mut self.kernel;
         let prepared = match last.filter(|_| same) {
@@ -457,6 +471,9 @@ impl Loop<'_> {
             None => prepare(backend, config, host)?,
         };
         apply(backend, &prepared, &mut unwatched)?;
+        if let Err(error) = prepared.tell_others() {
+            tell(News::Amiss(&error));
+        }
         // What the disk has to say about it changes nothing here.
         if !good.applied
             && stand_in.is_none()

@@ -25,7 +25,7 @@ pub(super) fn host_name(host: usize) -> String {
 }
 
 impl Cluster {
-    fn new(count: usize) -> Self {
+    pub(super) fn new(count: usize) -> Self {
         let switch = Machine::new("switch");
         switch.run(["ip", "link", "add", "underlay", "up", "type", "bridge", "mcast_snooping", "0"]);
         let hosts: Vec<Machine> = (0..count).map(|host| Machine::new(&host_name(host))).collect();
