@@ -8,6 +8,7 @@ mod checks;
 mod cluster;
 mod containers;
 mod driver;
+mod edit;
 mod expect;
 mod file;
 #[cfg(feature = "fuzzing")]
@@ -21,6 +22,7 @@ mod overlay;
 mod parent;
 mod ports;
 mod reader;
+mod reference;
 mod remote;
 mod render;
 mod report;
@@ -32,7 +34,9 @@ mod tests;
 mod types;
 mod values;
 
+pub use edit::{Addresses, with_addresses};
 pub(crate) use reader::closest;
+pub use reference::reference;
 pub use report::{Invalid, Problem, Source, Sources};
 pub use schema::schema;
 pub use types::{
