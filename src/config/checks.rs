@@ -697,6 +697,11 @@ fn ports(networks: &[networks::Draft], containers: &[containers::Draft], problem
             continue;
         }
         for draft in &container.ports {
+            if draft.port.plugin.is_some() {
+                let message = "a plugin cannot be told who may use a port";
+                problems.extend(draft.allow.first().map(|net| Problem::new(net.place.clone(), message)));
+                continue;
+            }
             if draft.port.targets == [None; 2] {
                 problems.extend(leads_nowhere(networks, container, draft));
                 continue;
@@ -774,10 +779,13 @@ fn leads_nowhere(networks: &[networks::Draft], container: &containers::Draft, dr
                     parent.value.name
                 ),
             ),
-            None if network.is_remote() => (
-                format!("a port cannot lead into network `{}`, which is a plugin's", network.name),
-                "the host has no part in it, so that nothing could translate the port".to_owned(),
-            ),
+            None if network.is_remote() => {
+                let family = if draft.port.has_family(true) { "IPv6" } else { "IPv4" };
+                (
+                    format!("the port has an {family} address, but network `{}` has no {family}", network.name),
+                    "its plugin would be told of a port that leads nowhere".to_owned(),
+                )
+            }
             None if network.is_host() => (
                 format!("container `{}` has the host's own stack, so that nothing has to lead to it", container.name),
                 "what listens in it listens on the host".to_owned(),
@@ -889,7 +897,8 @@ fn port_clashes(
             };
             let (mut twice, mut again) = (None, None);
             for ipv6 in [false, true] {
-                let Some(target) = port.targets[usize::from(ipv6)] else { continue };
+                let by_plugin = port.plugin.filter(|_| port.has_family(ipv6));
+                let Some(target) = port.targets[usize::from(ipv6)].or(by_plugin) else { continue };
                 if networks[container.attachments[target].network].mode(ipv6) == Some(Mode::Routed) {
                     let service = opened.entry((target, port.protocol, ipv6)).or_default();
                     again = again.or(service.take(port.container, None, new));

@@ -284,10 +284,18 @@ fn resolve_port(container: &Draft, draft: &mut ports::Draft, networks: &Networks
         }
     };
     let port = &mut draft.port;
-    for ipv6 in [false, true] {
-        if !port.has_family(ipv6) {
-            continue;
-        }
+    let families: Vec<bool> = [false, true].into_iter().filter(|ipv6| port.has_family(*ipv6)).collect();
+    let takes = |index: &usize| {
+        let network = network_of(*index);
+        network.is_remote() && network.subnets.iter().any(|subnet| families.contains(&subnet.net.is_ipv6()))
+    };
+    let mut default_routes = families.iter().filter_map(|ipv6| container.default_routes[usize::from(*ipv6)]);
+    let default_route = default_routes.next().filter(|first| default_routes.all(|other| other == *first));
+    if named.is_none() && default_route.as_ref().is_some_and(takes) {
+        port.plugin = default_route;
+        return;
+    }
+    for ipv6 in families.iter().copied() {
         let passes = |index: &usize| network_of(*index).mode(ipv6).is_some_and(Mode::passes);
         let default = || container.default_routes[usize::from(ipv6)].filter(passes);
         port.targets[usize::from(ipv6)] = if let Some(index) = named {
@@ -295,6 +303,10 @@ fn resolve_port(container: &Draft, draft: &mut ports::Draft, networks: &Networks
         } else {
             default().or_else(|| (0..container.attachments.len()).find(passes))
         };
+    }
+    if port.targets == [None; 2] {
+        port.plugin =
+            named.or_else(|| default_route.or_else(|| (0..container.attachments.len()).find(takes))).filter(takes);
     }
 }
 

@@ -76,8 +76,8 @@ struct Options {
 impl Mapping {
     fn draft(self, owner: Owner, whole: Place, place: Place, options: &Options) -> Draft {
         let Self { address, host, container, protocol } = self;
-        let (targets, allow) = ([None; 2], Vec::new());
-        let port = Port { owner, place: whole, index: 0, address, host, container, protocol, targets, allow };
+        let (targets, plugin, allow) = ([None; 2], None, Vec::new());
+        let port = Port { owner, place: whole, index: 0, address, host, container, protocol, targets, plugin, allow };
         let Options { network, allow } = options.clone();
         Draft { port, place, network, allow }
     }

@@ -106,7 +106,7 @@ impl Config {
                 needs.push((&attachment.owner, &self.network(attachment).owner));
             }
             for port in &container.ports {
-                let on = port.targets.iter().chain(&container.default_routes).flatten();
+                let on = port.targets.iter().chain(&container.default_routes).chain([&port.plugin]).flatten();
                 needs.extend(on.map(|index| (&port.owner, &container.attachments[*index].owner)));
             }
         }
@@ -656,6 +656,8 @@ pub struct Port {
     /// The attachments (by index) whose addresses it leads to, for IPv4 and IPv6; none of a family that it does not
     /// concern.
     pub targets: [Option<usize>; 2],
+    /// The attachment whose plugin is told of it, where it leads to none by the host.
+    pub plugin: Option<usize>,
     /// Who may use it; everybody where the list is empty.
     pub allow: Vec<IpNetwork>,
 }

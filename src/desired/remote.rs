@@ -4,7 +4,7 @@
 //! What the plugin chose is known from the live state alone: until there is some, the device and all that hangs on it are
 //! not wanted yet, and a second plan comes after the first.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
@@ -12,10 +12,10 @@ use ipnetwork::IpNetwork;
 use super::Build;
 use super::container::Member;
 use super::shaping::{Limits, Point};
-use crate::config::{Network, Subnet};
+use crate::config::{Network, Port, PortAddress, Subnet};
 use crate::state::{
     Answer, Device, Endpoint, Entry, Health, InterfaceName, Key, Link, LinkKind, Netns, Object, Owner, PluginNetwork,
-    PluginRoute, PluginSubnet, Route,
+    PluginPort, PluginRoute, PluginSubnet, Route,
 };
 
 impl Build<'_> {
@@ -73,6 +73,7 @@ impl Build<'_> {
             addresses: chosen.addresses.iter().map(|address| address.ip).collect(),
             mac: attachment.mac,
             external: member.container.default_routes.contains(&Some(index)),
+            ports: member.container.ports.iter().filter(|port| port.plugin == Some(index)).map(plugin_port).collect(),
             health: Health::Whole,
             answer: None,
         }
@@ -150,6 +151,20 @@ impl Build<'_> {
         let (netns, owner): (&Netns, &Owner) = (member.container.netns.netns(), &attachment.owner);
         let route = route(attachment.interface, via, &answer);
         self.want(Key::route(netns.clone(), to), Object::Route(route), owner);
+    }
+}
+
+fn plugin_port(port: &Port) -> PluginPort {
+    PluginPort {
+        protocol: port.protocol.number(),
+        address: match port.address {
+            PortAddress::Any => None,
+            PortAddress::AnyIpv4 => Some(Ipv4Addr::UNSPECIFIED.into()),
+            PortAddress::AnyIpv6 => Some(Ipv6Addr::UNSPECIFIED.into()),
+            PortAddress::One(ip) => Some(ip),
+        },
+        first: (port.host.first, port.container.first),
+        count: port.host.last - port.host.first + 1,
     }
 }
 

@@ -268,7 +268,8 @@ fn port(config: &Config, container: &Container, addresses: &[Port]) -> Value {
         value["allow"] = json!(port.allow);
     }
     // The two families may lead to two networks; then the file cannot say it in one word, and has not.
-    let mut targets: Vec<usize> = addresses.iter().flat_map(|port| port.targets).flatten().collect();
+    let mut targets: Vec<usize> =
+        addresses.iter().flat_map(|port| port.targets.into_iter().chain([port.plugin])).flatten().collect();
     targets.dedup();
     if let [one] = targets[..] {
         value["network"] = json!(config.network(&container.attachments[one]).name);

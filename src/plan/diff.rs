@@ -436,6 +436,7 @@ fn fixed_of_endpoint(before: &Endpoint, after: &Endpoint) -> Vec<&'static str> {
         (before.netns != after.netns, "netns"),
         (before.addresses != after.addresses, "addresses"),
         (before.mac != after.mac, "mac"),
+        (before.ports != after.ports, "ports"),
         (before.health != after.health, "health"),
     ];
     all.into_iter().filter(|(differs, _)| *differs).map(|(_, path)| path).collect()

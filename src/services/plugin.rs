@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use super::http::{Answer, Client, NoAnswer};
 use super::{base64, discovery};
 use crate::state::clean;
-use crate::state::{InterfaceName, Mac, PluginRoute, PluginSubnet};
+use crate::state::{InterfaceName, Mac, PluginPort, PluginRoute, PluginSubnet};
 
 /// The media type of the protocol's version 1.2.
 const ACCEPT: &str = "application/vnd.docker.plugins.v1.2+json";
@@ -231,7 +231,13 @@ impl Plugin {
     }
 
     /// Makes an endpoint. Yields what the driver chose of what was not given.
-    pub fn create_endpoint(&self, network: &str, id: &str, given: &Interface) -> Called<Interface> {
+    pub fn create_endpoint(
+        &self,
+        network: &str,
+        id: &str,
+        given: &Interface,
+        ports: &[PluginPort],
+    ) -> Called<Interface> {
         const METHOD: &str = "NetworkDriver.CreateEndpoint";
         let mut body = ids(network, id);
         let address = |ipv6| given.addresses.iter().find(|ip| ip.is_ipv6() == ipv6).map(ToString::to_string);
@@ -240,7 +246,7 @@ impl Plugin {
             "AddressIPv6": address(true).unwrap_or_default(),
             "MacAddress": given.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         });
-        let mut options = Map::new();
+        let mut options = labels(ports);
         if let Some(mac) = given.mac {
             options.insert("com.docker.network.endpoint.macaddress".into(), json!(base64::encode(&mac.0)));
         }
@@ -281,10 +287,10 @@ impl Plugin {
     }
 
     /// Puts an endpoint into a container, by the path of its namespace.
-    pub fn join(&self, network: &str, id: &str, sandbox: &str) -> Called<Joined> {
+    pub fn join(&self, network: &str, id: &str, sandbox: &str, ports: &[PluginPort]) -> Called<Joined> {
         const METHOD: &str = "NetworkDriver.Join";
         let mut body = ids(network, id);
-        (body["SandboxKey"], body["Options"]) = (json!(sandbox), json!({}));
+        (body["SandboxKey"], body["Options"]) = (json!(sandbox), labels(ports).into());
         let answered = self.change(METHOD, body)?;
         self.joined(METHOD, answered)
     }
@@ -329,9 +335,9 @@ impl Plugin {
     }
 
     /// Says that a container's way out is by an endpoint. A driver need not care.
-    pub fn program_external_connectivity(&self, network: &str, id: &str) -> Called<()> {
+    pub fn program_external_connectivity(&self, network: &str, id: &str, ports: &[PluginPort]) -> Called<()> {
         let mut body = ids(network, id);
-        body["Options"] = json!({});
+        body["Options"] = labels(ports).into();
         optional(self.done("NetworkDriver.ProgramExternalConnectivity", body))
     }
 
@@ -586,6 +592,27 @@ fn optional(called: Called<()>) -> Called<()> {
 
 fn ids(network: &str, endpoint: &str) -> Value {
     json!({ "NetworkID": network, "EndpointID": endpoint })
+}
+
+/// What a plugin is told of published ports, each by itself.
+fn labels(ports: &[PluginPort]) -> Map<String, Value> {
+    let mut labels = Map::new();
+    if ports.is_empty() {
+        return labels;
+    }
+    let each = ports.iter().flat_map(|port| (0..port.count).map(move |n| (port, port.first.0 + n, port.first.1 + n)));
+    let (mapped, exposed): (Vec<_>, Vec<_>) = each
+        .map(|(PluginPort { protocol, address, .. }, host, container)| {
+            let address = address.map(|ip| ip.to_string()).unwrap_or_default();
+            let mapping = json!({
+                "Proto": protocol, "IP": "", "Port": container, "HostIP": address, "HostPort": host, "HostPortEnd": host,
+            });
+            (mapping, json!({ "Proto": protocol, "Port": container }))
+        })
+        .unzip();
+    labels.insert("com.docker.network.portmap".into(), mapped.into());
+    labels.insert("com.docker.network.endpoint.exposedports".into(), exposed.into());
+    labels
 }
 
 fn listed(words: &[String]) -> String {

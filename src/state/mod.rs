@@ -31,7 +31,7 @@ pub use object::{
     RouteType, Sysctl, WAY_METRIC, device_of, of_renamed, usual_metric,
 };
 pub use rate::Rate;
-pub use remote::{Answer, Endpoint, Health, PluginNetwork, PluginRoute, PluginSubnet};
+pub use remote::{Answer, Endpoint, Health, PluginNetwork, PluginPort, PluginRoute, PluginSubnet};
 pub use ruleset::Ruleset;
 pub(crate) use shown::{clean, push_visible};
 pub use source::{Lead, SearchedFor, Source, SourceKind, Whereabouts};

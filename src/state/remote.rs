@@ -1,6 +1,7 @@
 //! Networks that a plugin of Docker's makes, and containers on them: what the plugin is asked for, and what it said.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -54,6 +55,9 @@ pub struct Endpoint {
     pub mac: Option<Mac>,
     /// Whether the container's way out is by it.
     pub external: bool,
+    /// The ports of the host that are to lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PluginPort>,
     /// How much of it there is.
     #[serde(default, skip_serializing_if = "Health::is_whole")]
     pub health: Health,
@@ -64,7 +68,8 @@ pub struct Endpoint {
 impl Endpoint {
     /// Whether another is asked for in the same way. What can change in place does not count.
     pub fn is_asked_as(&self, other: &Self) -> bool {
-        (&self.netns, &self.addresses, self.mac) == (&other.netns, &other.addresses, other.mac)
+        (&self.netns, &self.addresses, self.mac, &self.ports)
+            == (&other.netns, &other.addresses, other.mac, &other.ports)
     }
 }
 
@@ -102,6 +107,39 @@ pub struct PluginRoute {
     pub to: IpNetwork,
     /// The router; none for what is on the device's link.
     pub via: Option<IpAddr>,
+}
+
+/// Published ports in a row that a plugin is told of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginPort {
+    /// The number of the protocol in the IP header.
+    pub protocol: u8,
+    /// The host's address; none for all.
+    pub address: Option<IpAddr>,
+    /// The host's first port and the container's.
+    pub first: (u16, u16),
+    /// How many there are.
+    pub count: u16,
+}
+
+impl fmt::Display for PluginPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(IpAddr::V6(v6)) => write!(f, "[{v6}]:")?,
+            Some(v4) => write!(f, "{v4}:")?,
+            None => {}
+        }
+        let range = |first: u16| match self.count {
+            1 => first.to_string(),
+            count => format!("{first}-{}", first + (count - 1)),
+        };
+        let protocol = match self.protocol {
+            6 => "tcp",
+            17 => "udp",
+            _ => "sctp",
+        };
+        write!(f, "{}:{}/{protocol}", range(self.first.0), range(self.first.1))
+    }
 }
 
 /// How much there is of what a plugin was asked for.

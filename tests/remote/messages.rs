@@ -213,3 +213,45 @@ fn an_ipam_plugin_that_wants_to_knows_the_ethernet_address() {
         assert!(lab.container("web").sh("ip -o link show dev eth0").contains("02:1c:35:69:dd:1f"));
     });
 }
+
+/// A plugin is told of published ports at each call that has options; what comes of it is its own. netrec's table has none.
+#[test]
+fn published_ports_are_told_of() {
+    lab::in_lab(|lab| {
+        lab.host.sh("ip link add dev0 type veth peer name dev1");
+        let plugin = Scripted::start(lab, "scripted", &[]);
+        let file = r#"
+[networks.wide]
+driver = "remote"
+plugin = "scripted"
+subnet = "10.50.0.0/24"
+
+[containers.web]
+networks = ["wide"]
+ports = ["8080:80", "127.0.0.1:9000-9001:9000-9001/udp"]
+"#;
+        let plan = lab.host.try_netrec(file, &["plan"]).stdout;
+        assert!(plan.contains(", external, ports 8080:80/tcp, 127.0.0.1:9000-9001:9000-9001/udp, "), "{plan}");
+        lab.host.apply(file);
+        let mapping = |proto: u8, address: &str, host: u16, port: u16| json!({ "Proto": proto, "IP": "", "Port": port, "HostIP": address, "HostPort": host, "HostPortEnd": host });
+        let exposed = |proto: u8, port: u16| json!({ "Proto": proto, "Port": port });
+        let options = json!({
+            "com.docker.network.portmap": [
+                mapping(6, "", 8080, 80), mapping(17, "127.0.0.1", 9000, 9000), mapping(17, "127.0.0.1", 9001, 9001),
+            ],
+            "com.docker.network.endpoint.exposedports": [exposed(6, 80), exposed(17, 9000), exposed(17, 9001)],
+        });
+        let calls = told(&plugin);
+        for method in ["CreateEndpoint", "Join", "ProgramExternalConnectivity"] {
+            let method = format!("NetworkDriver.{method}");
+            let call = calls.iter().find(|(called, _)| *called == method).unwrap();
+            assert_eq!(call.1["Options"], options, "{method}");
+        }
+        assert!(!lab.host.sh("nft list ruleset").contains("8080"));
+        assert!(lab.host.apply(file).actions().is_empty());
+        // Others are told of with an endpoint that is made anew.
+        let done = lab.host.apply(&file.replace("8080", "8081")).actions();
+        assert!(done.contains(&"replace endpoint web on wide".to_owned()), "{done:?}");
+        assert!(lab.host.apply(&file.replace("8080", "8081")).actions().is_empty());
+    });
+}

@@ -101,20 +101,20 @@ impl Work<'_> {
         }
         draft.endpoint.created = Stage::Begun;
         self.keep_endpoint(draft)?;
-        let chosen = self.call(|| plugin.create_endpoint(&draft.network, &draft.id, &given))?;
+        let chosen = self.call(|| plugin.create_endpoint(&draft.network, &draft.id, &given, &asked.ports))?;
         let given =
             with_chosen(made, given, &chosen).map_err(|why| says(&draft.endpoint.plugin, "CreateEndpoint", &why))?;
         draft.endpoint.created = Stage::Done;
         draft.endpoint.joined = Stage::Begun;
         self.keep_endpoint(draft)?;
         let sandbox = sandbox(&asked.netns);
-        let joined = self.call(|| plugin.join(&draft.network, &draft.id, &sandbox))?;
+        let joined = self.call(|| plugin.join(&draft.network, &draft.id, &sandbox, &asked.ports))?;
         draft.endpoint.joined = Stage::Done;
         let answer = self.answer(joined, given).map_err(|why| says(&draft.endpoint.plugin, "Join", &why))?;
         if asked.external {
             draft.endpoint.external = Stage::Begun;
             self.keep_endpoint(draft)?;
-            self.call(|| plugin.program_external_connectivity(&draft.network, &draft.id))?;
+            self.call(|| plugin.program_external_connectivity(&draft.network, &draft.id, &asked.ports))?;
             draft.endpoint.external = Stage::Done;
         }
         draft.endpoint.known = plugin.endpoint_is_known(&draft.network, &draft.id).is_ok();
@@ -173,7 +173,7 @@ impl Work<'_> {
             self.keep_endpoint(&mut draft)?;
             let plugin = draft.plugin.clone();
             if wanted.external {
-                self.call(|| plugin.program_external_connectivity(&draft.network, &draft.id))?;
+                self.call(|| plugin.program_external_connectivity(&draft.network, &draft.id, &wanted.ports))?;
                 draft.endpoint.external = Stage::Done;
             } else {
                 self.call(|| plugin.revoke_external_connectivity(&draft.network, &draft.id))?;
