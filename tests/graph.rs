@@ -238,7 +238,7 @@ fn pictures_say_what_is_expected() {
                         Audience::World => true,
                         // The world of a rehearsal is on no list; the host itself is let through.
                         Audience::Listed(_) | Audience::Host => own,
-                        Audience::Nobody => false,
+                        Audience::Plugin(_) | Audience::Nobody => false,
                     });
                     let is = |written: &String| {
                         let (at, _) = written.split_once(" → ").unwrap_or((written, ""));
@@ -326,6 +326,47 @@ fn a_file_of_nothing_has_a_picture() {
     legible("no containers", &alone.to_svg().unwrap());
     let network = "network a: 10.0.0.0/24, bridge nr-a, no way in or out, not even the host";
     assert_eq!(alone.to_text(), format!("netrec.toml\n└─ host\n   └─ {network}\n"));
+}
+
+/// Of a cluster the file has one host and no addresses; what a plugin lets through is its own to say.
+#[test]
+fn what_the_file_cannot_know_is_not_made_up() {
+    let picture = picture(
+        r#"
+[cluster]
+etcd = "http://192.0.2.9:2379"
+[networks.wide]
+driver = "overlay"
+topology = "routed"
+subnet = "10.30.0.0/16"
+vni = 1
+[networks.other]
+driver = "remote"
+plugin = "weave"
+subnet = "10.1.0.0/24"
+[containers.web]
+networks = ["wide"]
+ports = ["8080:80"]
+[containers.db]
+networks = ["other"]
+ports = ["9080:80"]
+"#,
+    );
+    let tree = "\
+netrec.toml
+├─ network wide: 10.30.0.0/16, routed overlay, VXLAN 1, members from etcd, out as the host
+└─ host
+   ├─ network other: 10.1.0.0/24, plugin weave, what passes is not netrec's to say
+   ├─ web
+   │  ├─ on wide: eth0, its way out
+   │  ├─ 8080/tcp → 80 from the world
+   │  └─ reaches the world
+   └─ db
+      ├─ on other: eth0 10.1.0.109
+      └─ 9080/tcp → 80 as plugin weave lets in
+";
+    assert_eq!(picture.to_text(), tree);
+    legible("a cluster", &picture.to_svg().unwrap());
 }
 
 /// In a picture of many those that are alike share a box; the tree has them all.

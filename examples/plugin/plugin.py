@@ -187,7 +187,7 @@ class Ipam:
         """Gives an address: the one that is asked for, or the lowest that is free, of the range but for a gateway."""
         pool = self.pool(call)
         subnet, given = ipaddress.ip_network(pool["subnet"]), pool["given"]
-        is_gateway = call["Options"].get("RequestAddressType") == "com.docker.network.gateway"
+        is_gateway = (call["Options"] or {}).get("RequestAddressType") == "com.docker.network.gateway"
         # The first and the last one of a subnet are nobody's.
         usable = (a for a in (subnet if is_gateway else ipaddress.ip_network(pool["range"]))
                   if a != subnet[0] and (a.version == 6 or a != subnet[-1]) and str(a) not in given)

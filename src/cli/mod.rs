@@ -9,6 +9,7 @@ mod graph;
 mod interrupt;
 mod man;
 mod output;
+mod pin;
 mod plan;
 mod reference;
 mod rehearse;
@@ -105,6 +106,8 @@ enum Command {
     Exec(exec::Args),
     /// Draw the file: hosts, networks, containers, published ports, and what reaches what; needs neither root nor the kernel
     Graph(graph::Args),
+    /// Write the chosen addresses into the file, so that they stay whatever else it comes to say; needs neither root nor the kernel
+    Pin(pin::Args),
     /// Print the JSON Schema of the file, for editors
     Schema(schema::Args),
     /// Print what makes a shell complete commands and options
@@ -209,6 +212,7 @@ pub fn main() -> ExitCode {
         Command::Show(command) => show::run(&args, command, &output),
         Command::Exec(command) => exec::run(&args, command).map(|never| match never {}),
         Command::Graph(command) => graph::run(&args, command, &output),
+        Command::Pin(command) => pin::run(&args, command, &output),
         Command::Schema(_) => Ok(schema::run(&output)),
         Command::Completions(command) => Ok(completions::run(command, &output)),
         Command::Man(command) => man::run(command, &output),
@@ -222,6 +226,7 @@ pub fn main() -> ExitCode {
             | Command::Status(_)
             | Command::Show(_)
             | Command::Graph(_)
+            | Command::Pin(_)
             | Command::Schema(_)
             | Command::Completions(_)
             | Command::Man(_)
@@ -259,6 +264,7 @@ impl Command {
             | Self::Watch(_)
             | Self::Exec(_)
             | Self::Graph(_)
+            | Self::Pin(_)
             | Self::Schema(_)
             | Self::Completions(_)
             | Self::Man(_) => false,

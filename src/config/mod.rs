@@ -8,6 +8,7 @@ mod checks;
 mod cluster;
 mod containers;
 mod driver;
+mod edit;
 mod expect;
 mod file;
 #[cfg(feature = "fuzzing")]
@@ -32,6 +33,7 @@ mod tests;
 mod types;
 mod values;
 
+pub use edit::{Addresses, with_addresses};
 pub(crate) use reader::closest;
 pub use report::{Invalid, Problem, Source, Sources};
 pub use schema::schema;

@@ -5,14 +5,16 @@ use std::net::IpAddr;
 
 use super::reach::{self, Reach};
 use super::{Audience, Container, Door, Host, LeavesAs, Link, Network, Picture};
-use crate::config::{self, Config, Driver, Mode, Port, PortAddress};
-use crate::desired::{Chosen, DesiredError};
+use crate::config::{self, Attachment, Config, Driver, Mode, Port, PortAddress};
+use crate::desired::{Chosen, ChosenAttachment, ChosenNetwork, DesiredError};
 use crate::state::{IpvlanMode, MacvlanMode, clean};
 
 /// How many addresses of a network's are looked at, to say what holds for all.
 const PROBES: usize = 2;
 
 pub(super) fn picture(config: &Config) -> Result<Picture, DesiredError> {
+    let member = reach::member(config);
+    let config = &*config.with_members(member.as_ref());
     let chosen = Chosen::new(config)?;
     let states = reach::states(config)?;
     let builder = Builder { config, chosen: &chosen, reach: Reach::of(config, &states) };
@@ -20,6 +22,7 @@ pub(super) fn picture(config: &Config) -> Result<Picture, DesiredError> {
     let containers = builder.containers(&networks, &index);
     let host = |host: &config::Host| Host { name: Some(host.name.clone()), addresses: host.addresses.clone() };
     let hosts = match &config.hosts[..] {
+        _ if member.is_some() => vec![Host { name: None, addresses: Vec::new() }],
         [] => vec![Host { name: None, addresses: Vec::new() }],
         hosts => hosts.iter().map(host).collect(),
     };
@@ -44,7 +47,8 @@ impl Builder<'_> {
     fn networks(&self) -> (Vec<Network>, Index) {
         let (mut networks, mut index) = (Vec::new(), Index::new());
         for (number, network) in self.config.networks.iter().enumerate().filter(|(_, n)| n.has_interfaces()) {
-            let between = network.parent().is_some() || network.overlay().is_some() && self.hosts() > 1;
+            let several = self.hosts() > 1 || self.config.cluster.is_some();
+            let between = network.parent().is_some() || network.overlay().is_some() && several;
             let used: Vec<usize> = (0..self.hosts()).filter(|host| self.is_used(number, *host)).collect();
             let all: Vec<usize> = (0..self.hosts()).collect();
             if between {
@@ -81,7 +85,7 @@ impl Builder<'_> {
         Network {
             names: vec![network.name.clone()],
             host,
-            device: device(network, &self.chosen.networks[number]),
+            device: device(network, &self.chosen.networks[number], self.config.cluster.is_some()),
             subnets: network.subnets.iter().map(|subnet| subnet.whole).collect(),
             out,
             pinged: network.has_bridge() && probes.iter().any(pinged),
@@ -156,7 +160,7 @@ impl Builder<'_> {
             Some(Link {
                 network,
                 interface: Some(attachment.interface),
-                addresses: chosen.addresses.iter().map(|address| address.ip.ip()).collect(),
+                addresses: self.known(attachment, chosen),
                 way_out: is_way_out(place, &networks[network]),
             })
         });
@@ -170,6 +174,17 @@ impl Builder<'_> {
         };
         let doors = self.doors(number, host);
         Container { names: vec![container.name.clone()], host, note, links: links.collect(), doors }
+    }
+
+    /// The addresses of an attachment that the file alone tells: none of a piece that is leased.
+    fn known(&self, attachment: &Attachment, chosen: &ChosenAttachment) -> Vec<IpAddr> {
+        let leased = self.is_leased(attachment);
+        let addresses = chosen.addresses.iter().filter(|address| !leased || !address.automatic);
+        addresses.map(|address| address.ip.ip()).collect()
+    }
+
+    fn is_leased(&self, attachment: &Attachment) -> bool {
+        self.config.cluster.as_ref().is_some_and(|cluster| cluster.network == attachment.network)
     }
 
     /// What a container publishes on a host.
@@ -197,39 +212,54 @@ impl Builder<'_> {
 
     /// A port of a family: how it is written, and who may use it.
     fn published(&self, number: usize, host: usize, port: &Port, ipv6: bool) -> Option<(String, Audience)> {
-        let attachment = port.targets[usize::from(ipv6)]?;
         let container = &self.config.containers[number];
-        let network = self.config.network(&container.attachments[attachment]);
+        let network = |attachment: usize| self.config.network(&container.attachments[attachment]);
+        if let Some(remote) = port.plugin.and_then(|attachment| network(attachment).remote()) {
+            return Some((written(port), Audience::Plugin(clean(&remote.plugin))));
+        }
+        let attachment = port.targets[usize::from(ipv6)]?;
         let mut addresses = self.chosen.containers[number][attachment].addresses.iter().map(|address| address.ip.ip());
         let address = addresses.find(|ip| ip.is_ipv6() == ipv6)?;
-        let translated = network.mode(ipv6) == Some(Mode::Nat);
+        let translated = network(attachment).mode(ipv6) == Some(Mode::Nat);
         let audience = self.reach.audience(host, port, address, translated);
-        let at = |ip: IpAddr| if ip.is_ipv6() { format!("[{ip}]:") } else { format!("{ip}:") };
-        let protocol = port.protocol.as_str();
-        if !translated {
-            return Some((format!("{}{}/{protocol}", at(address), port.container), audience));
-        }
-        let at = match port.address {
-            PortAddress::Any => String::new(),
-            PortAddress::AnyIpv4 => "0.0.0.0:".to_owned(),
-            PortAddress::AnyIpv6 => "[::]:".to_owned(),
-            PortAddress::One(ip) => at(ip),
+        let text = if translated {
+            written(port)
+        } else if self.is_leased(&container.attachments[attachment]) {
+            format!("{}/{} of its own address", port.container, port.protocol.as_str())
+        } else {
+            format!("{}{}/{}", before_port(address), port.container, port.protocol.as_str())
         };
-        let leads = if port.host == port.container { String::new() } else { format!(" → {}", port.container) };
-        Some((format!("{at}{}/{protocol}{leads}", port.host), audience))
+        Some((text, audience))
     }
 }
 
+/// A port of the host's, and where it leads if that is another one.
+fn written(port: &Port) -> String {
+    let at = match port.address {
+        PortAddress::Any => String::new(),
+        PortAddress::AnyIpv4 => "0.0.0.0:".to_owned(),
+        PortAddress::AnyIpv6 => "[::]:".to_owned(),
+        PortAddress::One(ip) => before_port(ip),
+    };
+    let leads = if port.host == port.container { String::new() } else { format!(" → {}", port.container) };
+    format!("{at}{}/{}{leads}", port.host, port.protocol.as_str())
+}
+
+fn before_port(ip: IpAddr) -> String {
+    if ip.is_ipv6() { format!("[{ip}]:") } else { format!("{ip}:") }
+}
+
 /// What makes a network, in a few words.
-fn device(network: &config::Network, chosen: &crate::desired::ChosenNetwork) -> String {
+fn device(network: &config::Network, chosen: &ChosenNetwork, cluster: bool) -> String {
     let bridge = chosen.bridge;
     let words = match &network.driver {
         Driver::Bridge if network.adopt => format!("bridge {bridge} of the host's"),
         Driver::Bridge => format!("bridge {bridge}"),
-        Driver::Overlay(overlay) => match overlay.vni {
-            Some(vni) => format!("{} overlay, VXLAN {vni}", overlay.topology.as_str()),
-            None => format!("{} overlay", overlay.topology.as_str()),
-        },
+        Driver::Overlay(overlay) => {
+            let tunnel = overlay.vni.map(|vni| format!(", VXLAN {vni}")).unwrap_or_default();
+            let members = if cluster { ", members from etcd" } else { "" };
+            format!("{} overlay{tunnel}{members}", overlay.topology.as_str())
+        }
         Driver::Macvlan(parent, MacvlanMode::Bridge) => format!("macvlan on {}", parent.name),
         Driver::Macvlan(parent, mode) => format!("macvlan on {}, {}", parent.name, mode.as_str()),
         Driver::Ipvlan(parent, IpvlanMode::L2) => format!("ipvlan on {}", parent.name),

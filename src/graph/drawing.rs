@@ -220,6 +220,7 @@ pub(super) fn for_whom(audience: &Audience) -> Option<String> {
         Audience::World => None,
         Audience::Listed(list) => Some(format!("from {}", listed(list))),
         Audience::Host => Some("from this host only".to_owned()),
+        Audience::Plugin(name) => Some(format!("as plugin {name} lets in")),
         Audience::Nobody => Some("from nowhere".to_owned()),
     }
 }

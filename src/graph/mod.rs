@@ -144,6 +144,8 @@ pub enum Audience {
     Listed(Vec<IpNetwork>),
     /// The host itself.
     Host,
+    /// Whom this plugin lets in.
+    Plugin(String),
     /// Nobody.
     Nobody,
 }

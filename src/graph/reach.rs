@@ -1,7 +1,7 @@
 //! What reaches what: asked of the rules that each host of a file would have, packet by packet. There is no second statement of
 //! what they say.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
@@ -11,7 +11,7 @@ use crate::config::{Config, Port, PortAddress};
 use crate::desired::{DesiredError, desired};
 use crate::plan::flows::{Fate, Ruleset};
 use crate::state::facts::{Uplink, Way};
-use crate::state::{End, Facts, Flow, InterfaceName, Key, State, facts};
+use crate::state::{End, Facts, Flow, InterfaceName, Key, Member, Membership, State, facts};
 
 /// `IPPROTO_ICMP`, `IPPROTO_TCP` and `IPPROTO_ICMPV6`
 const ICMP: u8 = 1;
@@ -30,6 +30,16 @@ pub(super) fn states(config: &Config) -> Result<Vec<State>, DesiredError> {
         return Ok(vec![of(None)?]);
     }
     config.hosts.iter().map(|host| of(Some(host.name.as_str()))).collect()
+}
+
+/// What a member of a cluster may be, of which the file says no more than that there are such: with the first piece of each subnet.
+pub(super) fn member(config: &Config) -> Option<Membership> {
+    let network = &config.networks[config.cluster.as_ref()?.network];
+    let overlay = network.overlay()?;
+    let pieces = network.subnets.iter().filter_map(|subnet| overlay.piece(subnet.whole, 1)).collect();
+    let addresses = [false, true].map(|ipv6| outsiders(config, ipv6)[1]).into();
+    let own = Member { addresses, pieces, macs: [None; 2] };
+    Some(Membership { own, held: true, peers: Vec::new(), away: None, notes: BTreeSet::new() })
 }
 
 /// A machine with both families, on one link with its peers.

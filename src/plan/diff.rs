@@ -632,7 +632,7 @@ pub fn moved_addresses(actions: &[Action], chosen: &BTreeSet<Key>) -> Vec<Warnin
             code: "address-moved",
             message: format!(
                 "the address of `{link}` in {netns} moves from {old} to {} because the file changed; write `address` into \
-                 the file to keep it",
+                 the file to keep it (`netrec pin` writes all that are chosen, before they move)",
                 ip.ip()
             ),
             owner: Some(action.owner()),

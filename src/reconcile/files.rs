@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, openat};
@@ -45,21 +45,49 @@ pub(super) fn tell(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn write_for(mode: u32, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}", std::process::id()));
-    let new = path.with_file_name(name);
-    // One of a process of the same id, which died.
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    let new = beside(path);
+    remove(&new)?;
     let written = private().write(true).create_new(true).open(&new).and_then(|mut file| {
         file.set_permissions(Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()
     });
     written.and_then(|()| fs::rename(&new, path)).inspect_err(|_| drop(fs::remove_file(&new)))
+}
+
+/// The name under which a file is written first. One that is there already is of a process of the same id, which died.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}", std::process::id()));
+    path.with_file_name(name)
+}
+
+/// Puts other bytes in the place of those of a file that is somebody else's: all or none, with the owner and the mode that it has,
+/// and only where it still says what it said. Of a link, what it leads to is replaced.
+pub(super) fn replace(path: &Path, before: &[u8], after: &[u8]) -> io::Result<()> {
+    let real = path.canonicalize()?;
+    // Whoever may not write it may not replace it.
+    let mut old = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&real)?;
+    let was = old.metadata()?;
+    let mut found = Vec::new();
+    old.read_to_end(&mut found)?;
+    if found != before {
+        return Err(io::Error::other("it has changed since it was read: try again"));
+    }
+    let new = beside(&real);
+    remove(&new)?;
+    let written = private().write(true).create_new(true).open(&new).and_then(|mut file| {
+        file.write_all(after)?;
+        let is = file.metadata()?;
+        if (is.uid(), is.gid()) != (was.uid(), was.gid()) {
+            fchown(&file, Some(was.uid()), Some(was.gid()))?;
+        }
+        file.set_permissions(Permissions::from_mode(was.mode() & 0o7777))?;
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(&new, &real)).inspect_err(|_| drop(fs::remove_file(&new)))?;
+    File::open(real.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 /// A file's bytes; none where there is no such file.

@@ -62,6 +62,11 @@ pub(super) fn places(paths: &[PathBuf]) -> Vec<PathBuf> {
 
 /// Reads the texts that the paths name; without any, those of the default places.
 pub fn read_sources(paths: &[PathBuf]) -> Result<Sources, InputError> {
+    Ok(read_placed(paths)?.0)
+}
+
+/// The same with the path of each; standard input has none.
+pub(super) fn read_placed(paths: &[PathBuf]) -> Result<(Sources, Vec<Option<PathBuf>>), InputError> {
     read(paths, &mut |_, _| Ok(()))
 }
 
@@ -69,7 +74,7 @@ pub fn read_sources(paths: &[PathBuf]) -> Result<Sources, InputError> {
 /// where `insecure` is set comes with the texts; else it is an error. Standard input is whose it is.
 pub fn read_trusted(paths: &[PathBuf], insecure: bool) -> Result<(Sources, Vec<Doubt>), InputError> {
     let mut doubts = BTreeSet::new();
-    let sources = read(paths, &mut |file, path| {
+    let (sources, _) = read(paths, &mut |file, path| {
         doubts.extend(trust::doubts(file, path)?);
         Ok(())
     })?;
@@ -85,32 +90,39 @@ pub(super) fn safe(doubts: BTreeSet<Doubt>, insecure: bool) -> Result<Vec<Doubt>
 /// Looks at an open file before it is read.
 type Check<'a> = &'a mut dyn FnMut(&File, &Path) -> io::Result<()>;
 
-fn read(paths: &[PathBuf], check: Check<'_>) -> Result<Sources, InputError> {
-    let mut sources = Vec::new();
+fn read(paths: &[PathBuf], check: Check<'_>) -> Result<(Sources, Vec<Option<PathBuf>>), InputError> {
+    let mut files: Vec<Option<PathBuf>> = Vec::new();
     if paths.is_empty() {
-        sources.push(read_file(Path::new(DEFAULT_FILE), check)?);
-        for file in folder(Path::new(DEFAULT_FOLDER)).unwrap_or_default() {
-            sources.push(read_file(&file, check)?);
-        }
+        files.push(Some(DEFAULT_FILE.into()));
+        files.extend(folder(Path::new(DEFAULT_FOLDER)).unwrap_or_default().into_iter().map(Some));
     }
     for path in paths {
         if is_stdin(path) {
-            let mut bytes = Vec::new();
-            io::stdin().read_to_end(&mut bytes).map_err(|error| InputError::Io { path: STDIN.into(), error })?;
-            sources.push(text(STDIN, bytes)?);
+            files.push(None);
         } else if path.is_dir() {
-            let files = folder(path).map_err(|error| InputError::Io { path: path.display().to_string(), error })?;
-            if files.is_empty() {
+            let found = folder(path).map_err(|error| InputError::Io { path: path.display().to_string(), error })?;
+            if found.is_empty() {
                 return Err(InputError::Empty(path.display().to_string()));
             }
-            for file in files {
-                sources.push(read_file(&file, check)?);
-            }
+            files.extend(found.into_iter().map(Some));
         } else {
-            sources.push(read_file(path, check)?);
+            files.push(Some(path.clone()));
         }
     }
-    Ok(Sources(sources))
+    let mut sources = Vec::new();
+    for file in &files {
+        sources.push(match file {
+            Some(path) => read_file(path, check)?,
+            None => read_stdin()?,
+        });
+    }
+    Ok((Sources(sources), files))
+}
+
+fn read_stdin() -> Result<Source, InputError> {
+    let mut bytes = Vec::new();
+    io::stdin().read_to_end(&mut bytes).map_err(|error| InputError::Io { path: STDIN.into(), error })?;
+    text(STDIN, bytes)
 }
 
 /// The `*.toml` files of a folder, by name.

@@ -14,6 +14,7 @@ mod lock;
 mod machine;
 #[cfg(feature = "fault-injection")]
 mod mutate;
+mod pin;
 pub mod rehearse;
 mod remote;
 mod saved;
@@ -33,6 +34,7 @@ pub use guard::{GuardError, Guarded, Journal, Place, Ruling, Stage};
 pub use input::{InputError, read_sources, read_trusted};
 pub use lock::{Lock, LockError};
 pub use machine::Machine;
+pub use pin::{Pin, PinError, Pinned, pin};
 pub use saved::{Origin, Saved, SavedError};
 pub use sources::enter;
 pub use stale::Stale;

@@ -158,7 +158,7 @@ fn a_failure_leaves_nothing_half_made() {
             }
             assert_eq!(lab.host.sh("ls /run/netrec/remote 2>/dev/null || true"), "", "{n}");
         }
-        println!("\ntried: {back} failures of the kernel's and {apart} of the plugin's");
+        println!("\ntried: {back} failures taken back as a whole, {apart} with the container or the network alone");
         assert!(back > 2 && apart > 2, "{back} {apart}");
     });
 }
