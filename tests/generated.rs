@@ -31,6 +31,11 @@ fn the_schema_of_the_file() {
 }
 
 #[test]
+fn the_reference_of_the_file() {
+    same("docs/keys.md", &netrec::config::reference());
+}
+
+#[test]
 fn the_picture_of_an_example() {
     let name = "web-shop.toml".to_owned();
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(&name)).unwrap();

@@ -1,5 +1,5 @@
 //! The keys of the file, of every table: what each may hold, what it is for, and what holds without it. The one list for
-//! the parser, which refuses all others, and for the JSON Schema of `netrec schema`.
+//! the parser, which refuses all others, for the JSON Schema of `netrec schema`, and for docs/keys.md.
 
 use super::driver::Named;
 use super::hosts::ID_MAX;

@@ -22,6 +22,7 @@ mod overlay;
 mod parent;
 mod ports;
 mod reader;
+mod reference;
 mod remote;
 mod render;
 mod report;
@@ -35,6 +36,7 @@ mod values;
 
 pub use edit::{Addresses, with_addresses};
 pub(crate) use reader::closest;
+pub use reference::reference;
 pub use report::{Invalid, Problem, Source, Sources};
 pub use schema::schema;
 pub use types::{
