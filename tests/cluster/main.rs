@@ -13,4 +13,5 @@ mod apply;
 mod bed;
 mod flannel;
 mod follow;
+mod many;
 mod troubles;
