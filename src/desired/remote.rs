@@ -73,6 +73,7 @@ impl Build<'_> {
             addresses: chosen.addresses.iter().map(|address| address.ip).collect(),
             mac: attachment.mac,
             external: member.container.default_routes.contains(&Some(index)),
+            ipv6_elsewhere: matches!(member.container.default_routes, [Some(v4), Some(v6)] if v4 == index && v6 != index),
             ports: member.container.ports.iter().filter(|port| port.plugin == Some(index)).map(plugin_port).collect(),
             health: Health::Whole,
             answer: None,

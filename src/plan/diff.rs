@@ -499,7 +499,10 @@ fn same(key: &Key, before: &Entry, after: &Entry) -> bool {
     let marked = || before.owner().map(Owner::stem) == after.owner().map(Owner::stem);
     match (&before.object, &after.object) {
         // What a plugin answered is not for the file to want.
-        (Object::Endpoint(b), Object::Endpoint(a)) => fixed_of_endpoint(b, a).is_empty() && b.external == a.external,
+        (Object::Endpoint(b), Object::Endpoint(a)) => {
+            let ways = |endpoint: &Endpoint| (endpoint.external, endpoint.ipv6_elsewhere);
+            fixed_of_endpoint(b, a).is_empty() && ways(b) == ways(a)
+        }
         (b, a) => b == a && (!key.kind().is_marked() || marked()),
     }
 }

@@ -58,7 +58,7 @@ fn network(network: &PluginNetwork) -> Value {
 const LATER: &str = "(known after apply)";
 
 fn endpoint(endpoint: &Endpoint) -> Value {
-    let Endpoint { netns, addresses, mac, external, ports, health, answer } = endpoint;
+    let Endpoint { netns, addresses, mac, external, ipv6_elsewhere, ports, health, answer } = endpoint;
     let answer = answer.as_ref();
     let route = |PluginRoute { to, via }: &PluginRoute| match via {
         Some(via) => format!("{to} via {via}"),
@@ -71,6 +71,7 @@ fn endpoint(endpoint: &Endpoint) -> Value {
         "addresses": later(answer.map(|a| json!(a.addresses)).or(asked)),
         "mac": later(answer.map(|a| json!(a.mac)).or(mac.map(|mac| json!(mac)))),
         "external": external,
+        "ipv6_elsewhere": ipv6_elsewhere.then_some(true),
         "ports": (!ports.is_empty()).then(|| ports.iter().map(ToString::to_string).collect::<Vec<_>>()),
         "device": later(answer.map(|a| json!(a.device))),
         "mtu": later(answer.map(|a| json!(a.mtu))),

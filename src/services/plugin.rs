@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use super::http::{Answer, Client, NoAnswer};
 use super::{base64, discovery};
 use crate::state::clean;
-use crate::state::{InterfaceName, Mac, PluginPort, PluginRoute, PluginSubnet};
+use crate::state::{Endpoint, InterfaceName, Mac, PluginPort, PluginRoute, PluginSubnet};
 
 /// The media type of the protocol's version 1.2.
 const ACCEPT: &str = "application/vnd.docker.plugins.v1.2+json";
@@ -335,9 +335,13 @@ impl Plugin {
     }
 
     /// Says that a container's way out is by an endpoint. A driver need not care.
-    pub fn program_external_connectivity(&self, network: &str, id: &str, ports: &[PluginPort]) -> Called<()> {
+    pub fn program_external_connectivity(&self, network: &str, id: &str, asked: &Endpoint) -> Called<()> {
+        let mut options = labels(&asked.ports);
+        if asked.ipv6_elsewhere {
+            options.insert("com.docker.network.driver.private.no_proxy_6to4".into(), true.into());
+        }
         let mut body = ids(network, id);
-        body["Options"] = labels(ports).into();
+        body["Options"] = options.into();
         optional(self.done("NetworkDriver.ProgramExternalConnectivity", body))
     }
 

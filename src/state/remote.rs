@@ -55,6 +55,9 @@ pub struct Endpoint {
     pub mac: Option<Mac>,
     /// Whether the container's way out is by it.
     pub external: bool,
+    /// Whether that is so for IPv4 alone, and its way out by IPv6 is by another network.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ipv6_elsewhere: bool,
     /// The ports of the host that are to lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PluginPort>,

@@ -11,4 +11,6 @@ mod hosts;
 
 mod apply;
 mod bed;
+mod flannel;
 mod follow;
+mod troubles;

@@ -255,3 +255,37 @@ ports = ["8080:80", "127.0.0.1:9000-9001:9000-9001/udp"]
         assert!(lab.host.apply(&file.replace("8080", "8081")).actions().is_empty());
     });
 }
+
+/// Where the way out by IPv6 is by another network, the plugin is told so, and told again when that changes.
+#[test]
+fn a_way_out_by_ipv4_alone_is_said_to_be() {
+    lab::in_lab(|lab| {
+        lab.host.sh("ip link add dev0 type veth peer name dev1");
+        let plugin = Scripted::start(lab, "scripted", &[]);
+        let file = r#"
+[networks.wide]
+driver = "remote"
+plugin = "scripted"
+subnet = "10.50.0.0/24"
+
+[networks.front]
+subnet = ["10.20.0.0/24", "fd20::/64"]
+
+[containers.web]
+networks = ["wide", "front"]
+"#;
+        let told_of_ways = || -> Vec<(String, Value)> {
+            let ways = told(&plugin).into_iter().filter(|(method, _)| method.contains("ExternalConnectivity"));
+            ways.map(|(method, body)| (method, body["Options"].clone())).collect()
+        };
+        let program = |options: Value| vec![("NetworkDriver.ProgramExternalConnectivity".to_owned(), options)];
+        lab.host.apply(file);
+        let alone = json!({ "com.docker.network.driver.private.no_proxy_6to4": true });
+        assert_eq!(told_of_ways(), program(alone));
+        assert!(lab.host.apply(file).actions().is_empty());
+        let without = file.replace("[\"10.20.0.0/24\", \"fd20::/64\"]", "\"10.20.0.0/24\"");
+        lab.host.apply(&without);
+        assert_eq!(told_of_ways(), program(json!({})));
+        assert!(lab.host.apply(&without).actions().is_empty());
+    });
+}

@@ -114,7 +114,7 @@ impl Work<'_> {
         if asked.external {
             draft.endpoint.external = Stage::Begun;
             self.keep_endpoint(draft)?;
-            self.call(|| plugin.program_external_connectivity(&draft.network, &draft.id, &asked.ports))?;
+            self.call(|| plugin.program_external_connectivity(&draft.network, &draft.id, &asked))?;
             draft.endpoint.external = Stage::Done;
         }
         draft.endpoint.known = plugin.endpoint_is_known(&draft.network, &draft.id).is_ok();
@@ -168,12 +168,13 @@ impl Work<'_> {
     /// Changes what can change in place: whether the container's way out is by it.
     pub(super) fn change_endpoint(&mut self, key: &Key, wanted: &Endpoint) -> Called<()> {
         let Some(mut draft) = self.endpoint_draft(key)? else { return Ok(()) };
-        if wanted.external != (draft.endpoint.external == Stage::Done) {
+        let elsewhere = wanted.external && wanted.ipv6_elsewhere != draft.endpoint.asked.ipv6_elsewhere;
+        if elsewhere || wanted.external != (draft.endpoint.external == Stage::Done) {
             draft.endpoint.external = Stage::Begun;
             self.keep_endpoint(&mut draft)?;
             let plugin = draft.plugin.clone();
             if wanted.external {
-                self.call(|| plugin.program_external_connectivity(&draft.network, &draft.id, &wanted.ports))?;
+                self.call(|| plugin.program_external_connectivity(&draft.network, &draft.id, wanted))?;
                 draft.endpoint.external = Stage::Done;
             } else {
                 self.call(|| plugin.revoke_external_connectivity(&draft.network, &draft.id))?;
@@ -181,6 +182,7 @@ impl Work<'_> {
             }
         }
         draft.endpoint.asked.external = wanted.external;
+        draft.endpoint.asked.ipv6_elsewhere = wanted.ipv6_elsewhere;
         self.keep_endpoint(&mut draft)
     }
 
