@@ -27,7 +27,7 @@ examples:
 	$(CARGO) build --locked --all-features
 	for file in examples/*.toml; do target/debug/netrec rehearse $$file || exit 1; done
 
-# What is made of the program's own words: docs/cli.md, docs/keys.md, the schema of the file, the units of the Ansible role; and a picture.
+# What is made of the program's own words: docs/cli.md, docs/keys.md, the schema of the file, the units of the Ansible role; and pictures.
 generate:
 	UPDATE_EXPECT=1 $(CARGO) test --locked --all-features --test generated
 

@@ -36,11 +36,15 @@ fn the_reference_of_the_file() {
 }
 
 #[test]
-fn the_picture_of_an_example() {
-    let name = "web-shop.toml".to_owned();
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(&name)).unwrap();
-    let config = netrec::config::parse(Sources(vec![Source { name, text }])).unwrap();
-    same("docs/pictures/web-shop.svg", &netrec::graph::Picture::of(&config).unwrap().to_svg().unwrap());
+fn the_pictures_of_examples() {
+    for example in ["web-shop", "overlay-routed"] {
+        let name = format!("{example}.toml");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(&name);
+        let config =
+            netrec::config::parse(Sources(vec![Source { name, text: fs::read_to_string(path).unwrap() }])).unwrap();
+        let picture = netrec::graph::Picture::of(&config).unwrap();
+        same(&format!("docs/pictures/{example}.svg"), &picture.to_svg().unwrap());
+    }
 }
 
 /// The role installs the project's own units.

@@ -94,6 +94,17 @@ impl Output {
         self.result(&painted);
     }
 
+    /// What a line takes, where results go to a terminal.
+    pub(super) fn columns(&self) -> Option<usize> {
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+        (size.ws_col > 0).then(|| size.ws_col.into())
+    }
+
+    /// Tables whose last column is a state.
+    pub(super) fn status(&self, text: &str) {
+        if self.color { self.result(&with_states(text)) } else { self.result(text) }
+    }
+
     /// A word on the way, for people.
     pub(super) fn note(&self, text: &dyn Display) {
         if !self.quiet {
@@ -149,5 +160,73 @@ impl Output {
         self.result(&format!("{question} Only `yes` goes on: "));
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).is_ok() && answer.trim() == "yes"
+    }
+}
+
+/// Tables with coloured states: what is as it should be, what is waited for, and all else. Heads are bold, and warnings as in a plan.
+fn with_states(text: &str) -> String {
+    const STATE: &str = "STATE";
+    let mut painted = String::with_capacity(text.len() * 2);
+    // The column, in characters, that states begin in.
+    let mut column: Option<usize> = None;
+    for line in text.lines() {
+        let at = line.strip_suffix(STATE).map(|before| before.chars().count());
+        let split = column.and_then(|column| line.char_indices().nth(column)).map(|(at, _)| line.split_at(at));
+        match (at, split) {
+            _ if line.starts_with('!') => painted += &format!("\x1b[1;33m{line}\x1b[0m\n"),
+            (Some(at), _) => {
+                column = Some(at);
+                painted += &format!("\x1b[1m{line}\x1b[0m\n");
+            }
+            (None, Some((before, state))) => {
+                let code = match state {
+                    "ok" => "32",
+                    _ if state.starts_with("waiting") => "33",
+                    _ => "31",
+                };
+                painted += &format!("{before}\x1b[{code}m{state}\x1b[0m\n");
+            }
+            (None, None) => {
+                column = column.filter(|_| !line.is_empty());
+                painted.extend([line, "\n"]);
+            }
+        }
+    }
+    painted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_states;
+
+    #[test]
+    fn states_are_coloured() {
+        let text = "a: 1 object differs from b
+! a warning
+
+NETWORK  STATE
+front    ok
+back     1 missing of 6
+
+CONTAINER  ADDRESSES  STATE
+web        10.0.0.2   waiting: it is not there
+           fd00::2
+
+No longer in b: containers.db
+";
+        let painted = "a: 1 object differs from b
+\x1b[1;33m! a warning\x1b[0m
+
+\x1b[1mNETWORK  STATE\x1b[0m
+front    \x1b[32mok\x1b[0m
+back     \x1b[31m1 missing of 6\x1b[0m
+
+\x1b[1mCONTAINER  ADDRESSES  STATE\x1b[0m
+web        10.0.0.2   \x1b[33mwaiting: it is not there\x1b[0m
+           fd00::2
+
+No longer in b: containers.db
+";
+        assert_eq!(with_states(text), painted);
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
     if command.json {
         output.json(&status.to_json());
     } else {
-        output.result(&status.to_text());
+        output.status(&status.to_text(output.columns()));
     }
     Ok(Done::Ok)
 }

@@ -215,6 +215,15 @@ impl<'a> Build<'a> {
                 // That there is no way is said once, of all.
                 let Some(way) = self.facts.ways.get(&via) else { continue };
                 if let Some(router) = way.via {
+                    // Who is a member is not the file's to say, and others are served all the same.
+                    if self.config.cluster.is_some() {
+                        let text = format!(
+                            "{} is on no link of this host: {via} is reached by {router}, and network `{}` is `direct`",
+                            host.owner, network.name
+                        );
+                        self.warn("peer-unreachable", text, Some(&host.owner));
+                        continue;
+                    }
                     let line = self.config.sources.line(&network.place);
                     let text = format!(
                         "network `{}` ({line}) is `direct`, but host `{}` is on no link of this host: {via} is reached by \

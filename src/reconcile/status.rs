@@ -205,8 +205,9 @@ impl Status {
         })
     }
 
-    /// As tables, for people.
-    pub fn to_text(&self) -> String {
+    /// As tables, for people. `columns` is what a line takes, where that is known: what a cell lists is then one below the other,
+    /// where it does not fit otherwise.
+    pub fn to_text(&self, columns: Option<usize>) -> String {
         let mut text = if self.matches() {
             format!("{} matches {}.\n", self.host, self.file)
         } else if !self.refusals.is_empty() {
@@ -232,7 +233,7 @@ impl Status {
                 in_words(*state, hindered.as_ref()),
             ]
         });
-        text += &table(["NETWORK", "DRIVER", "DEVICE", "SUBNETS", "CONTAINERS", "STATE"], rows);
+        text += &table(["NETWORK", "DRIVER", "DEVICE", "SUBNETS", "CONTAINERS", "STATE"], rows, columns);
         let rows = self.containers.iter().flat_map(|container| {
             let row = |network: &str, interface: Option<InterfaceName>, addresses: &[IpNetwork], state: String| {
                 let interface = interface.map_or_else(|| "-".to_owned(), |interface| interface.to_string());
@@ -250,7 +251,7 @@ impl Status {
             );
             attachments.collect()
         });
-        text += &table(["CONTAINER", "NETNS", "NETWORK", "INTERFACE", "ADDRESSES", "STATE"], rows);
+        text += &table(["CONTAINER", "NETNS", "NETWORK", "INTERFACE", "ADDRESSES", "STATE"], rows, columns);
         let rows = self.ports.iter().map(|port| {
             let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
             let address = match port.address {
@@ -270,11 +271,11 @@ impl Status {
             ]
         });
         text += &if self.ports.iter().any(|port| port.packets.is_some()) {
-            table(["PORT", "CONTAINER", "ADDRESSES", "CONNECTIONS", "PACKETS", "BYTES", "STATE"], rows)
+            table(["PORT", "CONTAINER", "ADDRESSES", "CONNECTIONS", "PACKETS", "BYTES", "STATE"], rows, columns)
         } else {
             let rows =
                 rows.map(|[port, container, to, connections, _, _, state]| [port, container, to, connections, state]);
-            table(["PORT", "CONTAINER", "ADDRESSES", "CONNECTIONS", "STATE"], rows)
+            table(["PORT", "CONTAINER", "ADDRESSES", "CONNECTIONS", "STATE"], rows, columns)
         };
         if !self.left.is_empty() {
             let left: Vec<&str> = self.left.iter().map(Owner::as_str).collect();
@@ -304,19 +305,42 @@ impl Status {
     }
 }
 
-/// Columns as wide as their widest cell; nothing without rows.
-fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+/// Columns as wide as their widest cell; nothing without rows. Where a line takes less, lists of addresses are set one below the
+/// other.
+fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>, columns: Option<usize>) -> String {
+    let lists = head.map(|name| ["SUBNETS", "ADDRESSES"].contains(&name));
+    let mut rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
     if rows.len() == 1 {
         return String::new();
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut widths = widths(&rows);
+    if columns.is_some_and(|columns| widths.iter().sum::<usize>() + GAP.len() * (N - 1) > columns) {
+        rows = rows.iter().flat_map(|row| stacked(row, lists)).collect();
+        widths = self::widths(&rows);
+    }
     let line = |row: &[String; N]| {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+        cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned() + "\n"
     };
     rows.iter().map(line).fold("\n".to_owned(), |text, line| text + &line)
+}
+
+/// Between columns.
+const GAP: &str = "  ";
+
+fn widths<const N: usize>(rows: &[[String; N]]) -> [usize; N] {
+    std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+}
+
+/// A row as several: the first has all that is no list.
+fn stacked<const N: usize>(row: &[String; N], lists: [bool; N]) -> Vec<[String; N]> {
+    let parts: [Vec<&str>; N] =
+        std::array::from_fn(
+            |column| if lists[column] { row[column].split(' ').collect() } else { vec![row[column].as_str()] },
+        );
+    let height = parts.iter().map(Vec::len).max().unwrap_or(1);
+    let cell = |column: usize, line: usize| parts[column].get(line).copied().unwrap_or_default().to_owned();
+    (0..height).map(|line| std::array::from_fn(|column| cell(column, line))).collect()
 }
 
 /// Reads what there is of a file. `host` is the name of this one, else the system's; `waits` is what waits to be confirmed.
@@ -529,5 +553,35 @@ impl<'a> View<'a> {
             hindered: self.hindered.get(&port.owner).cloned().or_else(below),
             owner: port.owner,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_table_sets_addresses_one_below_the_other() {
+        let rows = || {
+            [["web", "10.20.0.10/24 fd20::10/64", "ok"], ["db", "10.20.0.9/24", "1 missing of 6"]]
+                .into_iter()
+                .map(|row| row.map(str::to_owned))
+        };
+        let shown = |columns| table(["CONTAINER", "ADDRESSES", "STATE"], rows(), columns);
+        let wide = "
+CONTAINER  ADDRESSES                  STATE
+web        10.20.0.10/24 fd20::10/64  ok
+db         10.20.0.9/24               1 missing of 6
+";
+        let narrow = "
+CONTAINER  ADDRESSES      STATE
+web        10.20.0.10/24  ok
+           fd20::10/64
+db         10.20.0.9/24   1 missing of 6
+";
+        assert_eq!(shown(None), wide);
+        assert_eq!(shown(Some(52)), wide, "it just fits");
+        assert_eq!(shown(Some(51)), narrow);
+        assert_eq!(shown(Some(10)), narrow, "what cannot be made narrower is shown all the same");
     }
 }

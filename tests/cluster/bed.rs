@@ -100,6 +100,12 @@ pub(crate) fn address_of(space: &Space) -> String {
     text.split_whitespace().nth(3).expect("an address").split('/').next().expect("an address").to_owned()
 }
 
+/// The IPv6 address of a container's `eth0` that is not the link's alone.
+pub(crate) fn address_of_ipv6(space: &Space) -> String {
+    let text = space.run(["ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "global"]);
+    text.split_whitespace().nth(3).expect("an address").split('/').next().expect("an address").to_owned()
+}
+
 /// The routes of a host into the network, without its own piece: `10.5.72.0/24` to the device or the router.
 pub(crate) fn routes(host: &Space) -> BTreeMap<String, String> {
     let text = host.run(["ip", "-4", "route", "show", "proto", "78"]);
@@ -149,12 +155,23 @@ impl Etcd {
         machine.spawn(&mut command).expect("etcd")
     }
 
+    /// Another one beside it on the same machine, that listens elsewhere.
+    pub(crate) fn second(&self, more: &[&str]) -> Second {
+        let mut command = Command::new("etcd");
+        command.args(["--data-dir", "/run/lab/second", "--log-level", "error", "--logger", "zap", "--unsafe-no-fsync"]);
+        command.args(["--listen-peer-urls", "http://127.0.0.1:2480"]).args(more);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let second = Second(self.machine.spawn(&mut command).expect("etcd"));
+        until("it listens", || self.machine.sh("ss -ltn").contains(":2479"));
+        second
+    }
+
     /// Waits until it answers.
     pub(crate) fn answers(&self) {
         until("etcd answers", || self.try_ctl(&["get", "x"]).status == 0);
     }
 
-    fn try_ctl(&self, args: &[&str]) -> lab::Output {
+    pub(crate) fn try_ctl(&self, args: &[&str]) -> lab::Output {
         self.machine.try_run([&["etcdctl", "--command-timeout", "5s"], args].concat())
     }
 
@@ -197,10 +214,25 @@ impl Etcd {
         self.end(Signal::SIGTERM);
     }
 
+    /// Has it stand still, or go on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("etcd is there");
+    }
+
     /// Starts it again with what it had.
     pub(crate) fn start_again(&mut self) {
         self.child = Self::spawn(&self.machine, &self.name, &self.more);
         self.answers();
+    }
+}
+
+/// Another etcd, until this is dropped.
+pub(crate) struct Second(Child);
+
+impl Drop for Second {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -221,8 +253,13 @@ impl Watching {
     /// Starts it on a file.
     pub(crate) fn start(host: &Machine, toml: &str) -> Self {
         let file = host.write("netrec.toml", toml);
-        let mut command = Command::new(NETREC);
-        command.args(["watch", "-c", &file]).env("NETREC_CHECK_PICTURE", "1");
+        // For figures another build of it is of use, and one that does not compare what it keeps with what there is.
+        let other = std::env::var("NETREC_OTHER").ok();
+        let mut command = Command::new(other.as_deref().unwrap_or(NETREC));
+        command.args(["watch", "-c", &file]);
+        if other.is_none() {
+            command.env("NETREC_CHECK_PICTURE", "1");
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = host.spawn(&mut command).expect("netrec");
         let stderr = BufReader::new(child.stderr.take().expect("standard error"));

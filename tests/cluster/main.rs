@@ -11,4 +11,7 @@ mod hosts;
 
 mod apply;
 mod bed;
+mod flannel;
 mod follow;
+mod many;
+mod troubles;

@@ -150,3 +150,47 @@ fn the_commands_of_the_tutorial() {
         assert_eq!(before.diff(&lab::Snapshot::of(&lab.host)), "", "something is left");
     });
 }
+
+/// README's commands, in order: blocks for a shell, and commands within sentences. `cargo run` is what was built for the tests, and
+/// who is asked says yes.
+#[test]
+fn the_commands_of_the_readme() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).expect("README");
+    let examples = root.join("examples");
+    let folder = Path::new(lab::NETREC).parent().expect("a folder").display();
+    let blocks = readme.split("\n```").enumerate().flat_map(|(place, part)| {
+        if place % 2 == 1 {
+            return part.strip_prefix("sh\n").map(str::to_owned).into_iter().collect::<Vec<_>>();
+        }
+        let words =
+            part.split('`').skip(1).step_by(2).map(|words| words.split_whitespace().collect::<Vec<_>>().join(" "));
+        words.filter(|words| words.starts_with("netrec -c ") || words == "netrec destroy").collect()
+    });
+    let commands: Vec<String> = blocks.collect();
+    let shown: Vec<&str> = commands.iter().map(String::as_str).collect();
+    let wanted = [
+        "cargo run --release -- rehearse examples/quickstart.toml",
+        "netrec -c examples/quickstart.toml plan",
+        "netrec -c examples/quickstart.toml apply",
+        "netrec destroy",
+        "netrec -c examples/web-shop.toml graph --format svg",
+    ];
+    assert_eq!(shown, wanted);
+    lab::in_lab(|lab| {
+        let before = lab::Snapshot::of(&lab.host);
+        lab.host.sh(&format!("mkdir -p /run/lab/readme && cp -r {} /run/lab/readme", examples.display()));
+        for command in &commands {
+            let asks = command.ends_with("apply") || command.ends_with("destroy");
+            let typed = command.replace("cargo run --release --", "netrec") + if asks { " -y" } else { "" };
+            let script = format!("cd /run/lab/readme\nPATH={folder}:$PATH\n{typed}");
+            let said = lab.host.try_run(["sh", "-euc", &script]);
+            assert_eq!(said.status, 0, "{command}\n{}{}", said.stdout, said.stderr);
+            assert_ne!(said.stdout, "", "{command} says nothing");
+        }
+        drop(lab.host.settle());
+        lab.host.set_sysctl("net/ipv4/ip_forward", "0");
+        lab.host.set_sysctl("net/ipv6/conf/all/forwarding", "0");
+        assert_eq!(before.diff(&lab::Snapshot::of(&lab.host)), "", "something is left");
+    });
+}

@@ -61,7 +61,9 @@ pub(super) fn choose(cluster: &Cluster, pools: Pools, entries: &[Entry], own: &O
         if whose.is_some() && whose == id {
             mine.push((pieces, entry));
         } else {
-            others.push((pieces, whose));
+            // What is larger than the network, or elsewhere, takes nothing of it.
+            let inside: Vec<IpNetwork> = pieces.into_iter().filter(|piece| is_inside(cluster, *piece)).collect();
+            others.push((inside, whose, entry));
         }
     }
     let fits = |pieces: &[IpNetwork]| {
@@ -74,11 +76,15 @@ pub(super) fn choose(cluster: &Cluster, pools: Pools, entries: &[Entry], own: &O
         each && cluster.pieces.iter().all(|fixed| pieces.contains(fixed))
     };
     let is_others =
-        |piece: &IpNetwork| others.iter().find(|(pieces, _)| pieces.iter().any(|other| meet(*piece, *other)));
-    // Of several the last that was written; what somebody else has too is not one's own.
+        |piece: &IpNetwork| others.iter().find(|(pieces, ..)| pieces.iter().any(|other| meet(*piece, *other)));
+    // A piece that two have, by keys that differ in the other family, is that of the older entry.
+    let lost = |own: &Entry, pieces: &[IpNetwork]| {
+        let older = others.iter().filter(|(.., other)| other.created < own.created);
+        older.flat_map(|(pieces, ..)| pieces).any(|piece| pieces.contains(piece))
+    };
+    // Of several the last that was written.
     mine.sort_by_key(|(_, entry)| entry.modified);
-    let held =
-        mine.iter().rposition(|(pieces, _)| fits(pieces) && !pieces.iter().any(|piece| is_others(piece).is_some()));
+    let held = mine.iter().rposition(|(pieces, entry)| fits(pieces) && !lost(entry, pieces));
     if let Some(index) = held {
         let (pieces, entry) = mine.remove(index);
         let member = member(cluster, own, pieces);
@@ -90,7 +96,7 @@ pub(super) fn choose(cluster: &Cluster, pools: Pools, entries: &[Entry], own: &O
     // One's own that do not fit are still there until they are taken away.
     let taken: Vec<IpNetwork> = others
         .iter()
-        .map(|(pieces, _)| pieces)
+        .map(|(pieces, ..)| pieces)
         .chain(mine.iter().map(|(pieces, _)| pieces))
         .flatten()
         .copied()
@@ -106,7 +112,7 @@ pub(super) fn choose(cluster: &Cluster, pools: Pools, entries: &[Entry], own: &O
                 if !pool.has(fixed) {
                     return Err(format!("`subnet = \"{fixed}\"` is none of the pieces that the configuration in etcd has"));
                 }
-                if let Some((_, whose)) = is_others(&fixed) {
+                if let Some((_, whose, _)) = is_others(&fixed) {
                     let whose = whose.map_or_else(|| "somebody".to_owned(), |ip| ip.to_string());
                     return Err(format!(
                         "`subnet = \"{fixed}\"` is leased to {whose}: wait until it is free, or leave `subnet` out to have \
@@ -163,6 +169,12 @@ fn free(pool: Pool, taken: &[IpNetwork], id: Option<Ipv4Addr>) -> Option<IpNetwo
         (at <= to).then(|| pool.piece(at)).flatten()
     };
     upwards(start, pool.last).or_else(|| upwards(pool.first, pool.last))
+}
+
+/// Whether a piece is within the network.
+fn is_inside(cluster: &Cluster, piece: IpNetwork) -> bool {
+    let subnet = cluster.network.subnets[usize::from(piece.is_ipv6())];
+    subnet.is_some_and(|subnet| subnet.contains(piece.network()) && subnet.prefix() <= piece.prefix())
 }
 
 /// Whether two pieces share an address.

@@ -184,10 +184,18 @@ fn the_last_piece_is_found_and_no_more_than_that() {
     store.write(b"/net/subnets/10.5.33.128-25", "garbage", 0);
     let said = "all 63 pieces of network `wide` are leased: none is left for this host";
     assert_eq!(store.chosen(&cluster, &own(&cluster, 1, &[])).unwrap_err(), said);
-    // One key for all of them.
+    // One key for all of them: who comes gets none, and who is there stays.
     store.entries.clear();
+    let (host, revision) = (own(&cluster, 1, &[]), store.revision);
+    let first = store.chosen(&cluster, &host).unwrap();
+    assert!(store.take(&cluster, &first, revision));
+    store.write(b"/net/subnets/10.5.0.0-18", "garbage", 0);
+    assert_eq!(store.chosen(&cluster, &own(&cluster, 2, &[])).unwrap_err(), said);
+    assert!(matches!(store.chosen(&cluster, &host).unwrap().how, How::Held(_)));
+    // What is larger than the network is nothing of it.
+    store.entries.remove(&b"/net/subnets/10.5.0.0-18"[..]);
     store.write(b"/net/subnets/0.0.0.0-0", "garbage", 0);
-    assert_eq!(store.chosen(&cluster, &own(&cluster, 1, &[])).unwrap_err(), said);
+    assert_eq!(store.chosen(&cluster, &own(&cluster, 2, &[])).unwrap().how, How::New);
 }
 
 /// A small generator (xorshift), so that a failure can be repeated.

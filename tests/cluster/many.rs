@@ -1,0 +1,139 @@
+//! An etcd of three that loses one, one that hangs, and one that is full.
+
+use std::fmt::Write as _;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::bed::{Bed, ETCD, Etcd, Watching, in_bed, routes};
+use crate::lab::{Events, Machine, until};
+
+fn vxlan(ip: &str, number: usize) -> String {
+    let mac = format!("02:00:00:00:{:02x}:{:02x}", number / 256, number % 256);
+    format!(
+        r#"{{"PublicIP":"{ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+    )
+}
+
+/// Whichever of three goes, the leader too, what is written is heard.
+#[test]
+fn an_etcd_of_three_that_loses_its_leader() {
+    in_bed(1, |bed| {
+        let peers: Vec<String> = (1..=3).map(|n| format!("e{n}=http://192.0.2.{}:2380", 90 + n)).collect();
+        let start = |n: usize| {
+            let machine = Machine::new(&format!("etcd{n}"));
+            bed.plug_in(&machine, 90 + n);
+            let (client, peer) = (format!("http://192.0.2.{}:2379", 90 + n), format!("http://192.0.2.{}:2380", 90 + n));
+            let clients = format!("{client},http://127.0.0.1:2379");
+            let more = [
+                "--listen-client-urls",
+                &clients,
+                "--advertise-client-urls",
+                &client,
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+                "--initial-cluster",
+                &peers.join(","),
+            ];
+            Etcd::start(machine, &format!("e{n}"), &more)
+        };
+        let mut etcds: Vec<Etcd> = (1..=3).map(start).collect();
+        etcds.iter().for_each(Etcd::answers);
+        let all = "[\"http://192.0.2.91:2379\", \"http://192.0.2.92:2379\", \"http://192.0.2.93:2379\"]";
+        let watch = Watching::start(&bed.hosts[0], &Bed::file("a1").replace(&format!("\"{ETCD}\""), all));
+        watch.says(" applied ");
+        let leader = etcds.iter().position(|etcd| {
+            let status = etcd.ctl(&["endpoint", "status", "-w", "fields"]);
+            let field =
+                |name: &str| status.lines().find_map(|l| l.strip_prefix(&format!("\"{name}\" : ")).map(str::to_owned));
+            field("MemberID").is_some() && field("MemberID") == field("Leader")
+        });
+        let leader = leader.expect("one of them leads");
+        let third = (leader + 1) % 3;
+        for (number, lost) in [leader, third].into_iter().enumerate() {
+            etcds[lost].stop();
+            let other = &etcds[(leader + 2) % 3];
+            if number == 0 {
+                other.answers();
+                other.put("/coreos.com/network/subnets/10.5.70.0-24", &vxlan("192.0.2.170", 170));
+                until("it is known", || routes(&bed.hosts[0]).contains_key("10.5.70.0/24"));
+                etcds[lost].start_again();
+                continue;
+            }
+            other.answers();
+            other.ctl(&["del", "/coreos.com/network/subnets/10.5.70.0-24"]);
+            until("it is forgotten", || routes(&bed.hosts[0]).is_empty());
+        }
+        // With one of three nobody decides anything, and what is known stays.
+        let before = watch.ticks();
+        etcds[leader].stop();
+        let begun = Instant::now();
+        assert_eq!(bed.hosts[0].plan(&Bed::file("a1").replace(&format!("\"{ETCD}\""), all)).actions(), [""; 0]);
+        thread::sleep(Duration::from_secs(1).saturating_sub(begun.elapsed()));
+        let (used, time) = (watch.ticks() - before, begun.elapsed());
+        assert!(u128::from(used) * 10 < time.as_millis() / 3, "{used} ticks in {} ms", time.as_millis());
+    });
+}
+
+#[test]
+fn an_etcd_that_hangs_is_not_waited_for() {
+    in_bed(1, |bed| {
+        let (host, file) = (&bed.hosts[0], Bed::file("a1"));
+        host.apply(&file);
+        bed.etcd.signal(Signal::SIGSTOP);
+        let plan = host.plan(&file);
+        assert_eq!((plan.actions(), plan.warnings()), (vec![], vec!["cluster-away".to_owned()]));
+        let said = plan.json["warnings"][0]["message"].as_str().unwrap();
+        let words = "etcd cannot be asked (http://192.0.2.90:2379: no answer within 5 s): the hosts of network `wide` are those";
+        assert!(said.starts_with(words), "{said}");
+        bed.etcd.signal(Signal::SIGCONT);
+        assert_eq!(host.plan(&file).warnings(), [""; 0]);
+    });
+}
+
+/// All are known soon after the start, and one more soon after it came. How soon is said; `NETREC_LEASES` says how many.
+#[test]
+fn a_cluster_of_many() {
+    in_bed(1, |bed| {
+        let count: usize = std::env::var("NETREC_LEASES").map_or(300, |count| count.parse().unwrap());
+        let host = &bed.hosts[0];
+        // Where packets to them would go.
+        host.sh("ip route add 172.16.0.0/12 via 192.0.2.99");
+        let numbers: Vec<usize> = (1..=count).collect();
+        let address = |n: usize| format!("172.16.{}.{}", n / 250, n % 250 + 1);
+        let piece = |n: usize| format!("10.{}.{}.0", 64 + n / 256, n % 256);
+        for some in numbers.chunks(100) {
+            let mut text = "\n".to_owned();
+            for n in some {
+                let value = vxlan(&address(*n), *n).replace('"', "\\\"");
+                let _ = writeln!(text, "put /coreos.com/network/subnets/{}-24 \"{value}\"", piece(*n));
+            }
+            let mut etcdctl = Command::new("sh");
+            etcdctl.args(["-c", "printf %s \"$1\" | etcdctl txn >/dev/null", "sh", &format!("{text}\n\n")]);
+            etcdctl.stdin(Stdio::null());
+            assert!(bed.etcd.machine.spawn(&mut etcdctl).unwrap().wait().unwrap().success());
+        }
+        assert_eq!(bed.etcd.members().len(), count);
+        let begun = Instant::now();
+        let watch = Watching::start(host, &Bed::file("a1").replace("10.5.0.0/16", "10.64.0.0/10"));
+        watch.says(" applied ");
+        let first = begun.elapsed();
+        let known = || host.run(["ip", "route", "show", "proto", "78"]).lines().count();
+        assert_eq!(known(), count + 1, "and one for what is nobody's");
+        let mut times = Vec::new();
+        for n in count + 1..count + 6 {
+            let changes = Events::of(host);
+            bed.etcd.put(&format!("/coreos.com/network/subnets/{}-24", piece(n)), &vxlan(&address(n), n));
+            let put = Instant::now();
+            let route = format!("Destination(Inet({}))", piece(n));
+            until("it is known", || changes.take().iter().any(|line| line.contains(&route)));
+            times.push(put.elapsed().as_millis());
+        }
+        println!("{count} leases: applied after {} ms; one more after {times:?} ms", first.as_millis());
+        assert_eq!(known(), count + 6);
+    });
+}
