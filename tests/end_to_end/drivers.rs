@@ -456,7 +456,7 @@ fn an_mtu_may_be_too_small_for_ipv6() {
         }
         // With the larger MTU no address came that nobody wants.
         lab::until("the devices are up", || {
-            lab.host.sh("ip -6 -o addr show dev nr-front; ip -n web -6 -o addr show dev eth1") == ""
+            lab.host.sh("ip -6 -o addr show dev nr-front; ip -n web -6 -o addr show dev eth1").is_empty()
         });
         lab.host.destroy(&file(1500));
         is_again("destroy", lab, &before);
