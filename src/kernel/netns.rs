@@ -497,7 +497,10 @@ fn claim(path: &Path, writes: &mut Writes) -> Result<bool, Refusal> {
     if metadata.is_file() && metadata.len() == 0 {
         return Ok(false);
     }
-    Err(Refusal::new(libc::EEXIST, format!("{} is a file of somebody else's", path.display())))
+    Err(Refusal::new(
+        libc::EEXIST,
+        format!("{} is somebody else's: remove it, or name the container otherwise", path.display()),
+    ))
 }
 
 /// The namespaces under `/run/netns`, in order.

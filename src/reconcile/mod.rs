@@ -398,16 +398,14 @@ fn there(Conflict { key, why, .. }: &Conflict) -> String {
 
 fn ways_out(key: &Key, wanted: Option<&Entry>) -> String {
     let ip = sources::ip_in(key.netns());
+    let shapes = matches!(wanted.map(|e| &e.object), Some(Object::Link(Link { kind: LinkKind::Ifb, .. })));
     match key {
-        Key::Link { netns, name } if !netns.is_host() => {
-            let kind = wanted.map(|entry| &entry.object);
-            let own = match kind {
-                Some(Object::Link(Link { kind: LinkKind::Ifb, .. })) => "another name",
-                _ => "another `interface` on the network",
-            };
+        Key::Link { netns, name } if !netns.is_host() || shapes => {
+            let own = if shapes { "another name" } else { "another `interface` on the network" };
+            let such = if netns.is_host() { "what limits traffic" } else { "devices in a container" };
             format!(
                 "rename: give the container {own}, or that device another name, `{ip} link set {name} name NAME`; adopt: \
-                 devices in a container cannot be; remove: `{ip} link del {name}`"
+                 {such} cannot be; remove: `{ip} link del {name}`"
             )
         }
         Key::Link { name, .. } => format!(

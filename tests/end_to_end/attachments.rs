@@ -428,6 +428,19 @@ fn an_interface_is_not_called_as_what_limits_it() {
             lab.host.sh(&format!("{ip} set {name} name other && {ip} del other"));
         }
         lab.host.apply(&file);
+        // On a bridge it is in the host.
+        let file = file.replace("driver = 'macvlan'\nparent = 'uplink'\n", "");
+        let name = shaper("lan", "web");
+        lab.host.run(["ip", "link", "add", &name, "type", "bridge"]);
+        let refused = lab.host.try_netrec(&file, &["plan"]);
+        assert_eq!(
+            refused.stderr,
+            format!(
+                "error: link {name} exists and is not netrec's (group 0), but containers.web.networks.lan \
+                 (/run/lab/netrec.toml:5) wants to make it\n  rename: give the container another name, or that device another \
+                 name, `ip link set {name} name NAME`; adopt: what limits traffic cannot be; remove: `ip link del {name}`\n"
+            )
+        );
     });
 }
 

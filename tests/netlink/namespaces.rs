@@ -43,7 +43,10 @@ fn namespaces_are_made_as_iproute2_makes_them() {
         assert!(bad.message.contains("only namespaces under /run/netns"), "{bad}");
         sh("echo x > /run/netns/note");
         let note = linux.run(&[create(namespace(&Netns::new("note")))]).remove(0).unwrap_err();
-        assert_eq!(note.message, "create netns note: /run/netns/note is a file of somebody else's: File exists");
+        assert_eq!(
+            note.message,
+            "create netns note: /run/netns/note is somebody else's: remove it, or name the container otherwise: File exists"
+        );
     });
 }
 
