@@ -13,11 +13,10 @@ use super::remote;
 use super::report::Problem;
 use super::types::{Driver, Mode, Network, Parent, Place, Remote, Subnet};
 use super::{keys, values};
-use crate::state::{InterfaceName, IpvlanMode, MacvlanMode, ObjectName};
+use crate::state::{IPV6_MIN_MTU, InterfaceName, IpvlanMode, MacvlanMode, ObjectName};
 
 /// The least MTU of IPv4 (RFC 791; the kernel's `ETH_MIN_MTU`), of IPv6 (RFC 8200), and the most of a bridge.
 pub(super) const MTU_MIN: i64 = 68;
-const MTU_MIN_IPV6: u32 = 1280;
 pub(super) const MTU_MAX: i64 = 65535;
 
 /// A network as far as it could be read, with the places that checks need.
@@ -534,10 +533,10 @@ fn read_mtu(draft: &mut Draft, item: &Item, problems: &mut Problems) {
     let Some(mtu) = item.integer(&expected, MTU_MIN..=MTU_MAX, problems) else { return };
     draft.mtu = u32::try_from(mtu).ok();
     if let Some(subnet) = draft.has_ipv6()
-        && draft.mtu.is_some_and(|mtu| mtu < MTU_MIN_IPV6)
+        && draft.mtu.is_some_and(|mtu| mtu < IPV6_MIN_MTU)
     {
         problems.push(
-            Problem::new(item.place(), format!("IPv6 needs an MTU of at least {MTU_MIN_IPV6}"))
+            Problem::new(item.place(), format!("IPv6 needs an MTU of at least {IPV6_MIN_MTU}"))
                 .with_other(subnet.place.clone(), "an IPv6 subnet"),
         );
     }

@@ -4,7 +4,7 @@ use ipnetwork::IpNetwork;
 
 use super::{Build, ChosenNetwork, bridge_name};
 use crate::config::{Mode, Network};
-use crate::state::{Address, Device, InterfaceName, Key, Link, LinkKind, Netns, Object};
+use crate::state::{Address, Device, IPV6_MIN_MTU, InterfaceName, Key, Link, LinkKind, Netns, Object};
 
 /// Ethernet's MTU, for hosts without a default route.
 const MTU_DEFAULT: u32 = 1500;
@@ -59,6 +59,11 @@ impl Build<'_> {
         self.refuse([&network.owner], text);
     }
 
+    /// Whether the kernel has IPv6 on a network's devices, and so its parameters.
+    pub(super) fn device_has_ipv6(&self, network: &Network) -> bool {
+        self.facts.has_ipv6() && self.mtu(network) >= IPV6_MIN_MTU
+    }
+
     /// The MTU of a network's devices, in bytes: the file's, else that of a bridge that is there already or of the device
     /// that they are on, else that of the way to other hosts, else that of the way out.
     pub(super) fn mtu(&self, network: &Network) -> u32 {
@@ -96,7 +101,7 @@ impl Build<'_> {
                 self.want_sysctl(&Netns::HOST, parameter(family, "forwarding"), "1", &network.owner);
             }
         }
-        if self.facts.has_ipv6() {
+        if self.device_has_ipv6(network) {
             // Else a container could make itself the host's IPv6 router (CVE-2020-13401 was that).
             self.want_sysctl(&Netns::HOST, parameter("ipv6", "accept_ra"), "0", &network.owner);
         }

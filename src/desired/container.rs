@@ -140,7 +140,7 @@ impl<'a> Build<'a> {
         // The file's own word counts.
         let is_said = attachment.parameters().any(|(path, _)| path == accept_ra)
             || member.container.sysctls.iter().any(|(path, _)| *path == accept_ra);
-        if self.facts.has_ipv6() && !is_said {
+        if self.device_has_ipv6(network) && !is_said {
             // Else any container of the network could make itself the IPv6 router of the others, on a network without
             // IPv6 too.
             self.want_sysctl(netns, accept_ra, "0", &attachment.owner);

@@ -8,7 +8,7 @@ use super::container::Member;
 use super::shaping::{Limits, Point};
 use crate::config::{Driver, Network, Parent};
 use crate::state::facts::HostDevice;
-use crate::state::{Device, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object};
+use crate::state::{Device, IPV6_MIN_MTU, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object};
 
 impl Build<'_> {
     /// The devices that containers are to be on: there already, or VLANs to be made.
@@ -88,7 +88,7 @@ impl Build<'_> {
         let device = device(mac, mtu, false, false);
         let link = Link { kind: LinkKind::Vlan { parent, vid }, device, master: None, port: None, leaving: false };
         self.want(Key::Link { netns: Netns::HOST, name }, Object::Link(link), &network.owner);
-        if self.facts.has_ipv6() {
+        if self.facts.has_ipv6() && mtu >= IPV6_MIN_MTU {
             // Else a router on that VLAN would give the host an address there.
             self.want_sysctl(&Netns::HOST, format!("net/ipv6/conf/{name}/accept_ra"), "0", &network.owner);
         }

@@ -15,14 +15,12 @@ use ipnetwork::IpNetwork;
 use super::{Build, ChosenNetwork, ChosenTunnel, Whole};
 use crate::config::{Host, Network, Overlay, Subnet, Topology};
 use crate::state::{
-    Address, BridgePort, Device, Fdb, InterfaceName, Key, Link, LinkKind, Mac, Neighbour, Netns, Object, Owner, Route,
+    Address, BridgePort, Device, Fdb, IPV6_MIN_MTU, InterfaceName, Key, Link, LinkKind, Mac, Neighbour, Netns, Object,
+    Owner, Route,
 };
 
 /// What VXLAN puts before a packet: Ethernet, VXLAN, UDP and the outer IP header (RFC 7348).
 const OVERHEAD: [u32; 2] = [50, 70];
-
-/// The least MTU of a device that IPv6 runs over (RFC 8200).
-const IPV6_MIN_MTU: u32 = 1280;
 
 /// One that is reached through a switched network's tunnel: a container on another host, or that host itself.
 struct Station<'a> {
@@ -183,7 +181,7 @@ impl<'a> Build<'a> {
         for family in [(false, "ipv4"), (true, "ipv6")].into_iter().filter(|(v6, _)| has(*v6)) {
             self.want_sysctl(&Netns::HOST, parameter(family.1, "forwarding"), "1", &network.owner);
         }
-        if self.facts.has_ipv6() {
+        if self.device_has_ipv6(network) {
             self.want_sysctl(&Netns::HOST, parameter("ipv6", "accept_ra"), "0", &network.owner);
         }
         for (index, host) in whole.others() {

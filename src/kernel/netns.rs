@@ -526,12 +526,19 @@ pub(super) struct Everywhere {
     pub unseen: Vec<PathBuf>,
 }
 
-/// Looks for namespaces of mounts and processes: a line of `mountinfo` and a `stat` for each.
+/// Looks for namespaces of mounts and processes: a line of `mountinfo` and a `stat` for each. Unseen is also what can be
+/// reached by no path.
 pub(super) fn everywhere() -> Everywhere {
     let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
     let mut found: HashMap<Id, PathBuf> = HashMap::new();
+    let mut covered = Vec::new();
     for (id, path) in mounts.lines().filter_map(mounted_namespace) {
-        found.entry(id).or_insert(path);
+        // Something else may be mounted over it.
+        if fs::metadata(&path).is_ok_and(|metadata| id_of(&metadata) == id) {
+            found.entry(id).or_insert(path);
+        } else {
+            covered.push((id, path));
+        }
     }
     let mut unseen = Vec::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -544,6 +551,7 @@ pub(super) fn everywhere() -> Everywhere {
             Err(_) => {}
         }
     }
+    unseen.extend(covered.into_iter().filter(|(id, _)| !found.contains_key(id)).map(|(_, path)| path));
     let mut found: Vec<_> = found.into_iter().collect();
     found.sort();
     Everywhere { found, unseen }

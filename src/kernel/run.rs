@@ -165,13 +165,13 @@ impl Runner<'_> {
         all.sort_by(|(_, a), (_, b)| (a.stage, a.netns).cmp(&(b.stage, b.netns)));
         for chunk in all.chunk_by(|(_, a), (_, b)| (a.stage, a.netns) == (b.stage, b.netns)) {
             for batch in chunk.chunks(BATCH) {
-                self.send_batch(batch, outcomes);
+                self.send_batch(steps, batch, outcomes);
             }
         }
     }
 
     /// Sends messages of one stage to one namespace; a step that has failed sends no more.
-    fn send_batch(&mut self, batch: &[(usize, Operation<'_>)], outcomes: &mut Outcomes) {
+    fn send_batch(&mut self, steps: &[Step], batch: &[(usize, Operation<'_>)], outcomes: &mut Outcomes) {
         let mut sent = Vec::new();
         let mut requests = Vec::new();
         let mut descriptors = Vec::new();
@@ -199,6 +199,7 @@ impl Runner<'_> {
         let until = Instant::now() + TIDYING;
         for ((i, operation), answer) in sent.into_iter().zip(answers) {
             let answer = self.insist(operation, answer, until);
+            let answer = self.with_ipv6(&steps[i], operation, answer);
             settle(&mut outcomes[i], answer, operation.accept);
         }
     }
@@ -217,6 +218,26 @@ impl Runner<'_> {
             answer = self.namespaces.socket(operation.netns)?.batch(vec![request], self.writes).into_iter().collect();
         }
         answer
+    }
+
+    /// Sends an address again that was refused since IPv6 is off on its device: where somebody turned it off there, or on all
+    /// devices to come, as Docker does in containers without a network of its own.
+    fn with_ipv6(
+        &mut self,
+        step: &Step,
+        operation: &Operation<'_>,
+        answer: Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let (Err(refusal), Key::Address { netns, link, ip }, Some(_)) = (&answer, &step.key, &step.after) else {
+            return answer;
+        };
+        if refusal.errno != libc::EACCES || ip.is_ipv4() {
+            return answer;
+        }
+        let path = format!("net/ipv6/conf/{link}/disable_ipv6");
+        self.namespaces.within(netns, || Proc::SYSTEM.write(&path, "0", self.writes))??;
+        let (request, _descriptor) = (operation.build)(self.namespaces)?;
+        self.namespaces.socket(netns)?.batch(vec![request], self.writes).into_iter().collect()
     }
 
     /// The messages of a step about a link or what hangs on it; links are deleted elsewhere, together.
@@ -294,21 +315,27 @@ impl Runner<'_> {
 
     /// The kernel makes a link-local address when a device goes up, and keeps it when the device's own address changes. The
     /// old one goes after the new one has come, so that the route to their subnet stays; and both before the device's own
-    /// address changes, which shows whether it has been done.
+    /// address changes, which shows whether it has been done. It makes one, too, when a larger MTU brings IPv6 to a device.
     fn link_local<'a>(&self, netns: &'a Netns, before: &End, after: &End) -> Vec<Operation<'a>> {
-        let has_one = |end: &End| end.device.link_local && end.device.up;
-        if !self.can.ipv6 || before.device.mac == after.device.mac || !has_one(before) || !has_one(after) {
+        if !self.can.ipv6 {
             return Vec::new();
         }
         let name = after.name;
-        let operation = |mac: Mac, accept, request: fn(u32, IpNetwork) -> Request| {
+        let operation = |stage, mac: Mac, accept, request: fn(u32, IpNetwork) -> Request| {
             let ip = IpNetwork::new(mac.link_local().into(), LINK_LOCAL_PREFIX).ok()?;
             let build = move |namespaces: &mut Namespaces| Ok((request(namespaces.index(netns, name)?, ip), None));
-            Some(Operation { stage: Stage::Own, netns, accept, build: Box::new(build) })
+            Some(Operation { stage, netns, accept, build: Box::new(build) })
         };
-        let come = operation(after.device.mac, &[libc::EEXIST][..], address::add_link_local);
-        let gone = operation(before.device.mac, GONE, address::delete);
-        come.into_iter().chain(gone).collect()
+        let has_one = |end: &End| end.device.link_local && end.device.up;
+        if before.device.mac != after.device.mac && has_one(before) && has_one(after) {
+            let come = operation(Stage::Own, after.device.mac, &[libc::EEXIST][..], address::add_link_local);
+            let gone = operation(Stage::Own, before.device.mac, GONE, address::delete);
+            return come.into_iter().chain(gone).collect();
+        }
+        if change::gets_ipv6(before, after) && !after.device.link_local {
+            return operation(Stage::Clear, after.device.mac, GONE, address::delete).into_iter().collect();
+        }
+        Vec::new()
     }
 
     fn set_sysctls(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
@@ -771,6 +798,12 @@ fn advice(step: &Step, refusal: &Refusal) -> Option<String> {
             let module = if kind == "vlan" { "8021q" } else { kind };
             Some(format!("this kernel has no {kind} driver (modprobe {module})"))
         }
+        // When it is made, or when it comes up.
+        (libc::EADDRINUSE, Some(Object::Link(link))) => {
+            let parent = link.parent()?;
+            let mac = link.device.mac;
+            Some(format!("another device on {parent} has the address {mac}: give the container another `mac`, or none"))
+        }
         (errno, Some(Object::Link(link))) if step.before.is_none() => {
             let parent = link.parent()?;
             Some(match errno {
@@ -781,7 +814,6 @@ fn advice(step: &Step, refusal: &Refusal) -> Option<String> {
                         kind_of(&link.kind)
                     )
                 }
-                libc::EADDRINUSE => format!("another device on {parent} has the address {}", link.device.mac),
                 libc::ENETDOWN => format!("{parent} is down: `ip link set {parent} up`"),
                 _ => return None,
             })

@@ -13,7 +13,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use super::{Action, Conflict, Op};
 use crate::state::{
     Claim, Endpoint, Entry, Fdb, Health, InterfaceName, Key, Link, LinkKind, MacvlanMode, Netns, Object, Owner,
-    PluginNetwork, PluginSubnet, Route, Standing, State, Warning, device_of, of_renamed,
+    PluginNetwork, PluginSubnet, Route, Standing, State, Warning, device_of, facts, of_renamed,
 };
 
 /// The actions that make live state the desired one, in the order of their keys, and what stands in their way.
@@ -100,6 +100,8 @@ struct Fate {
     displaced: BTreeSet<Key>,
     /// Ports that leave their bridge, which forgets all about them.
     unplugged: BTreeSet<InterfaceName>,
+    /// Parameters of devices that are right, until the one for all devices is set.
+    overwritten: BTreeSet<Key>,
     /// Namespaces that go.
     emptied: BTreeSet<Netns>,
     /// Networks of plugins that are made anew.
@@ -155,6 +157,7 @@ impl Fate {
         let fallen: Vec<End> = fallen.filter_map(|(key, _)| link_end(key)).collect();
         fate.lost.extend(fallen);
         (fate.early, fate.bared) = early(desired, live);
+        fate.overwritten = overwritten(desired, live);
         fate
     }
 
@@ -237,6 +240,9 @@ impl Fate {
             (_, Object::Fdb(Fdb { port: Some(port), .. })) if self.unplugged.contains(port) => {
                 Some(Falls::AtOnce("its port leaves the bridge"))
             }
+            (Key::Sysctl { .. }, _) if self.overwritten.contains(key) => {
+                Some(Falls::AtOnce("the parameter of all devices overwrites it"))
+            }
             _ => None,
         }
     }
@@ -278,6 +284,49 @@ impl Fate {
         }
         Some(entry)
     }
+}
+
+/// What the kernel sets on every device when it is set for all (`inet_forward_change`, `addrconf_fixup_forwarding` and their
+/// like), as family and name.
+const FOR_ALL: [(&str, &str); 6] = [
+    ("ipv4", "forwarding"),
+    ("ipv6", "forwarding"),
+    ("ipv6", "disable_ipv6"),
+    ("ipv6", "addr_gen_mode"),
+    ("ipv6", "disable_policy"),
+    ("ipv6", "ignore_routes_with_linkdown"),
+];
+
+/// Parameters of devices that are as they should be, and that the change of one for all devices makes something else.
+fn overwritten(desired: &State, live: &State) -> BTreeSet<Key> {
+    let for_all = |path: &str| {
+        FOR_ALL.into_iter().find(|(family, name)| match path {
+            facts::IPV4_FORWARDING => (*family, *name) == FOR_ALL[0],
+            _ => path
+                .strip_prefix("net/")
+                .and_then(|path| path.strip_prefix(family))
+                .is_some_and(|path| path.strip_prefix("/conf/all/") == Some(*name)),
+        })
+    };
+    let changes = desired.iter().filter_map(|(key, entry)| {
+        let (Key::Sysctl { netns, path }, Object::Sysctl(wanted)) = (key, &entry.object) else { return None };
+        let of_all = for_all(path)?;
+        let changes = live.get(key).is_none_or(|found| found.object != entry.object);
+        changes.then_some((netns, of_all, wanted))
+    });
+    let changes: Vec<_> = changes.collect();
+    if changes.is_empty() {
+        return BTreeSet::new();
+    }
+    let loses = |(key, entry): &(&Key, &Entry)| {
+        let (Key::Sysctl { netns, path }, Object::Sysctl(wanted)) = (key, &entry.object) else { return false };
+        let Some(device) = device_of(path) else { return false };
+        live.get(key).is_some_and(|found| found.object == entry.object)
+            && changes.iter().any(|(of, (family, name), set)| {
+                *of == netns && *set != wanted && **path == *format!("net/{family}/conf/{device}/{name}")
+            })
+    };
+    desired.iter().filter(loses).map(|(key, _)| key.clone()).collect()
 }
 
 /// The link of the host that something is reached by over IPv4.

@@ -40,6 +40,9 @@ pub use surroundings::{
     Surroundings, TableFamily,
 };
 
+/// The least MTU in bytes of a device that IPv6 runs over (RFC 8200, 5). With less the kernel takes IPv6 off it.
+pub const IPV6_MIN_MTU: u32 = 1280;
+
 /// An object with what is known of whom it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {

@@ -330,6 +330,53 @@ fn a_parameter_of_one_interface_has_the_last_word() {
             assert_eq!(found.map(|path| web.sysctl(path)), [all, one, one].map(|value| value.to_string()));
             assert_eq!(lab.host.plan(&file(all, one)).actions(), [""; 0]);
         }
+        // Its own is right already, until that of all is mended.
+        let wanted = file(1, 0);
+        lab.host.apply(&wanted);
+        lab.host.sh("ip netns exec web sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0");
+        assert_same(
+            "a parameter of all devices was changed",
+            &[
+                "update sysctl net/ipv4/ip_forward in web",
+                "replace sysctl net/ipv4/conf/eth0/forwarding in web",
+                "update sysctl net/ipv6/conf/all/forwarding in web",
+                "replace sysctl net/ipv6/conf/eth0/forwarding in web",
+            ],
+            &lab.host.plan(&wanted).actions(),
+        );
+        lab.host.apply(&wanted);
+        assert_eq!(lab.host.plan(&wanted).actions(), [""; 0]);
+        assert_eq!(lab.container("web").sysctl("net/ipv4/conf/eth0/forwarding"), "0");
+    });
+}
+
+/// Somebody turned IPv6 off for all devices to come, as Docker does in containers without a network of its own, or later on.
+#[test]
+fn ipv6_is_on_where_a_network_has_it() {
+    lab::in_lab(|lab| {
+        let off = "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1";
+        lab.host.sh(&format!(
+            "ip netns add theirs; ip netns exec theirs {off}; {off}; \
+                              sysctl -qw net.ipv6.conf.uplink.disable_ipv6=0"
+        ));
+        let file = "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\n\
+                    [networks.four]\nsubnet = '10.21.0.0/24'\n\
+                    [networks.lan]\ndriver = 'macvlan'\nparent = 'uplink'\nsubnet = ['10.40.0.0/24', 'fd40::/64']\n\
+                    [containers.web]\nnetns = '/run/netns/theirs'\nnetworks = ['front', 'four', 'lan']\n";
+        lab.host.apply(file);
+        assert_eq!(lab.host.plan(file).actions(), [""; 0]);
+        let web = lab.container("theirs");
+        let is_off = |name: &str| web.sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"));
+        // It is nobody's business on a network without.
+        assert_eq!(["eth0", "eth1", "eth2"].map(is_off), ["0", "1", "0"]);
+        lab.host
+            .sh("ip netns exec theirs sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1 net.ipv6.conf.eth2.disable_ipv6=1
+            sysctl -qw net.ipv6.conf.nr-front.disable_ipv6=1");
+        lab.host.apply(file);
+        assert_eq!(lab.host.plan(file).actions(), [""; 0]);
+        assert_eq!(["eth0", "eth1", "eth2"].map(is_off), ["0", "1", "0"]);
+        assert_eq!(lab.host.sysctl("net/ipv6/conf/nr-front/disable_ipv6"), "0");
+        lab.host.destroy(file);
     });
 }
 

@@ -437,6 +437,64 @@ fn parents_that_will_not_do_are_refused() {
     });
 }
 
+/// The kernel has no IPv6 on devices of such an MTU, and none of its parameters.
+#[test]
+fn an_mtu_may_be_too_small_for_ipv6() {
+    lab::in_lab(|lab| {
+        lab.host.set_sysctl("net/ipv4/ip_forward", "1");
+        let before = at_rest(lab);
+        let file = |mtu: u32| {
+            format!(
+                "[networks.front]\nmtu = {mtu}\nsubnet = '10.20.0.0/24'\n\
+                 [networks.lan]\ndriver = 'macvlan'\nparent = 'uplink'\nmtu = {mtu}\nsubnet = '10.40.0.0/24'\n\
+                 [containers.web]\nnetworks = ['front', 'lan']\n"
+            )
+        };
+        for mtu in [68, 1280, 1279, 1400, 576, 1500] {
+            lab.host.apply(&file(mtu));
+            assert_eq!(lab.host.plan(&file(mtu)).actions(), [""; 0], "{mtu}");
+        }
+        // With the larger MTU no address came that nobody wants.
+        lab::until("the devices are up", || {
+            lab.host.sh("ip -6 -o addr show dev nr-front; ip -n web -6 -o addr show dev eth1").is_empty()
+        });
+        lab.host.destroy(&file(1500));
+        is_again("destroy", lab, &before);
+    });
+}
+
+/// A namespace is also found by its processes where something was mounted over its path.
+#[test]
+fn what_is_in_a_covered_namespace_is_found() {
+    lab::in_lab(|lab| {
+        lab.host.sh(
+            "mkdir /run/theirs; touch /run/theirs/app; unshare --net mount --bind /proc/self/ns/net /run/theirs/app",
+        );
+        let before = at_rest(lab);
+        let file = "[networks.lan]\ndriver = 'macvlan'\nparent = 'uplink'\nsubnet = '10.40.0.0/24'\n\
+                    [containers.one]\nnetns = '/run/theirs/app'\nnetworks = ['lan']\n";
+        lab.host.apply(file);
+        let mut process =
+            lab.host.spawn(Command::new("nsenter").args(["--net=/run/theirs/app", "sleep", "600"])).unwrap();
+        lab::until("it is there", || lab.host.try_run(["pgrep", "-x", "-f", "sleep 600"]).status == 0);
+        lab.host.sh("mount -t tmpfs none /run/theirs");
+        lab.host.destroy("");
+        lab.host.sh("umount /run/theirs");
+        process.kill().unwrap();
+        process.wait().unwrap();
+        is_again("destroy", lab, &before);
+
+        // Without a process nothing leads there.
+        lab.host.apply(file);
+        lab.host.sh("mount -t tmpfs none /run/theirs");
+        let unseen = lab.host.destroy("");
+        assert_eq!(unseen.json["warnings"][0]["code"], "unseen", "{}", unseen.json);
+        lab.host.sh("umount /run/theirs");
+        lab.host.destroy("");
+        is_again("destroy", lab, &before);
+    });
+}
+
 /// What waits for a device to come up is said, and mended by nobody but its owner.
 #[test]
 fn a_parent_that_is_down_is_warned_about() {

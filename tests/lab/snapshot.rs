@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::Path;
 
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use serde_json::Value;
 
 use super::space::{Machine, Space};
@@ -158,15 +161,22 @@ fn normalised(section: &str, around: &str, value: Value) -> Value {
     }
 }
 
-/// All readable parameters below a directory, as the calling thread's namespace has them.
+/// All readable parameters below a directory, as the calling thread's namespace has them. Each is opened from its directory:
+/// every part of a path below `/proc/sys` is searched for among those of all namespaces.
 fn sysctls(dir: &Path) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut entries: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
-    entries.sort();
-    for path in entries {
-        if path.is_dir() {
+    let Ok(opened) = File::open(dir) else { return lines };
+    let mut entries: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().collect();
+    entries.sort_by_cached_key(fs::DirEntry::path);
+    for entry in entries {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             lines.extend(sysctls(&path));
-        } else if let Ok(value) = fs::read_to_string(&path) {
+            continue;
+        }
+        let file = openat(&opened, &*entry.file_name(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+        let mut value = String::new();
+        if file.is_ok_and(|file| File::from(file).read_to_string(&mut value).is_ok()) {
             let name = path.strip_prefix("/proc/sys").unwrap_or(&path).display().to_string();
             if !volatile::SYSCTLS.iter().any(|(n, _)| *n == name) {
                 lines.push(format!("sysctl {name} = {}", value.trim_end().replace('\n', " ")));

@@ -15,10 +15,9 @@ use super::link::{
     Builder, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES, Mark, created_mtu, group_of, ipvlan, macvlan, stp_state,
     tunnel,
 };
-use crate::state::{BridgePort, Device, InterfaceName, IpvlanMode, Link, LinkKind, MacvlanMode, Owner, Peer};
-
-/// Below this MTU in bytes a device has no IPv6 (`linux/ipv6.h`).
-const IPV6_MIN_MTU: u32 = 1280;
+use crate::state::{
+    BridgePort, Device, IPV6_MIN_MTU, InterfaceName, IpvlanMode, Link, LinkKind, MacvlanMode, Owner, Peer,
+};
 
 /// One end of a link, in one namespace, as far as it can be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -235,6 +234,11 @@ pub(crate) struct Abilities {
     pub ipv6: bool,
 }
 
+/// Whether the kernel makes IPv6's part of a device, since its MTU is large enough at last.
+pub(crate) fn gets_ipv6(before: &End, after: &End) -> bool {
+    before.device.mtu < IPV6_MIN_MTU && after.device.mtu >= IPV6_MIN_MTU
+}
+
 /// The messages that make one end of a link into another, in order.
 pub(crate) fn changes(before: &End, after: &End, can: Abilities) -> Vec<Change> {
     let mut list = Vec::new();
@@ -262,7 +266,9 @@ pub(crate) fn changes(before: &End, after: &End, can: Abilities) -> Vec<Change> 
         let together = before.master == after.master && before.stp == after.stp && before.tunnel == after.tunnel;
         add(&mut list, &mut set, Change::with(Stage::Port, after.name, LinkAttribute::LinkInfo(info)), together);
     }
-    if before.device.link_local != after.device.link_local {
+    // With the MTU comes the kernel's own mode.
+    let has_one = before.device.link_local || gets_ipv6(before, after);
+    if has_one != after.device.link_local {
         let mode = if after.device.link_local { In6AddrGenMode::Eui64 } else { In6AddrGenMode::None };
         let spec = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])];
         let change = Change::with(Stage::LinkLocal, after.name, LinkAttribute::AfSpecUnspec(spec));
