@@ -175,10 +175,8 @@ pub fn prepare_again(
     } else {
         let Desired { state, refusals, unanswered, .. } = desired(config, &facts, host)?;
         fits(&refusals)?;
-        {
-            let again = Again::of(config, host, &[], &state, unanswered);
-            (state, again)
-        }
+        let again = Again::of(config, host, &[], &state, unanswered);
+        (state, again)
     };
     let (live, scope) = read(backend, &state)?;
     let Diff { actions, conflicts } = diff(&state, &live);
