@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::bed::{Bed, in_bed, routes};
+use crate::lab::assert_same;
 
 #[test]
 fn hosts_that_come_at_once_get_pieces_and_reach_each_other() {
@@ -30,5 +31,17 @@ fn hosts_that_come_at_once_get_pieces_and_reach_each_other() {
             assert_eq!(host.plan(&Bed::file(&format!("{}1", host.name()))).actions(), [""; 0]);
             assert_eq!(routes(host).len(), 4);
         }
+        // One whose lease is gone: exactly what led to it goes.
+        let key = bed.etcd.key_of("192.0.2.5");
+        bed.etcd.ctl(&["del", &format!("/coreos.com/network/subnets/{key}")]);
+        let (piece, router) = (key.replace('-', "/"), key.replace(".0-24", ".1"));
+        let mac = members[&key].split("VtepMAC\":\"").nth(1).unwrap().split('"').next().unwrap();
+        let gone = [
+            "delete element peer4 { 192.0.2.5 }".to_owned(),
+            format!("delete fdb {mac} dev vx-wide"),
+            format!("delete neighbour {router} dev vx-wide"),
+            format!("delete route {piece}"),
+        ];
+        assert_same("what goes", &gone, &bed.hosts[0].plan(&Bed::file("a1")).actions());
     });
 }
