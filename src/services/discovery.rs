@@ -76,6 +76,10 @@ fn no_socket(path: &str) -> String {
 
 /// A file's text; none where there is no such.
 fn text(path: &Path) -> Result<Option<String>, String> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => return Err(format!("{} is no file", path.display())),
+        _ => {}
+    }
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

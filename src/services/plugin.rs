@@ -476,12 +476,11 @@ impl Plugin {
 
     /// Reads an answer: an error says so by its status or in its body.
     fn read<T: DeserializeOwned>(&self, method: &str, answer: &Answer) -> Called<T> {
-        let said: Option<Complaint> = serde_json::from_slice(&answer.body).ok();
-        let said =
-            said.map(|said| if said.err.is_empty() { said.error } else { said.err }).filter(|text| !text.is_empty());
+        let said = complaint(&answer.body);
         let words = |text: &str| format!("plugin `{}`: {method}: {text}", self.name);
         match (answer.status, said) {
-            (404, _) => Err(Fault::Missing(words("it does not know this call"))),
+            (404, None) => Err(Fault::Missing(words("it does not know this call"))),
+            (404, Some(text)) => Err(Fault::Missing(words(&format!("it does not know this call: {}", clean(&text))))),
             (200, None) => {
                 // An empty body is what some answer instead of an empty object.
                 let body = if answer.body.trim_ascii().is_empty() { b"{}" } else { &answer.body[..] };
@@ -498,7 +497,9 @@ impl Plugin {
                 let text = String::from_utf8_lossy(&answer.body);
                 let text = clean(text.trim().lines().next().unwrap_or_default());
                 let text = if text.is_empty() { String::new() } else { format!(": {text}") };
-                Err(Fault::Refused(words(&format!("it answered {status}{text}"))))
+                let text = words(&format!("it answered {status}{text}"));
+                // A server that stands before one which is not there yet does not know either what that did.
+                Err(if (502..=504).contains(&status) { Fault::Unsure(text) } else { Fault::Refused(text) })
             }
         }
     }
@@ -630,12 +631,14 @@ struct Activated {
     implements: Vec<String>,
 }
 
-/// What any answer may hold: `Err` of a network driver, `Error` of an IPAM driver.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct Complaint {
-    err: String,
-    error: String,
+/// What any answer may hold: `Err` of a network driver, `Error` of an IPAM driver. What is no text is an error, too.
+fn complaint(body: &[u8]) -> Option<String> {
+    let said: Value = serde_json::from_slice(body).ok()?;
+    ["Err", "Error"].into_iter().find_map(|key| match said.get(key)? {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
+        other => Some(other.to_string()),
+    })
 }
 
 #[derive(Deserialize)]

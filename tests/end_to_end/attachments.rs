@@ -429,7 +429,7 @@ fn an_interface_is_not_called_as_what_limits_it() {
         }
         lab.host.apply(&file);
         // On a bridge it is in the host.
-        let file = file.replace("driver = 'macvlan'\nparent = 'uplink'\n", "");
+        let file = file.replace("driver = 'macvlan'\nparent = 'uplink'\n", "").replace("ingress", "egress");
         let name = shaper("lan", "web");
         lab.host.run(["ip", "link", "add", &name, "type", "bridge"]);
         let refused = lab.host.try_netrec(&file, &["plan"]);

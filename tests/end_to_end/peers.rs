@@ -763,18 +763,24 @@ fn read_only_parameters_do_no_harm_where_they_are_right() {
     });
 }
 
+/// Turned off for all devices, it is on those that the file wants it on.
 #[test]
 fn a_host_without_ipv6_and_a_file_with_it() {
     lab::in_lab(|lab| {
         for name in ["all", "default"] {
             lab.host.set_sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
         }
+        // These stay on.
+        lab.host.set_sysctl("net/ipv4/ip_forward", "1");
+        lab.host.set_sysctl("net/ipv6/conf/all/forwarding", "1");
         drop(lab.host.settle());
         let before = Snapshot::of_machine(&lab.host);
-        let output = lab.host.try_netrec(&shop(""), &["apply", "-y"]);
-        let said = "error: create address fd20::1/64 dev nr-front in host: Permission denied (kernel: ipv6: IPv6 is disabled \
-                    on this device)\nwhat had been done was taken back: the host is as it was before\n";
-        assert_eq!((output.status, output.stderr.as_str()), (4, said));
+        lab.host.apply(&shop(""));
+        assert_eq!(lab.host.plan(&shop("")).actions(), [""; 0]);
+        // Devices of netrec's have it, and no others.
+        let off = |name: &str| lab.host.sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"));
+        assert_eq!(["nr-front", "uplink", "all", "default"].map(off), ["0", "1", "1", "1"]);
+        lab.host.destroy(&shop(""));
         drop(lab.host.settle());
         assert_eq!(before.diff(&Snapshot::of_machine(&lab.host)), "");
     });

@@ -268,8 +268,20 @@ fn plugins_are_found_by_files() {
             "strange.json",
             "{\"Addr\": \"https://127.0.0.1:7002\", \"TLSConfig\": {\"CAFile\": \"/run/lab/other.pem\"}}",
         );
+        for (name, cert) in [("pair", "cert"), ("mixed", "other"), ("garbage", "garbage")] {
+            let own = format!("\"CertFile\": \"/run/lab/{cert}.pem\", \"KeyFile\": \"/run/lab/key.pem\"");
+            let tls = format!("\"CAFile\": \"/run/lab/ca.pem\", {own}");
+            write(
+                &format!("{name}.json"),
+                &format!("{{\"Addr\": \"https://127.0.0.1:7002\", \"TLSConfig\": {{{tls}}}}}"),
+            );
+        }
+        host.sh(
+            "cd /run/lab && (echo -----BEGIN CERTIFICATE-----; echo AAAA; echo -----END CERTIFICATE-----) >garbage.pem
+                 mkfifo /etc/docker/plugins/pipe.spec",
+        );
         write("wrong.spec", "127.0.0.1:7001");
-        for name in ["plain", "inner", "/run/docker/plugins/example.sock"] {
+        for name in ["plain", "inner", "pair", "/run/docker/plugins/example.sock"] {
             let file = SHOP.replace("\"example\"", &format!("\"{name}\""));
             host.apply(&file);
             assert!(host.apply(&file).actions().is_empty(), "{name}");
@@ -286,6 +298,17 @@ fn plugins_are_found_by_files() {
         let wrong = "error: make network wide: /etc/docker/plugins/wrong.spec holds the address `127.0.0.1:7001`: write \
                      unix:///PATH, tcp://HOST:PORT, http://… or https://…";
         assert_eq!(fails("wrong"), wrong);
+        assert_eq!(fails("pipe"), "error: make network wide: /etc/docker/plugins/pipe.spec is no file");
+        for (name, cert) in [("mixed", "other"), ("garbage", "garbage")] {
+            let (said, begins) = (
+                fails(name),
+                format!(
+                    "error: make network wide: the key of /run/lab/key.pem is none that goes with the certificate of \
+                     /run/lab/{cert}.pem: "
+                ),
+            );
+            assert!(said.starts_with(&begins), "{said}");
+        }
         let strange = fails("strange");
         assert!(
             strange
