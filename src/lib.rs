@@ -5,6 +5,8 @@
 //!                                  ├──► desired ──┐
 //! kernel, services (read) ─► facts ┘              ├──► plan ──► reconcile ──► kernel (write)
 //! kernel (read) ─► live ──────────────────────────┘
+//!
+//! config, desired, plan ──► graph: the picture of a file
 //! ```
 
 pub mod cli;

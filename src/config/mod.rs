@@ -44,6 +44,7 @@ pub use types::{
     Overlap, Overlay, Parent, Place, Port, PortAddress, PortRange, Protocol, Remote, Settings, Share, Subnet, Target,
     Topology,
 };
+pub use values::unusable;
 
 /// Parses and checks the texts of one configuration.
 ///

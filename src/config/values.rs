@@ -50,7 +50,7 @@ pub(super) fn piece(subnet: IpNetwork, length: u8, number: u32) -> Option<IpNetw
 }
 
 /// Why no interface can have this address of a subnet.
-pub(super) fn unusable(address: IpAddr, net: &IpNetwork) -> Option<&'static str> {
+pub fn unusable(address: IpAddr, net: &IpNetwork) -> Option<&'static str> {
     match address {
         IpAddr::V4(_) if address == net.network() => Some("the network address"),
         IpAddr::V4(_) if address == net.broadcast() => Some("the broadcast address"),

@@ -3,7 +3,7 @@
 use ipnetwork::IpNetwork;
 
 use super::Build;
-use crate::config::{Attachment, Cluster, Container, Network};
+use crate::config::{Attachment, Cluster, Container, Network, unusable};
 use crate::state::{Away, Membership, Note};
 
 /// How many entries of others that are not used are named.
@@ -52,18 +52,17 @@ impl Build<'_> {
             let piece = network.subnets.iter().find(|subnet| subnet.net.is_ipv6() == address.is_ipv6());
             let Some(piece) = piece else { continue };
             let net: IpNetwork = piece.net;
-            let is_broadcast = net.is_ipv4() && *address == net.broadcast();
             let why = if !net.contains(*address) {
-                "is not in it"
+                "not in it"
             } else if Some(*address) == piece.gateway {
-                "is its gateway"
-            } else if *address == net.network() || is_broadcast {
-                "is none that an interface can have"
+                "its gateway"
+            } else if let Some(why) = unusable(*address, &net) {
+                why
             } else {
                 continue;
             };
             let text = format!(
-                "container `{}` is to have the address {address} ({}), but this host's piece of network `{}` is {net}, and it {why}: \
+                "container `{}` is to have the address {address} ({}), but this host's piece of network `{}` is {net}, and it is {why}: \
                  leave `address` out, or say with `subnet` in [cluster] which piece is this host's",
                 container.name,
                 self.config.sources.line(&attachment.place),

@@ -25,7 +25,7 @@ use super::sysctl::{Proc, Procs};
 use super::transport::{BATCH, Refusal, Request, Socket};
 use crate::state::{
     Address, Entry, Fdb, GROUP, Hook, InterfaceName, Key, Link, LinkKind, Mac, MacvlanMode, Netns, Object, Owner,
-    PROTOCOL, Qdisc, Step,
+    PROTOCOL, Qdisc, Step, of_all_devices,
 };
 
 type Outcomes = Vec<Result<(), Refusal>>;
@@ -60,12 +60,6 @@ const GONE: &[i32] = &[libc::ENODEV, libc::EADDRNOTAVAIL, libc::ESRCH, libc::ENO
 
 /// In how many namespaces links are deleted at the same time.
 const AT_ONCE: usize = 128;
-
-/// Whether the kernel sets a parameter of every device along with this one (`inet_forward_change`, `addrconf_fixup_forwarding`
-/// and their like).
-fn is_of_all_devices(path: &str) -> bool {
-    path == "net/ipv4/ip_forward" || path.starts_with("net/ipv4/conf/all/") || path.starts_with("net/ipv6/conf/all/")
-}
 
 /// The prefix length of link-local addresses (RFC 4291, 2.5.6).
 const LINK_LOCAL_PREFIX: u8 = 64;
@@ -344,7 +338,7 @@ impl Runner<'_> {
         let mut procs = Procs::new();
         for of_one in wanted.chunk_by_mut(|(_, a), (_, b)| a.netns == b.netns) {
             // What is said for all devices sets it for each, and each has the last word.
-            of_one.sort_by_key(|(_, parameter)| !is_of_all_devices(parameter.path));
+            of_one.sort_by_key(|(_, parameter)| of_all_devices(parameter.path).is_none());
             let Some((_, Parameter { netns, .. })) = of_one.first() else { continue };
             let proc = if netns.is_host() { &Proc::SYSTEM } else { procs.next() };
             let set = |(_, p): &(usize, Parameter<'_>)| proc.write(p.path, p.value, self.writes);

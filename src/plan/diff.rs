@@ -13,7 +13,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use super::{Action, Conflict, Op};
 use crate::state::{
     Claim, Endpoint, Entry, Fdb, Health, InterfaceName, Key, Link, LinkKind, MacvlanMode, Netns, Object, Owner,
-    PluginNetwork, PluginSubnet, Route, Standing, State, Warning, device_of, facts, of_renamed,
+    PluginNetwork, PluginSubnet, Route, Standing, State, Warning, device_of, of_all_devices, of_renamed,
 };
 
 /// The actions that make live state the desired one, in the order of their keys, and what stands in their way.
@@ -288,7 +288,7 @@ impl Fate {
 
 /// What the kernel sets on every device when it is set for all (`inet_forward_change`, `addrconf_fixup_forwarding` and their
 /// like), as family and name.
-const FOR_ALL: [(&str, &str); 6] = [
+const PASSED_ON: [(&str, &str); 6] = [
     ("ipv4", "forwarding"),
     ("ipv6", "forwarding"),
     ("ipv6", "disable_ipv6"),
@@ -299,32 +299,23 @@ const FOR_ALL: [(&str, &str); 6] = [
 
 /// Parameters of devices that are as they should be, and that the change of one for all devices makes something else.
 fn overwritten(desired: &State, live: &State) -> BTreeSet<Key> {
-    let for_all = |path: &str| {
-        FOR_ALL.into_iter().find(|(family, name)| match path {
-            facts::IPV4_FORWARDING => (*family, *name) == FOR_ALL[0],
-            _ => path
-                .strip_prefix("net/")
-                .and_then(|path| path.strip_prefix(family))
-                .is_some_and(|path| path.strip_prefix("/conf/all/") == Some(*name)),
-        })
-    };
+    let is_there = |key: &Key, entry: &Entry| live.get(key).is_some_and(|found| found.object == entry.object);
     let changes = desired.iter().filter_map(|(key, entry)| {
-        let (Key::Sysctl { netns, path }, Object::Sysctl(wanted)) = (key, &entry.object) else { return None };
-        let of_all = for_all(path)?;
-        let changes = live.get(key).is_none_or(|found| found.object != entry.object);
-        changes.then_some((netns, of_all, wanted))
+        let Key::Sysctl { netns, path } = key else { return None };
+        let passed_on = of_all_devices(path).filter(|parameter| PASSED_ON.contains(parameter))?;
+        (!is_there(key, entry)).then_some((netns, passed_on, &entry.object))
     });
     let changes: Vec<_> = changes.collect();
     if changes.is_empty() {
         return BTreeSet::new();
     }
     let loses = |(key, entry): &(&Key, &Entry)| {
-        let (Key::Sysctl { netns, path }, Object::Sysctl(wanted)) = (key, &entry.object) else { return false };
+        let Key::Sysctl { netns, path } = key else { return false };
         let Some(device) = device_of(path) else { return false };
-        live.get(key).is_some_and(|found| found.object == entry.object)
-            && changes.iter().any(|(of, (family, name), set)| {
-                *of == netns && *set != wanted && **path == *format!("net/{family}/conf/{device}/{name}")
-            })
+        let is_made_another = |(of, (family, name), value): &(&Netns, (&str, &str), &Object)| {
+            *of == netns && **value != entry.object && **path == *format!("net/{family}/conf/{device}/{name}")
+        };
+        changes.iter().any(is_made_another) && is_there(key, entry)
     };
     desired.iter().filter(loses).map(|(key, _)| key.clone()).collect()
 }

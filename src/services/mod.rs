@@ -1,7 +1,6 @@
 //! What is asked of others, by sockets and programs, each time within a time limit: container engines, systemd, Docker's
 //! network plugins; and what others may ask of netrec.
 
-mod base64;
 pub mod cluster;
 mod discovery;
 mod engines;

@@ -12,15 +12,16 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::discovery;
 use super::http::{Answer, Client, NoAnswer};
-use super::{base64, discovery};
-use crate::state::clean;
-use crate::state::{Endpoint, InterfaceName, Mac, PluginPort, PluginRoute, PluginSubnet};
+use crate::state::{Endpoint, InterfaceName, Mac, PluginPort, PluginRoute, PluginSubnet, clean};
 
 /// The media type of the protocol's version 1.2.
 const ACCEPT: &str = "application/vnd.docker.plugins.v1.2+json";
@@ -248,7 +249,7 @@ impl Plugin {
         });
         let mut options = labels(ports);
         if let Some(mac) = given.mac {
-            options.insert("com.docker.network.endpoint.macaddress".into(), json!(base64::encode(&mac.0)));
+            options.insert("com.docker.network.endpoint.macaddress".into(), json!(BASE64.encode(mac.0)));
         }
         body["Options"] = options.into();
         let created = self.change(METHOD, body)?;

@@ -28,7 +28,7 @@ pub use names::{INTERFACE_NAME_MAX, InterfaceName, Mac, Netns, ObjectName, Owner
 pub use object::{
     Address, BridgePort, Claim, Device, Fdb, GROUP, GROUP_LEAVING, Hook, IP6_RT_PRIO_ADDRCONF, IpvlanMode, Key, Kind,
     Link, LinkKind, MacvlanMode, Neighbour, NetnsObject, Object, PROTOCOL, Peer, Qdisc, RT_TABLE_MAIN, Route,
-    RouteType, Sysctl, WAY_METRIC, device_of, of_renamed, usual_metric,
+    RouteType, Sysctl, WAY_METRIC, device_of, of_all_devices, of_renamed, usual_metric,
 };
 pub use rate::Rate;
 pub use remote::{Answer, Endpoint, Health, PluginNetwork, PluginPort, PluginRoute, PluginSubnet};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+use super::facts;
 use super::firewall::{Chain, Concat, Element, Set, Table};
 use super::names::{InterfaceName, Mac, Netns};
 use super::rate::Rate;
@@ -835,6 +836,15 @@ fn around_device(path: &str) -> Option<(&str, &str, &str)> {
 /// The device that a parameter belongs to: `eth0` of `net/ipv6/conf/eth0/accept_ra`.
 pub fn device_of(path: &str) -> Option<InterfaceName> {
     around_device(path)?.1.parse().ok()
+}
+
+/// The parameter of every device that is set by this path, as family and name: `ipv4` and `forwarding` of
+/// `net/ipv4/ip_forward`, `ipv6` and `accept_ra` of `net/ipv6/conf/all/accept_ra`.
+pub fn of_all_devices(path: &str) -> Option<(&str, &str)> {
+    match path {
+        facts::IPV4_FORWARDING => Some(("ipv4", "forwarding")),
+        _ => path.strip_prefix("net/")?.split_once("/conf/all/"),
+    }
 }
 
 /// The path of a device's parameter once the device has another name.

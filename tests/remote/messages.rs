@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use crate::lab;
 use crate::scripted::{Reply, Scripted};
 
+/// A network of a plugin, before what else a file has.
+const WIDE: &str = "[networks.wide]\ndriver = 'remote'\nplugin = 'scripted'\nsubnet = '10.50.0.0/24'\n";
+
 /// Two hosts, a network of scope `global` with addresses of the plugin's, and one container.
 const GLOBAL: &str = r#"
 [hosts.a]
@@ -220,16 +223,9 @@ fn published_ports_are_told_of() {
     lab::in_lab(|lab| {
         lab.host.sh("ip link add dev0 type veth peer name dev1");
         let plugin = Scripted::start(lab, "scripted", &[]);
-        let file = r#"
-[networks.wide]
-driver = "remote"
-plugin = "scripted"
-subnet = "10.50.0.0/24"
-
-[containers.web]
-networks = ["wide"]
-ports = ["8080:80", "127.0.0.1:9000-9001:9000-9001/udp"]
-"#;
+        let file = &format!(
+            "{WIDE}[containers.web]\nnetworks = ['wide']\nports = ['8080:80', '127.0.0.1:9000-9001:9000-9001/udp']\n"
+        );
         let plan = lab.host.try_netrec(file, &["plan"]).stdout;
         assert!(plan.contains(", external, ports 8080:80/tcp, 127.0.0.1:9000-9001:9000-9001/udp, "), "{plan}");
         lab.host.apply(file);
@@ -262,18 +258,9 @@ fn a_way_out_by_ipv4_alone_is_said_to_be() {
     lab::in_lab(|lab| {
         lab.host.sh("ip link add dev0 type veth peer name dev1");
         let plugin = Scripted::start(lab, "scripted", &[]);
-        let file = r#"
-[networks.wide]
-driver = "remote"
-plugin = "scripted"
-subnet = "10.50.0.0/24"
-
-[networks.front]
-subnet = ["10.20.0.0/24", "fd20::/64"]
-
-[containers.web]
-networks = ["wide", "front"]
-"#;
+        let file = &format!(
+            "{WIDE}[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\n[containers.web]\nnetworks = ['wide', 'front']\n"
+        );
         let told_of_ways = || -> Vec<(String, Value)> {
             let ways = told(&plugin).into_iter().filter(|(method, _)| method.contains("ExternalConnectivity"));
             ways.map(|(method, body)| (method, body["Options"].clone())).collect()
@@ -283,7 +270,7 @@ networks = ["wide", "front"]
         let alone = json!({ "com.docker.network.driver.private.no_proxy_6to4": true });
         assert_eq!(told_of_ways(), program(alone));
         assert!(lab.host.apply(file).actions().is_empty());
-        let without = file.replace("[\"10.20.0.0/24\", \"fd20::/64\"]", "\"10.20.0.0/24\"");
+        let without = file.replace("['10.20.0.0/24', 'fd20::/64']", "'10.20.0.0/24'");
         lab.host.apply(&without);
         assert_eq!(told_of_ways(), program(json!({})));
         assert!(lab.host.apply(&without).actions().is_empty());

@@ -9,11 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use serde_json::{Value, json};
 use ureq::tls::{RootCerts, TlsConfig};
 
 use super::flannel::{Entry, shortened};
-use crate::services::base64;
 use crate::services::http::{Answer, Client};
 use crate::services::pem;
 use crate::state::{Cluster, clean};
@@ -104,7 +105,7 @@ impl Etcd {
         let (mut from, end) = (below.as_bytes().to_vec(), end_of(below.as_bytes()));
         loop {
             let mut body = json!({
-                "key": base64::encode(&from), "range_end": base64::encode(&end), "limit": PAGE.to_string(),
+                "key": BASE64.encode(&from), "range_end": BASE64.encode(&end), "limit": PAGE.to_string(),
             });
             if listing.revision > 0 {
                 body["revision"] = json!(listing.revision.to_string());
@@ -127,36 +128,36 @@ impl Etcd {
 
     /// Asks whether etcd is there, and knows its own mind.
     pub(super) fn probe(&self, key: &str) -> Result<(), Fault> {
-        self.call("/v3/kv/range", &json!({ "key": base64::encode(key.as_bytes()), "count_only": true })).map(drop)
+        self.call("/v3/kv/range", &json!({ "key": BASE64.encode(key.as_bytes()), "count_only": true })).map(drop)
     }
 
     /// Writes a key under a lease (0 for none), unless something has changed. Yields the revision at which it did.
     pub(super) fn put(&self, key: &[u8], value: &str, lease: i64, unless: &Unless) -> Result<Option<i64>, Fault> {
         let put = json!({
-            "key": base64::encode(key), "value": base64::encode(value.as_bytes()), "lease": lease.to_string(),
+            "key": BASE64.encode(key), "value": BASE64.encode(value.as_bytes()), "lease": lease.to_string(),
         });
         self.change(key, unless, &json!({ "request_put": put }))
     }
 
     /// Removes a key that was last written at a revision. Yields the revision at which it did.
     pub(super) fn delete(&self, key: &[u8], written: i64) -> Result<Option<i64>, Fault> {
-        let delete = json!({ "request_delete_range": { "key": base64::encode(key) } });
+        let delete = json!({ "request_delete_range": { "key": BASE64.encode(key) } });
         self.change(key, &Unless::Written(written), &delete)
     }
 
     fn change(&self, key: &[u8], unless: &Unless, what: &Value) -> Result<Option<i64>, Fault> {
-        let absent = || json!({ "key": base64::encode(key), "target": "VERSION", "result": "EQUAL", "version": "0" });
+        let absent = || json!({ "key": BASE64.encode(key), "target": "VERSION", "result": "EQUAL", "version": "0" });
         let compare = match unless {
             Unless::Absent => vec![absent()],
             Unless::New(below, revision) => vec![
                 absent(),
                 json!({
-                    "key": base64::encode(below), "range_end": base64::encode(&end_of(below)),
+                    "key": BASE64.encode(below), "range_end": BASE64.encode(end_of(below)),
                     "target": "CREATE", "result": "LESS", "create_revision": (revision + 1).to_string(),
                 }),
             ],
             Unless::Written(revision) => vec![json!({
-                "key": base64::encode(key), "target": "MOD", "result": "EQUAL", "mod_revision": revision.to_string(),
+                "key": BASE64.encode(key), "target": "MOD", "result": "EQUAL", "mod_revision": revision.to_string(),
             })],
         };
         let said = self.call("/v3/kv/txn", &json!({ "compare": compare, "success": [what] }))?;
@@ -183,7 +184,7 @@ impl Etcd {
     /// All changes below a key from a revision on, until the stream ends: for each batch the revision that it leads to.
     pub(super) fn watch(&self, below: &str, from: i64) -> Result<Changes, Fault> {
         let body = json!({ "create_request": {
-            "key": base64::encode(below.as_bytes()), "range_end": base64::encode(&end_of(below.as_bytes())),
+            "key": BASE64.encode(below.as_bytes()), "range_end": BASE64.encode(end_of(below.as_bytes())),
             "start_revision": from.to_string(), "progress_notify": true,
         }});
         let body = body.to_string().into_bytes();
@@ -304,7 +305,7 @@ fn long(value: &Value, name: &str) -> i64 {
 }
 
 fn bytes(value: &Value) -> Option<Vec<u8>> {
-    if value.is_null() { Some(Vec::new()) } else { base64::decode(value.as_str()?) }
+    if value.is_null() { Some(Vec::new()) } else { BASE64.decode(value.as_str()?).ok() }
 }
 
 fn entry(value: &Value) -> Option<Entry> {

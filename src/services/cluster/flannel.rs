@@ -497,7 +497,7 @@ mod tests {
             assert_eq!(read(wrong), None, "{wrong}");
         }
         for wrong in [&b"/coreos.com/network/subnets"[..], b"", b"\xff", b"10.5.72.0-24", b"/x/subnets/10.5.72.0-24"] {
-            assert!(read_key(wrong, &cluster).is_err());
+            assert_eq!(read_key(wrong, &cluster), Err("its key names no subnet".to_owned()));
         }
     }
 

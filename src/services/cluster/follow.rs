@@ -154,7 +154,9 @@ impl Thread {
             // A lease is renewed when a third of its life is over.
             let every = joined.lifetime.map_or(PROBE, |lifetime| (lifetime / 3).min(PROBE));
             let left = every.saturating_sub(renewed.elapsed());
-            match words.recv_timeout(left) {
+            // Also where there is always something new.
+            let word = if left.is_zero() { Err(RecvTimeoutError::Timeout) } else { words.recv_timeout(left) };
+            match word {
                 Ok(Word::Changes(changes)) => {
                     heard = Instant::now();
                     let mut changes = changes;
