@@ -126,7 +126,8 @@ impl Build<'_> {
                 let object = Object::Route(route(attachment.interface, *via, &answer));
                 let why = if via.is_some_and(|via| !is_router(via, &answer)) {
                     "it leads to no router"
-                } else if answer.addresses.iter().any(|ip| (ip.network(), ip.prefix()) == (to.network(), to.prefix())) {
+                } else if self.addresses_of(member).any(|ip| (ip.network(), ip.prefix()) == (to.network(), to.prefix()))
+                {
                     "the container is in that subnet"
                 } else if self.out.state.get(&key).is_some_and(|there| there.object != object) {
                     "there is another one to it"
@@ -140,11 +141,27 @@ impl Build<'_> {
         }
     }
 
+    /// All addresses of a container, those that plugins gave among them.
+    fn addresses_of<'a>(&'a self, member: Member<'a>) -> impl Iterator<Item = IpNetwork> + 'a {
+        (0..member.container.attachments.len()).flat_map(move |index| {
+            let (_, chosen) = member.attachment(index);
+            let given = self.answer(member, index).map(|answer| answer.addresses).unwrap_or_default();
+            chosen.addresses.iter().map(|address| address.ip).chain(given)
+        })
+    }
+
     /// The default route of a container by a plugin's network, where the plugin has one.
     pub(super) fn plugins_default_route(&mut self, member: Member<'_>, index: usize, to: IpNetwork) {
         let Some(answer) = self.answer(member, index) else { return };
         let gateway = answer.gateways.iter().copied().find(|gateway| gateway.is_ipv6() == to.is_ipv6());
-        let gateway = gateway.filter(|gateway| is_router(*gateway, &answer));
+        let (gateway, no_router) = gateway.map_or((None, None), |gateway| {
+            if is_router(gateway, &answer) { (Some(gateway), None) } else { (None, Some(gateway)) }
+        });
+        if let Some(no_router) = no_router {
+            let owner = &member.attachment(index).0.owner;
+            let text = format!("the plugin's gateway {no_router} for {owner} is left out: it is no router");
+            self.warn("plugin-route", text, Some(owner));
+        }
         let other = answer.routes.iter().find(|route| route.to == to).map(|route| route.via);
         let other = other.filter(|via| via.is_none_or(|via| is_router(via, &answer)));
         let Some(via) = gateway.map(Some).or(other) else { return };

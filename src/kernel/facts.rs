@@ -120,7 +120,7 @@ fn uplink(routes: &[RawRoute], links: &Links) -> Option<Uplink> {
 }
 
 /// The default routes of the main table.
-fn defaults(routes: &[RawRoute]) -> impl Iterator<Item = &RawRoute> {
+pub(super) fn defaults(routes: &[RawRoute]) -> impl Iterator<Item = &RawRoute> {
     routes.iter().filter(|r| r.to.prefix() == 0 && r.table == RT_TABLE_MAIN && r.kind.is_unicast())
 }
 

@@ -191,6 +191,8 @@ pub struct HostDevice {
     pub bridge: bool,
     /// Whether it is a port of a bridge or of the like, which it would leave.
     pub port: bool,
+    /// Whether a default route of the host's leads there, of either family.
+    pub uplink: bool,
 }
 
 /// For what is done beside the kernel.
@@ -212,7 +214,10 @@ impl Linux {
                 let Device { mac, mtu, no_arp, .. } = found.device;
                 let (ours, bridge) =
                     (found.loopback || found.is_marked(), matches!(found.kind, RawKind::Bridge { .. }));
-                Ok(Some(HostDevice { mac, mtu, no_arp, ours, bridge, port: found.master.is_some() }))
+                let routes = route::dump_deciding(self.namespaces.host());
+                let routes = routes.map_err(|error| dump_error("routes", &Netns::HOST, error))?;
+                let uplink = facts::defaults(&routes).any(|route| route.index == Some(found.index));
+                Ok(Some(HostDevice { mac, mtu, no_arp, ours, bridge, port: found.master.is_some(), uplink }))
             }
         }
     }

@@ -106,7 +106,15 @@ pub fn phases(actions: &[Action]) -> Vec<(Phase, Vec<Step>)> {
             }
         });
     }
+    // Who chooses its address itself must not get the one that another one asks for.
+    if let Some(joining) = steps.get_mut(&Phase::Join) {
+        joining.sort_by_key(|step| !asks_for_addresses(step.after.as_ref()));
+    }
     steps.into_iter().collect()
+}
+
+fn asks_for_addresses(entry: Option<&Entry>) -> bool {
+    matches!(entry.map(|e| &e.object), Some(Object::Endpoint(endpoint)) if !endpoint.addresses.is_empty())
 }
 
 /// An IPv6 address on a device, whatever its prefix length.

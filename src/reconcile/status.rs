@@ -453,12 +453,15 @@ struct View<'a> {
     config: &'a Config,
     standings: HashMap<Owner, Standing>,
     macs: HashMap<(&'a Netns, InterfaceName), Mac>,
+    /// What plugins gave.
+    given: HashMap<(&'a Netns, InterfaceName), Vec<IpNetwork>>,
     hindered: HashMap<Owner, Hindrance>,
 }
 
 impl<'a> View<'a> {
     fn new(config: &'a Config, prepared: &'a Prepared, hindered: HashMap<Owner, Hindrance>) -> Self {
-        let mut view = Self { config, standings: standings(prepared), macs: HashMap::new(), hindered };
+        let (macs, given) = (HashMap::new(), HashMap::new());
+        let mut view = Self { config, standings: standings(prepared), macs, given, hindered };
         for (key, entry) in &prepared.desired {
             match (key, &entry.object) {
                 (_, Object::Link(Link { kind: LinkKind::Veth { peer }, .. })) => {
@@ -469,6 +472,9 @@ impl<'a> View<'a> {
                     Object::Link(Link { kind: LinkKind::Macvlan { .. } | LinkKind::Plugin { .. }, device, .. }),
                 ) => {
                     view.macs.insert((netns, *name), device.mac);
+                }
+                (Key::Address { netns, link, ip }, _) if !netns.is_host() => {
+                    view.given.entry((netns, *link)).or_default().push(*ip);
                 }
                 _ => {}
             }
@@ -524,11 +530,16 @@ impl<'a> View<'a> {
         chosen: &ChosenAttachment,
     ) -> AttachmentStatus {
         let network = self.config.network(attachment);
+        let end = (container.netns.netns(), attachment.interface);
+        let mut addresses: Vec<IpNetwork> = chosen.addresses.iter().map(|address| address.ip).collect();
+        if let (true, Some(given)) = (network.remote().is_some(), self.given.get(&end)) {
+            addresses.extend(given.iter().filter(|ip| !chosen.addresses.iter().any(|chosen| chosen.ip == **ip)));
+        }
         AttachmentStatus {
             network: network.name.to_string(),
             interface: network.has_interfaces().then_some(attachment.interface),
-            mac: self.macs.get(&(container.netns.netns(), attachment.interface)).copied(),
-            addresses: chosen.addresses.iter().map(|address| address.ip).collect(),
+            mac: self.macs.get(&end).copied(),
+            addresses,
             state: self.state(&attachment.owner),
             hindered: self.hindered(container, attachment),
         }

@@ -277,9 +277,16 @@ impl Plugin {
         Ok(chosen)
     }
 
-    /// Asks whether the driver knows an endpoint, for as long as a question may take.
+    /// Asks whether the driver knows an endpoint, for as long as a question may take. Only what it says itself is a refusal: a
+    /// server that failed has not said that it does not.
     pub fn endpoint_is_known(&self, network: &str, id: &str) -> Called<()> {
-        self.call::<Value>("NetworkDriver.EndpointOperInfo", Some(ids(network, id)), LIMIT_TO_ASK).map(drop)
+        const METHOD: &str = "NetworkDriver.EndpointOperInfo";
+        let answer = self.answer(METHOD, Some(ids(network, id)), LIMIT_TO_ASK)?;
+        let failed = answer.status >= 500 && complaint(&answer.body).is_none();
+        self.read::<Value>(METHOD, &answer).map(drop).map_err(|fault| match fault {
+            Fault::Refused(text) if failed => Fault::Unsure(text),
+            fault => fault,
+        })
     }
 
     /// Removes an endpoint.
@@ -440,16 +447,19 @@ impl Plugin {
     }
 
     fn call<T: DeserializeOwned>(&self, method: &str, body: Option<Value>, limit: Duration) -> Called<T> {
+        self.read(method, &self.answer(method, body, limit)?)
+    }
+
+    fn answer(&self, method: &str, body: Option<Value>, limit: Duration) -> Called<Answer> {
         if self.late.get() >= PATIENCE {
             let text = format!("plugin `{}`: {method}: it was not asked, as it did not answer before", self.name);
             return Err(Fault::Away(text));
         }
         let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
-        let answer = self.send(method, &body, limit).map_err(|NoAnswer { sent, why, .. }| {
+        self.send(method, &body, limit).map_err(|NoAnswer { sent, why, .. }| {
             let text = format!("plugin `{}`: {method}: {why}", self.name);
             if sent { Fault::Unsure(text) } else { Fault::Away(text) }
-        })?;
-        self.read(method, &answer)
+        })
     }
 
     fn send(&self, method: &str, body: &[u8], limit: Duration) -> Result<Answer, NoAnswer> {

@@ -26,7 +26,10 @@ type Row = (&'static str, Reply, String, &'static [&'static str]);
 fn each_is_one_clear_error(lab: &Lab, table: Vec<Row>) {
     for (evil, reply, error, told) in table {
         lab.host.sh("ip link add dev0 type veth peer name dev1; ip link add bridge0 type bridge
-                         ip link add port0 type veth peer name port1; ip link set port0 master bridge0");
+                         ip link add port0 type veth peer name port1; ip link set port0 master bridge0
+                         ip tuntap add tun0 mode tun
+                         ip link add uplink6 type veth peer name port6; ip link set uplink6 up
+                         ip -6 route add default dev uplink6 metric 4096");
         let what = format!("{evil}: {reply:?}");
         let method = if evil.contains('.') { evil.to_owned() } else { format!("NetworkDriver.{evil}") };
         let plugin = Scripted::start(lab, "hostile", &[(&method, reply)]);
@@ -39,7 +42,7 @@ fn each_is_one_clear_error(lab: &Lab, table: Vec<Row>) {
         assert_eq!(lab.container("web").sh("ip -br link | wc -l").trim(), "2", "{what}");
         lab.host.destroy(FILE);
         assert_eq!(lab.host.sh("ls /run/netrec/remote 2>/dev/null || true"), "", "{what}");
-        lab.host.sh("ip link del dev0; ip link del port0; ip link del bridge0");
+        lab.host.sh("ip link del dev0; ip link del port0; ip link del bridge0; ip link del tun0; ip link del uplink6");
     }
 }
 
@@ -218,6 +221,18 @@ fn evil_answers_about_a_device() {
                     "Join",
                     device("uplink"),
                     endpoint("Join: it names the device `uplink`, by which this host reaches the world"),
+                    JOINED,
+                ),
+                (
+                    "Join",
+                    device("uplink6"),
+                    endpoint("Join: it names the device `uplink6`, by which this host reaches the world"),
+                    JOINED,
+                ),
+                (
+                    "Join",
+                    device("tun0"),
+                    endpoint("Join: it names the device `tun0`, which has no Ethernet address"),
                     JOINED,
                 ),
                 (
@@ -509,10 +524,26 @@ fn routes_that_cannot_be_are_left_out() {
         lab.host.apply(&file);
         let plan = lab.host.plan(&file);
         assert!(plan.actions().is_empty(), "{:?}", plan.actions());
-        assert_eq!(plan.warnings(), ["plugin-route"; 5]);
+        assert_eq!(plan.warnings(), ["plugin-route"; 6]);
         let routes = lab.container("web").sh("ip route show proto 78");
         let expected = "10.92.0.0/16 via 10.50.0.7 dev eth0 \n10.93.0.0/16 via 198.51.100.1 dev eth0 onlink \n\
                         10.94.0.0/16 via 10.50.0.3 dev eth0 \n";
         assert_eq!(routes, expected);
+    });
+}
+
+/// Only a plugin that says so has forgotten: a server that fails has said nothing.
+#[test]
+fn a_plugin_that_fails_has_forgotten_nothing() {
+    lab::in_lab(|lab| {
+        lab.host.sh("ip link add dev0 type veth peer name dev1");
+        let _plugin = Scripted::start(lab, "hostile", &[]);
+        lab.host.apply(FILE);
+        for (reply, actions) in [(Reply::Status(500, "panic"), false), (Reply::Json(json!({ "Err": "unknown" })), true)]
+        {
+            let what = format!("{reply:?}");
+            let _plugin = Scripted::start(lab, "hostile", &[("NetworkDriver.EndpointOperInfo", reply)]);
+            assert_eq!(!lab.host.plan(FILE).actions().is_empty(), actions, "{what}");
+        }
     });
 }

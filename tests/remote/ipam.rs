@@ -184,6 +184,13 @@ fn evil_answers_about_addresses() {
                 ),
                 (
                     "RequestAddress",
+                    address_given("10.50.0.255/24"),
+                    "{}",
+                    endpoint("RequestAddress: it gives 10.50.0.255, which is no host's in the subnet 10.50.0.0/24"),
+                    of_address,
+                ),
+                (
+                    "RequestAddress",
                     address_given("10.50.0.10/24"),
                     static_one,
                     endpoint("RequestAddress: it gives 10.50.0.10 instead of 10.50.0.9, which was asked for"),

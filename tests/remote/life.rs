@@ -133,11 +133,11 @@ fn addresses_are_given_by_a_plugin() {
                 "IpamDriver.RequestAddress - \"\"",
                 "IpamDriver.RequestPool fd50::/64 null",
                 "IpamDriver.RequestAddress - \"\"",
+                // `web`, since it says which one it wants
+                "IpamDriver.RequestAddress - \"10.50.0.9\"",
+                "IpamDriver.RequestAddress - \"\"",
                 // `db`
                 "IpamDriver.RequestAddress - \"\"",
-                "IpamDriver.RequestAddress - \"\"",
-                // `web`
-                "IpamDriver.RequestAddress - \"10.50.0.9\"",
                 "IpamDriver.RequestAddress - \"\"",
             ]
         );
@@ -147,8 +147,8 @@ fn addresses_are_given_by_a_plugin() {
         });
         assert_eq!(pool.body, expected);
         let addresses = |name: &str| lab.container(name).sh("ip -o addr show scope global | awk '{print $4}'");
-        assert_eq!(addresses("db"), "10.50.0.128/24\nfd50::2/64\n");
-        assert_eq!(addresses("web"), "10.50.0.9/24\nfd50::3/64\n");
+        assert_eq!(addresses("web"), "10.50.0.9/24\nfd50::2/64\n");
+        assert_eq!(addresses("db"), "10.50.0.128/24\nfd50::3/64\n");
         lab.expect("web ping 10.50.0.128 -> answer");
         assert!(lab.host.apply(IPAM).actions().is_empty());
         assert_eq!(plugin.changes(), Vec::<String>::new());

@@ -8,10 +8,9 @@ use ipnetwork::IpNetwork;
 use super::network::with_what_is_left;
 use super::records::{self, EndpointRecord, NetworkRecord, Record, Stage, What};
 use super::{Work, gone, says};
-use crate::kernel::Backend;
 use crate::services;
 use crate::services::plugin::{Called, Fault, Interface, Joined, Plugin};
-use crate::state::{Answer, Asked, Endpoint, Health, InterfaceName, Key, Lead, Mac, Netns, Owner};
+use crate::state::{Answer, Endpoint, Health, InterfaceName, Key, Lead, Mac, Netns, Owner};
 
 /// An endpoint that is being made or removed, with its record.
 pub(super) struct Draft {
@@ -140,9 +139,11 @@ impl Work<'_> {
         if found.port {
             return Err(format!("it names the device `{device}`, which is a port of another device"));
         }
-        let uplink = self.linux.facts(&Asked::default()).map_err(|error| error.to_string())?.uplink;
-        if uplink.is_some_and(|uplink| uplink.name == device) {
+        if found.uplink {
             return Err(format!("it names the device `{device}`, by which this host reaches the world"));
+        }
+        if found.mac == Mac::default() {
+            return Err(format!("it names the device `{device}`, which has no Ethernet address"));
         }
         Ok(Answer {
             device,

@@ -170,6 +170,10 @@ impl Work<'_> {
                 let why = format!("{given} is outside of the subnet {}", pool.subnet);
                 return Err(says(&name, "RequestAddress", &why));
             }
+            if is_no_hosts(pool.subnet, given) {
+                let why = format!("it gives {given}, which is no host's in the subnet {}", pool.subnet);
+                return Err(says(&name, "RequestAddress", &why));
+            }
             leased.extend(IpNetwork::new(given, pool.subnet.prefix()));
         }
         Ok(leased)
@@ -301,6 +305,12 @@ fn remembered<T>(called: Called<T>) -> Called<Option<T>> {
         Err(Fault::Refused(_)) => Ok(None),
         called => called.map(Some),
     }
+}
+
+/// Whether an address is that of the subnet itself, or its broadcast address (RFC 1122; where there are more than two, RFC
+/// 3021).
+fn is_no_hosts(subnet: IpNetwork, ip: IpAddr) -> bool {
+    subnet.is_ipv4() && subnet.prefix() < 31 && (ip == subnet.network() || ip == subnet.broadcast())
 }
 
 fn another(plugin: &str, given: IpAddr, wanted: IpAddr) -> Fault {

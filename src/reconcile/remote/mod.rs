@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use records::{EndpointRecord, NetworkRecord, Record, Stage, What};
 
@@ -20,12 +21,17 @@ use crate::kernel::{Linux, ReadError, StepError};
 use crate::services::plugin::{Called, Fault, Plugin};
 use crate::state::{Endpoint, Entry, Health, Key, Object, PluginNetwork, Standing, State, Step};
 
+/// How long plugins are asked in one reading whether they remember.
+const LONGEST_ASKING: Duration = Duration::from_secs(5);
+
 /// The plugins of a host.
 #[derive(Debug, Default)]
 pub(super) struct Remote {
     plugins: BTreeMap<String, Opened>,
     /// Of the endpoints that were asked for by their ids, whether the plugin knows them.
     known: BTreeMap<String, bool>,
+    /// How long all these questions have taken.
+    asking: Duration,
     /// The IPAM plugins that know what they gave, or were told again.
     replayed: BTreeSet<String>,
 }
@@ -42,6 +48,7 @@ impl Remote {
     /// Reads all that plugins were told, and asks them whether they remember.
     pub(super) fn read_anew(&mut self, linux: &mut Linux) -> Result<State, ReadError> {
         self.known.clear();
+        self.asking = Duration::ZERO;
         self.read(linux)
     }
 
@@ -90,7 +97,9 @@ impl Remote {
         Ok(if there { Health::Whole } else { Health::Lost })
     }
 
-    /// Whether a plugin knows an endpoint. One that does not answer, or has no such call, is believed to.
+    /// Whether a plugin knows an endpoint. One that does not answer, or has no such call, is believed to; and so are all when
+    /// the answers have taken too long, since nobody waits for a plan for as long as a slow plugin takes to answer for each
+    /// of its containers.
     fn is_known(&mut self, key: &Key, plugin: &str) -> bool {
         let Key::Endpoint { network, .. } = key else { return true };
         let id = records::id(key);
@@ -98,7 +107,12 @@ impl Remote {
             return *known;
         }
         let network = records::id(&Key::Network { network: network.clone() });
+        if self.asking >= LONGEST_ASKING {
+            return true;
+        }
+        let begun = Instant::now();
         let asked = self.plugin(plugin, false).and_then(|plugin| plugin.endpoint_is_known(&network, &id));
+        self.asking += begun.elapsed();
         let known = !matches!(asked, Err(Fault::Refused(_)));
         self.known.insert(id, known);
         known
