@@ -121,13 +121,13 @@ impl Build<'_> {
         for index in 0..member.container.attachments.len() {
             let Some(answer) = self.answer(member, index) else { continue };
             let (attachment, _) = member.attachment(index);
+            let addresses: Vec<IpNetwork> = self.addresses_of(member).collect();
             for PluginRoute { to, via } in answer.routes.iter().filter(|route| route.to.prefix() > 0) {
                 let key = Key::route(member.container.netns.netns().clone(), *to);
                 let object = Object::Route(route(attachment.interface, *via, &answer));
                 let why = if via.is_some_and(|via| !is_router(via, &answer)) {
                     "it leads to no router"
-                } else if self.addresses_of(member).any(|ip| (ip.network(), ip.prefix()) == (to.network(), to.prefix()))
-                {
+                } else if addresses.iter().any(|ip| (ip.network(), ip.prefix()) == (to.network(), to.prefix())) {
                     "the container is in that subnet"
                 } else if self.out.state.get(&key).is_some_and(|there| there.object != object) {
                     "there is another one to it"
@@ -154,14 +154,12 @@ impl Build<'_> {
     pub(super) fn plugins_default_route(&mut self, member: Member<'_>, index: usize, to: IpNetwork) {
         let Some(answer) = self.answer(member, index) else { return };
         let gateway = answer.gateways.iter().copied().find(|gateway| gateway.is_ipv6() == to.is_ipv6());
-        let (gateway, no_router) = gateway.map_or((None, None), |gateway| {
-            if is_router(gateway, &answer) { (Some(gateway), None) } else { (None, Some(gateway)) }
-        });
-        if let Some(no_router) = no_router {
+        if let Some(gateway) = gateway.filter(|gateway| !is_router(*gateway, &answer)) {
             let owner = &member.attachment(index).0.owner;
-            let text = format!("the plugin's gateway {no_router} for {owner} is left out: it is no router");
+            let text = format!("the plugin's gateway {gateway} for {owner} is left out: it is no router");
             self.warn("plugin-route", text, Some(owner));
         }
+        let gateway = gateway.filter(|gateway| is_router(*gateway, &answer));
         let other = answer.routes.iter().find(|route| route.to == to).map(|route| route.via);
         let other = other.filter(|via| via.is_none_or(|via| is_router(via, &answer)));
         let Some(via) = gateway.map(Some).or(other) else { return };

@@ -29,7 +29,9 @@ pub enum Phase {
     Dissolve,
     /// Plugins' networks are made.
     Networks,
-    /// Containers join plugins' networks.
+    /// Containers that ask for an address join plugins' networks: else one that takes any could get it.
+    Claim,
+    /// The others join plugins' networks.
     Join,
     /// Links are made, bridges and VLANs first: down, with what only the creating message can set.
     Bridges,
@@ -106,13 +108,10 @@ pub fn phases(actions: &[Action]) -> Vec<(Phase, Vec<Step>)> {
             }
         });
     }
-    // Who chooses its address itself must not get the one that another one asks for.
-    if let Some(joining) = steps.get_mut(&Phase::Join) {
-        joining.sort_by_key(|step| !asks_for_addresses(step.after.as_ref()));
-    }
     steps.into_iter().collect()
 }
 
+/// Whether a container on a plugin's network asks for addresses.
 fn asks_for_addresses(entry: Option<&Entry>) -> bool {
     matches!(entry.map(|e| &e.object), Some(Object::Endpoint(endpoint)) if !endpoint.addresses.is_empty())
 }
@@ -151,7 +150,10 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
             emit(Phase::Remove, moved, None);
         }
         (Key::Network { .. }, op) => again(op, (before, after), (Phase::Dissolve, Phase::Networks), emit),
-        (Key::Endpoint { .. }, op) => again(op, (before, after), (Phase::Part, Phase::Join), emit),
+        (Key::Endpoint { .. }, op) => {
+            let joins = if asks_for_addresses(after.as_ref()) { Phase::Claim } else { Phase::Join };
+            again(op, (before, after), (Phase::Part, joins), emit);
+        }
         (Key::Netns { .. }, Op::Delete) => emit(Phase::Unname, before, None),
         (Key::Netns { .. }, _) => emit(Phase::Namespaces, before, after),
         (Key::Address { .. }, Op::Delete) => emit(Phase::Detach, before, None),

@@ -13,7 +13,9 @@ use crate::config::{Attachment, Config, Container, Network};
 use crate::desired::{ChosenAttachment, Desired, Refusal, bridge_name};
 use crate::kernel::Backend;
 use crate::plan::{Action, Conflict, FORMAT_VERSION, LeftOut, Op, Summary};
-use crate::state::{Facts, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object, Owner, State, Warning, Whereabouts};
+use crate::state::{
+    Endpoint, Facts, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object, Owner, State, Warning, Whereabouts,
+};
 
 /// What there is of a file on a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -453,8 +455,8 @@ struct View<'a> {
     config: &'a Config,
     standings: HashMap<Owner, Standing>,
     macs: HashMap<(&'a Netns, InterfaceName), Mac>,
-    /// What plugins gave.
-    given: HashMap<(&'a Netns, InterfaceName), Vec<IpNetwork>>,
+    /// What plugins gave, by container and network.
+    given: HashMap<(&'a str, &'a str), &'a [IpNetwork]>,
     hindered: HashMap<Owner, Hindrance>,
 }
 
@@ -473,8 +475,8 @@ impl<'a> View<'a> {
                 ) => {
                     view.macs.insert((netns, *name), device.mac);
                 }
-                (Key::Address { netns, link, ip }, _) if !netns.is_host() => {
-                    view.given.entry((netns, *link)).or_default().push(*ip);
+                (Key::Endpoint { network, container }, Object::Endpoint(Endpoint { answer: Some(answer), .. })) => {
+                    view.given.insert((container, network), &answer.addresses);
                 }
                 _ => {}
             }
@@ -530,16 +532,13 @@ impl<'a> View<'a> {
         chosen: &ChosenAttachment,
     ) -> AttachmentStatus {
         let network = self.config.network(attachment);
-        let end = (container.netns.netns(), attachment.interface);
-        let mut addresses: Vec<IpNetwork> = chosen.addresses.iter().map(|address| address.ip).collect();
-        if let (true, Some(given)) = (network.remote().is_some(), self.given.get(&end)) {
-            addresses.extend(given.iter().filter(|ip| !chosen.addresses.iter().any(|chosen| chosen.ip == **ip)));
-        }
+        let given = self.given.get(&(container.name.as_str(), network.name.as_str()));
+        let chosen = || chosen.addresses.iter().map(|address| address.ip).collect();
         AttachmentStatus {
             network: network.name.to_string(),
             interface: network.has_interfaces().then_some(attachment.interface),
-            mac: self.macs.get(&end).copied(),
-            addresses,
+            mac: self.macs.get(&(container.netns.netns(), attachment.interface)).copied(),
+            addresses: given.map_or_else(chosen, |given| given.to_vec()),
             state: self.state(&attachment.owner),
             hindered: self.hindered(container, attachment),
         }

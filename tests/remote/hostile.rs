@@ -532,6 +532,23 @@ fn routes_that_cannot_be_are_left_out() {
     });
 }
 
+/// A route to a subnet that the container is in by another network would be in the way of the kernel's own.
+#[test]
+fn a_route_to_another_network_of_the_containers_is_left_out() {
+    lab::in_lab(|lab| {
+        lab.host.sh("ip link add dev0 type veth peer name dev1");
+        let answer = json!({
+            "InterfaceName": { "SrcName": "dev0", "DstPrefix": "eth" },
+            "StaticRoutes": [{ "Destination": "10.20.0.0/24", "RouteType": 1, "NextHop": "" }],
+        });
+        let _plugin = Scripted::start(lab, "hostile", &[("NetworkDriver.Join", Reply::Json(answer))]);
+        lab.host.apply(FILE);
+        let plan = lab.host.plan(FILE);
+        assert_eq!((plan.actions().len(), plan.warnings()), (0, vec!["plugin-route".to_owned()]));
+        lab.expect("web ping 10.20.0.1 -> answer");
+    });
+}
+
 /// Only a plugin that says so has forgotten: a server that fails has said nothing.
 #[test]
 fn a_plugin_that_fails_has_forgotten_nothing() {

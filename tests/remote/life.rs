@@ -149,6 +149,10 @@ fn addresses_are_given_by_a_plugin() {
         let addresses = |name: &str| lab.container(name).sh("ip -o addr show scope global | awk '{print $4}'");
         assert_eq!(addresses("web"), "10.50.0.9/24\nfd50::2/64\n");
         assert_eq!(addresses("db"), "10.50.0.128/24\nfd50::3/64\n");
+        let status = lab.host.try_netrec(IPAM, &["status", "--json"]).stdout;
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let db = status["containers"].as_array().unwrap().iter().find(|container| container["name"] == "db").unwrap();
+        assert_eq!(db["networks"][0]["addresses"], json!(["10.50.0.128/24", "fd50::3/64"]), "{status}");
         lab.expect("web ping 10.50.0.128 -> answer");
         assert!(lab.host.apply(IPAM).actions().is_empty());
         assert_eq!(plugin.changes(), Vec::<String>::new());

@@ -106,10 +106,10 @@ impl Remote {
         if let Some(known) = self.known.get(&id) {
             return *known;
         }
-        let network = records::id(&Key::Network { network: network.clone() });
         if self.asking >= LONGEST_ASKING {
             return true;
         }
+        let network = records::id(&Key::Network { network: network.clone() });
         let begun = Instant::now();
         let asked = self.plugin(plugin, false).and_then(|plugin| plugin.endpoint_is_known(&network, &id));
         self.asking += begun.elapsed();
