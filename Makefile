@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RUNNER := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: test setup fmt lint docs unit examples generate bench rates matrix faults storm fuzz static deb
+.PHONY: test setup fmt lint docs unit examples generate bench bench-more rates matrix faults storm fuzz static deb
 
 test: setup fmt lint docs unit examples
 
@@ -31,10 +31,18 @@ examples:
 generate:
 	UPDATE_EXPECT=1 $(CARGO) test --locked --all-features --test generated
 
-# Figures of time, by hand and as root; see docs/performance.md.
+# Figures of time, by hand and as root, on a machine that does nothing else: a quarter of an hour. They go to docs/performance/
+# and, as a table of aims, to docs/performance.md. What takes longer or is looked at by itself has a bench of its own.
+bench: export NETREC_BENCH_KEEP = 1
 bench:
 	$(CARGO) bench --bench apply
+	$(CARGO) bench --bench size
 	$(CARGO) bench --bench ports
+	$(CARGO) bench --bench path
+	$(CARGO) bench --bench overlay -- --only path --rounds 5
+	$(CARGO) bench --bench report
+
+bench-more:
 	$(CARGO) bench --bench overlay
 	$(CARGO) bench --bench watch
 

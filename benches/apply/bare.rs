@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use ipnetwork::IpNetwork;
 use netrec::kernel::fault::Writes;
 use netrec::kernel::nftables::Firewall;
 use netrec::state::firewall::TABLE;
@@ -20,13 +21,15 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol,
+};
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
     InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask,
 };
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
@@ -113,7 +116,7 @@ impl Recipe {
                 }
                 (Key::Address { netns, link, ip }, _) => {
                     let mut message = AddressMessage::default();
-                    message.header.family = rtnetlink::packet_route::AddressFamily::Inet;
+                    message.header.family = family(*ip);
                     message.header.prefix_len = ip.prefix();
                     message.header.index = bridges.get(link).copied().unwrap_or(2);
                     message.attributes = vec![
@@ -121,6 +124,10 @@ impl Recipe {
                         AddressAttribute::Address(ip.ip()),
                         AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)),
                     ];
+                    if ip.is_ipv6() {
+                        message.header.flags = AddressHeaderFlags::Nodad;
+                        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+                    }
                     let message = wire::change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL);
                     match index.get(netns) {
                         Some(space) => recipe.spaces[*space].before_up.push(message),
@@ -128,9 +135,9 @@ impl Recipe {
                     }
                 }
                 (Key::Route { netns, table, to, .. }, Object::Route(route)) => {
-                    assert!(to.is_ipv4() && to.prefix() == 0, "only default routes are known here");
+                    assert!(to.prefix() == 0, "only default routes are known here");
                     let mut message = RouteMessage::default();
-                    message.header.address_family = rtnetlink::packet_route::AddressFamily::Inet;
+                    message.header.address_family = family(*to);
                     message.header.protocol = RouteProtocol::from(PROTOCOL);
                     message.header.kind = RouteType::Unicast;
                     message.header.scope = RouteScope::Universe;
@@ -228,6 +235,10 @@ fn write(proc: &OwnedFd, sysctls: &[(PathBuf, String)]) {
         let mut file: File = openat(proc, path, OFlag::O_WRONLY, Mode::empty()).unwrap().into();
         file.write_all(value.as_bytes()).unwrap();
     }
+}
+
+fn family(net: IpNetwork) -> AddressFamily {
+    if net.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
 fn named(name: InterfaceName) -> Builder {

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use netrec::state::{Device, GROUP, Key, LinkKind, Netns, Object, PROTOCOL, State};
 
-use super::lab::run;
+use super::shared::run;
 
 const FOLDER: &str = "/run/script";
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use netrec::config::{Source, Sources};
 use netrec::desired::desired;
@@ -13,6 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::ROLE;
+use super::shared::{run, timed};
 
 const NETREC: &str = env!("CARGO_BIN_EXE_netrec");
 const FILE: &str = "/run/bench.toml";
@@ -22,16 +23,20 @@ const FILE: &str = "/run/bench.toml";
 pub(crate) struct Size {
     pub(crate) containers: usize,
     pub(crate) networks: usize,
+    /// Published by each container.
+    pub(crate) ports: usize,
+    /// IPv6 beside IPv4.
+    pub(crate) both: bool,
 }
 
 /// Runs this program again in a role, and gives what it measured.
 pub(crate) fn again(role: &str, size: Size) -> Vec<(String, Duration)> {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--containers", &size.containers.to_string(), "--networks", &size.networks.to_string()])
-        .env(ROLE, role)
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    for (word, number) in [("--containers", size.containers), ("--networks", size.networks), ("--ports", size.ports)] {
+        again.args([word, &number.to_string()]);
+    }
+    again.args(size.both.then_some("--both"));
+    let output = again.env(ROLE, role).stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success(), "{role} failed");
     let text = String::from_utf8(output.stdout).unwrap();
     let line = |line: &str| {
@@ -43,20 +48,6 @@ pub(crate) fn again(role: &str, size: Size) -> Vec<(String, Duration)> {
 
 pub(crate) fn say(what: &str, time: Duration) {
     println!("{what} {}", time.as_nanos());
-}
-
-pub(crate) fn timed(work: impl FnOnce()) -> Duration {
-    let start = Instant::now();
-    work();
-    start.elapsed()
-}
-
-/// Runs a program that must succeed.
-pub(crate) fn run(command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    text
 }
 
 /// Waits until the kernel has taken down the namespaces that went, which it does in the background: a veth that leads
@@ -114,7 +105,7 @@ impl Lab {
     #[allow(clippy::unused_self)]
     pub(crate) fn check(&self) {
         let text = run(Command::new(NETREC).args(["plan", "-c", FILE]));
-        assert!(text.starts_with("No changes."), "{}", &text[..text.len().min(4000)]);
+        assert!(no_changes(&text), "{}", &text[..text.len().min(4000)]);
     }
 
     /// The same but for one attribute of links, which `ip` has no word for.
@@ -123,7 +114,7 @@ impl Lab {
         let text = run(Command::new(NETREC).args(["plan", "-c", FILE]));
         let others = text.lines().filter(|line| line.contains(" -> ") && !line.contains(attribute)).count();
         let only = others == 0 && text.contains("Plan: 0 to create,") && text.contains(" 0 to replace, 0 to remove.");
-        assert!(only || text.starts_with("No changes."), "{}", &text[..text.len().min(4000)]);
+        assert!(only || no_changes(&text), "{}", &text[..text.len().min(4000)]);
     }
 
     /// Whoever removed it, nothing must be left.
@@ -131,22 +122,28 @@ impl Lab {
     pub(crate) fn check_nothing_left(&self) {
         let text = run(Command::new(NETREC).args(["plan", "--destroy"]));
         let last = text.lines().last().unwrap_or_default();
-        assert!(last.starts_with("No changes."), "{}", &text[..text.len().min(4000)]);
+        assert!(no_changes(last), "{}", &text[..text.len().min(4000)]);
         assert_eq!(fs::read_dir("/run/netns").unwrap().count(), 0);
         assert_eq!(run(Command::new("ip").args(["-o", "link"])).lines().count(), 1);
     }
 }
 
-/// IPv4 networks with the containers spread over them, each with one published port.
+/// Warnings may come before it.
+fn no_changes(text: &str) -> bool {
+    text.lines().any(|line| line.starts_with("No changes."))
+}
+
+/// Networks with the containers spread over them, each with its published ports.
 fn file(size: Size) -> String {
     let mut text = String::new();
     for network in 0..size.networks {
-        let _ = writeln!(text, "[networks.net-{network}]\nsubnet = \"10.{network}.0.0/16\"\n");
+        let second = if size.both { format!(", \"fd00:0:0:{network:x}::/64\"") } else { String::new() };
+        let _ = writeln!(text, "[networks.net-{network}]\nsubnet = [\"10.{network}.0.0/16\"{second}]\n");
     }
     for container in 0..size.containers {
-        let (network, port) = (container % size.networks, 20_000 + container);
-        let _ =
-            writeln!(text, "[containers.c-{container:04}]\nnetworks = [\"net-{network}\"]\nports = [\"{port}:80\"]\n");
+        let port = |n| format!("\"{}:{}\"", 20_000 + container * size.ports + n, 80 + n);
+        let (network, ports) = (container % size.networks, (0..size.ports).map(port).collect::<Vec<_>>().join(", "));
+        let _ = writeln!(text, "[containers.c-{container:04}]\nnetworks = [\"net-{network}\"]\nports = [{ports}]\n");
     }
     text
 }

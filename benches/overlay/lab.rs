@@ -1,12 +1,10 @@
 //! Namespaces to measure in, and what runs in them.
 
-use std::fs::File;
 use std::process::{Command, Stdio};
-use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 
 use super::ROLE;
 
@@ -60,13 +58,4 @@ pub(crate) fn sh(script: &str) {
 /// Runs netrec.
 pub(crate) fn netrec(args: &[&str]) -> String {
     run(Command::new(NETREC).args(args))
-}
-
-/// Works in a thread inside of a named namespace.
-pub(crate) fn inside<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    let file = File::open(format!("/run/netns/{name}")).unwrap();
-    thread::spawn(move || {
-        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
-        work()
-    })
 }

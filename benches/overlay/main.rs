@@ -16,11 +16,18 @@
 mod lab;
 mod path;
 mod scale;
+#[path = "../shared/mod.rs"]
+mod shared;
+#[path = "../shared/traffic.rs"]
+#[allow(dead_code)] // connections are set up elsewhere
+mod traffic;
 #[path = "../apply/wire.rs"]
 #[allow(dead_code)] // here no namespace is named by a descriptor, and no firewall is read
 mod wire;
 
 use std::collections::BTreeMap;
+
+use shared::median;
 
 /// Set where this program runs again inside of namespaces: what it does there.
 const ROLE: &str = "NETREC_BENCH_ROLE";
@@ -43,14 +50,8 @@ impl Values {
 
     /// The median of the rounds' ratios.
     fn ratio(&self, what: &str, to: &str) -> f64 {
-        median(self.0[what].iter().zip(&self.0[to]).map(|(a, b)| a / b).collect())
+        shared::ratio(&self.0[what], &self.0[to])
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
 }
 
 fn main() {

@@ -4,30 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
-use std::time::Instant;
 
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
-
+use super::shared::{Row, keep};
+use super::traffic::{Way, inside};
 use super::{Values, lab};
 
 /// What a round sends each way, and how often the contenders take turns in it: what else the machine does is then spread
 /// over all.
-const BYTES: u32 = 1 << 30;
+const BYTES: usize = 1 << 30;
 const ROUND_TRIPS: u32 = 20_000;
 const TURNS: u32 = 4;
-const PIECE: u32 = 256 << 10;
 const MAKERS: [&str; 4] = ["netrec", "tableless", "handnat", "hand"];
-/// The processors that clients and servers run on: for a stream one each; for single bytes the same one, so that the time is
-/// that of the packet's way and not that of waking the other.
-const APART: [usize; 2] = [0, 1];
-const TOGETHER: [usize; 2] = [0, 0];
-
 const FILE: &str = r#"
 [hosts.a]
 id = 1
@@ -116,7 +105,7 @@ pub(crate) fn play(rounds: usize, to_firewall: &str) {
     for [first, second, file] in pairs {
         for (place, host) in [(first, "a"), (second, "b")] {
             let apply = move || lab::netrec(&["apply", "-y", "-c", file, "--host", host]);
-            lab::inside(place, apply).join().unwrap();
+            inside(place, apply).join().unwrap();
         }
     }
     lab::sh("for host in e f; do ip netns exec $host nft delete table inet netrec; done");
@@ -140,91 +129,33 @@ pub(crate) fn play(rounds: usize, to_firewall: &str) {
                 makers.rotate_left(1);
             }
             for (maker, seconds) in seconds.into_iter().filter(|_| round > 0) {
+                #[allow(clippy::cast_precision_loss)] // a power of two
                 let value =
-                    if what == "stream" { 8.0 * f64::from(BYTES) / seconds } else { seconds / f64::from(ROUND_TRIPS) };
+                    if what == "stream" { 8.0 * BYTES as f64 / seconds } else { seconds / f64::from(ROUND_TRIPS) };
                 lab::say(&format!("{what} {maker}"), value);
             }
         }
     }
 }
 
-/// Listens in the second container, with a port for each, and says which.
-fn serve(maker: &str, cpu: usize, work: impl FnOnce(TcpStream) + Send + 'static) -> (u16, JoinHandle<()>) {
-    let (tell, port) = mpsc::channel();
-    let server = lab::inside(&format!("{maker}-b"), move || {
-        pin(cpu);
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-        tell.send(listener.local_addr().unwrap().port()).unwrap();
-        work(listener.accept().unwrap().0);
-    });
-    (port.recv().unwrap(), server)
-}
-
-/// Works with a connection between the containers.
-fn connected<T: Send + 'static>(
-    maker: &str,
-    [client_cpu, server_cpu]: [usize; 2],
-    server: impl FnOnce(TcpStream) + Send + 'static,
-    client: impl FnOnce(TcpStream) -> T + Send + 'static,
-) -> T {
-    let (port, server) = serve(maker, server_cpu, server);
-    let connect = move || {
-        pin(client_cpu);
-        client(TcpStream::connect((Ipv4Addr::new(10, 30, 0, 12), port)).unwrap())
-    };
-    let result = lab::inside(&format!("{maker}-a"), connect).join().unwrap();
-    server.join().unwrap();
-    result
-}
-
-fn pin(cpu: usize) {
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu % thread::available_parallelism().unwrap().get()).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
-}
-
-/// Seconds of one stream, until the last byte is said to be there.
+/// Between the two containers, seconds of a stream's share.
 fn stream(maker: &str) -> f64 {
-    let server = |mut stream: TcpStream| {
-        let mut piece = vec![0; PIECE as usize];
-        while stream.read(&mut piece).unwrap() > 0 {}
-        stream.write_all(&[1]).unwrap();
-    };
-    connected(maker, APART, server, |mut stream| {
-        let piece = vec![0; PIECE as usize];
-        let start = Instant::now();
-        for _ in 0..BYTES / PIECE / TURNS {
-            stream.write_all(&piece).unwrap();
-        }
-        stream.shutdown(Shutdown::Write).unwrap();
-        stream.read_exact(&mut [0]).unwrap();
-        start.elapsed().as_secs_f64()
-    })
+    way(maker).stream(BYTES / TURNS as usize)
 }
 
-/// Seconds of single bytes there and back.
+/// Seconds of a share of single bytes there and back.
 fn round_trip(maker: &str) -> f64 {
-    let server = |mut stream: TcpStream| {
-        stream.set_nodelay(true).unwrap();
-        let mut byte = [0];
-        while stream.read(&mut byte).unwrap() > 0 {
-            stream.write_all(&byte).unwrap();
-        }
-    };
-    connected(maker, TOGETHER, server, |mut stream| {
-        stream.set_nodelay(true).unwrap();
-        let mut byte = [0];
-        let start = Instant::now();
-        for _ in 0..ROUND_TRIPS / TURNS {
-            stream.write_all(&byte).unwrap();
-            stream.read_exact(&mut byte).unwrap();
-        }
-        start.elapsed().as_secs_f64()
-    })
+    way(maker).round_trips(ROUND_TRIPS / TURNS)
+}
+
+fn way(maker: &str) -> Way {
+    let [from, to] = ["a", "b"].map(|host| format!("{maker}-{host}"));
+    Way { from, to, address: Ipv4Addr::new(10, 30, 0, 12), ports: None }
 }
 
 pub(crate) fn report(rounds: usize) {
     let modes = MODES.into_iter().filter(|(to_firewall, _)| *to_firewall == "0" || Path::new(BRIDGE_NF).exists());
+    let mut kept = Vec::new();
     for (to_firewall, says) in modes {
         let mut values = Values::default();
         values.add(&format!("path {rounds} {to_firewall}"));
@@ -242,7 +173,16 @@ pub(crate) fn report(rounds: usize) {
                 trip.0 * 1e6,
                 trip.1
             );
+            for (what, value, unit) in [
+                ("stream", stream.0 / 1e9, "Gbit/s"),
+                ("stream to that by hand", stream.1, "times"),
+                ("round trip", trip.0 * 1e6, "us"),
+                ("round trip to that by hand", trip.1, "times"),
+            ] {
+                kept.push(Row { what: format!("{says}: {maker}: {what}"), size: 1, value, unit });
+            }
         }
         println!();
     }
+    keep("overlay", &kept);
 }

@@ -6,17 +6,20 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // a bench may
 
-use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+#[path = "../shared/mod.rs"]
+mod shared;
+#[path = "../shared/traffic.rs"]
+#[allow(dead_code)] // streams are measured elsewhere
+mod traffic;
+
+use std::fs;
+use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::libc;
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt};
+use nix::sched::{CloneFlags, unshare};
+use shared::{Row, keep, median, ratio};
 
 const NETREC: &str = env!("CARGO_BIN_EXE_netrec");
 const CONNECTS: usize = 2000;
@@ -65,15 +68,6 @@ fn sh(script: &str) {
     assert!(Command::new("sh").args(["-ec", script]).status().unwrap().success(), "{script}");
 }
 
-/// Runs in a thread inside of a namespace.
-fn inside<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
-    let file = File::open(format!("/run/netns/{name}")).unwrap();
-    thread::spawn(move || {
-        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
-        work()
-    })
-}
-
 /// How long the way takes to be made, by whoever makes it.
 fn make(way: Way) -> Duration {
     let file = format!(
@@ -99,31 +93,12 @@ fn make(way: Way) -> Duration {
     start.elapsed()
 }
 
-/// Microseconds of each connect to a port, sorted.
-fn connects(port: u16) -> Vec<f64> {
-    let client = move || {
-        let to: SockaddrIn = match SocketAddr::from(([192, 0, 2, 1], port)) {
-            SocketAddr::V4(to) => to.into(),
-            SocketAddr::V6(_) => unreachable!("it is none"),
-        };
-        let mut times = Vec::with_capacity(CONNECTS);
-        for _ in 0..CONNECTS {
-            let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
-            // Ends with a reset, so that no port waits.
-            setsockopt(&client, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
-            let start = Instant::now();
-            connect(client.as_raw_fd(), &to).unwrap();
-            times.push(start.elapsed().as_secs_f64() * 1e6);
-        }
-        times.sort_by(f64::total_cmp);
-        times
-    };
-    inside("world", client).join().unwrap()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// Microseconds that a connection from outside takes to be set up, the median.
+fn connects(way: Way) -> f64 {
+    let listen = if way == Way::Range { way.last() } else { 80 };
+    let [from, to] = ["world", "web"].map(str::to_owned);
+    let path = traffic::Way { from, to, address: Ipv4Addr::new(192, 0, 2, 1), ports: Some([way.last(), listen]) };
+    median(path.connects(CONNECTS)) * 1e6
 }
 
 fn main() {
@@ -138,14 +113,6 @@ fn main() {
         ip -n world link set w0 up; ip -n world addr add 192.0.2.9/24 dev w0");
     let _ = fs::write("/proc/sys/net/netfilter/nf_conntrack_max", "1000000");
     make(Way::One);
-    for port in [80, Way::Range.last()] {
-        inside("web", move || {
-            let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
-            while let Ok((stream, _)) = listener.accept() {
-                drop(stream);
-            }
-        });
-    }
     let ways = [Way::One, Way::Many, Way::Range, Way::Rules];
     let mut made = [const { Vec::new() }; 4];
     let mut medians = [const { Vec::new() }; 4];
@@ -153,20 +120,21 @@ fn main() {
         eprintln!("round {round} of {rounds}");
         for (i, way) in ways.into_iter().enumerate() {
             made[i].push(make(way).as_secs_f64() * 1e3);
-            let times = connects(way.last());
-            medians[i].push(times[times.len() / 2]);
+            medians[i].push(connects(way));
         }
     }
     println!("{CONNECTS} connections each, {rounds} rounds");
     println!("{:<40} {:>12} {:>14} {:>8}", "", "made in", "set up in", "ratio");
+    let mut kept = Vec::new();
     for (i, way) in ways.into_iter().enumerate() {
-        let ratios = medians[i].iter().zip(&medians[0]).map(|(a, b)| a / b).collect();
-        println!(
-            "{:<40} {:>9.1} ms {:>11.1} µs {:>8.2}",
-            way.says(),
-            median(made[i].clone()),
-            median(medians[i].clone()),
-            median(ratios)
-        );
+        let (made, connected) = (median(made[i].clone()), median(medians[i].clone()));
+        let (says, ratio) = (way.says(), ratio(&medians[i], &medians[0]));
+        println!("{says:<40} {made:>9.1} ms {connected:>11.1} µs {ratio:>8.2}");
+        for (what, value, unit) in
+            [("made", made, "ms"), ("connection", connected, "us"), ("connection to that of one port", ratio, "times")]
+        {
+            kept.push(Row { what: format!("{}: {what}", says.replace(',', "")), size: 1, value, unit });
+        }
     }
+    keep("ports", &kept);
 }
