@@ -6,16 +6,18 @@ mod flannel;
 mod follow;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::sys::socket::SockaddrIn;
 
-use self::choose::{Choice, How, Own, choose, peers};
-use self::etcd::{Etcd, Fault, Listing, Unless};
+use self::choose::{Choice, How, Local, Own, choose, peers};
+use self::etcd::{Current, Etcd, Fault, Listing, Unless};
 use self::flannel::{Entry, Pools};
-pub use self::follow::{Follower, View};
+pub use self::follow::{Follower, Turn, View};
 use crate::state::{Cluster, Member, Membership, Note};
 
 /// How long a lease lives that nobody renews, in seconds: as long as flannel's.
@@ -51,13 +53,15 @@ pub struct Memory {
 
 /// Asks who is a member, and which piece this host would take. Changes nothing.
 pub fn look(cluster: &Cluster, memory: &Memory) -> Result<Membership, Trouble> {
-    let etcd = Etcd::new(cluster).map_err(Trouble::Unknown)?;
+    let etcd = Etcd::new(cluster, Current::default()).map_err(Trouble::Unknown)?;
     let own = own(cluster, memory)?;
     let listing = etcd.list(&below(cluster))?;
-    let seen = Seen::of(cluster, listing)?;
+    let seen = Seen::of(cluster, listing, own.local.clone())?;
     let choice = choose(cluster, seen.pools, &seen.entries, &own).map_err(Trouble::None)?;
     let held = choice.how != How::New;
+    let lost = seen.loss(cluster, memory, &choice, "is gone: nobody else has it, and apply leases it again");
     let mut found = seen.membership(cluster, choice.member, held);
+    found.notes.extend(lost);
     if seen.unwritten {
         let text = format!("`{}` is not in etcd yet: apply writes it, by what the file says", cluster.config_key());
         found.notes.insert(Note::Unconfigured(text));
@@ -67,9 +71,9 @@ pub fn look(cluster: &Cluster, memory: &Memory) -> Result<Membership, Trouble> {
 
 /// Becomes a member, if this host is none yet, and asks who the others are.
 pub fn join(cluster: &Cluster, memory: &Memory) -> Result<Membership, Trouble> {
-    let etcd = Etcd::new(cluster).map_err(Trouble::Unknown)?;
-    let joined = Joined::new(&etcd, cluster, memory)?;
-    Ok(joined.membership(cluster, memory))
+    let etcd = Etcd::new(cluster, Current::default()).map_err(Trouble::Unknown)?;
+    let joined = Joined::new(&etcd, cluster, memory, &|| true)?;
+    Ok(joined.membership(cluster))
 }
 
 /// The only member of a cluster that nobody knows of yet. Asks nobody.
@@ -82,7 +86,7 @@ pub fn alone(cluster: &Cluster) -> Result<Membership, String> {
     let v6 = known(true).unwrap_or(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]));
     let addresses = std::iter::once(v4).chain(cluster.has_family(true).then_some(v6)).collect();
     let pools = flannel::read_configuration(flannel::configuration(cluster).as_bytes(), cluster)?;
-    let choice = choose(cluster, pools, &[], &Own { addresses, before: Vec::new() })?;
+    let choice = choose(cluster, pools, &[], &Own { addresses, ..Own::default() })?;
     Ok(Membership { own: choice.member, held: true, peers: Vec::new(), away: None, notes: BTreeSet::new() })
 }
 
@@ -99,10 +103,12 @@ struct Seen {
     entries: Vec<Entry>,
     /// Whether nobody has written yet what all agree on.
     unwritten: bool,
+    /// Where no peer is.
+    local: Local,
 }
 
 impl Seen {
-    fn of(cluster: &Cluster, listing: Listing) -> Result<Self, Trouble> {
+    fn of(cluster: &Cluster, listing: Listing, local: Local) -> Result<Self, Trouble> {
         let (config_key, subnets_key) = (cluster.config_key(), cluster.subnets_key());
         let config = listing.entries.iter().find(|entry| entry.key == config_key.as_bytes());
         let unwritten = config.is_none();
@@ -110,12 +116,36 @@ impl Seen {
         let config = config.map_or(own.as_bytes(), |entry| &entry.value);
         let pools = flannel::read_configuration(config, cluster).map_err(Trouble::Unknown)?;
         let entries = listing.entries.into_iter().filter(|entry| entry.key.starts_with(subnets_key.as_bytes()));
-        Ok(Self { revision: listing.revision, pools, entries: entries.collect(), unwritten })
+        Ok(Self { revision: listing.revision, pools, entries: entries.collect(), unwritten, local })
     }
 
     fn membership(&self, cluster: &Cluster, own: Member, held: bool) -> Membership {
-        let (peers, notes) = peers(cluster, self.pools, &self.entries, &own);
+        let (peers, notes) = peers(cluster, self.pools, &self.entries, &own, &self.local);
         Membership { own, held, peers, away: None, notes }
+    }
+
+    /// The word of a piece that this host had, and has lost: somebody else has it now, or nobody, and then `again` says what
+    /// becomes of its lease. What the file itself gives up is not lost.
+    fn loss(&self, cluster: &Cluster, memory: &Memory, choice: &Choice, again: &str) -> Option<Note> {
+        let pieces = &memory.held.as_ref()?.pieces;
+        let piece = pieces.first()?;
+        if *pieces == choice.member.pieces {
+            let text = || format!("{piece} was this host's, and its lease {again}");
+            return (choice.how == How::New).then(|| Note::Lost(text()));
+        }
+        if !cluster.pieces.iter().all(|fixed| pieces.contains(fixed)) {
+            return None;
+        }
+        let is_there = |entry: &&Entry| flannel::read_key(&entry.key, cluster).is_ok_and(|all| all.contains(piece));
+        let now = match self.entries.iter().find(is_there) {
+            None => "is not any more".to_owned(),
+            Some(entry) => match flannel::whose(&entry.value) {
+                Some(ip) => format!("is leased to {ip} now"),
+                None => "is somebody else's now".to_owned(),
+            },
+        };
+        let instead: Vec<String> = choice.member.pieces.iter().map(ToString::to_string).collect();
+        Some(Note::Lost(format!("{piece} was this host's, and {now}: {} is its piece instead", instead.join(" "))))
     }
 }
 
@@ -127,23 +157,30 @@ struct Joined {
     own: Member,
     /// How long its lease lives when nobody renews it; none for an entry without a lease.
     lifetime: Option<Duration>,
+    /// The word of what it had lost.
+    lost: Option<Note>,
 }
 
 impl Joined {
-    fn new(etcd: &Etcd, cluster: &Cluster, memory: &Memory) -> Result<Self, Trouble> {
+    /// Becomes one, or stays one, for as long as that is `wanted`.
+    fn new(etcd: &Etcd, cluster: &Cluster, memory: &Memory, wanted: &dyn Fn() -> bool) -> Result<Self, Trouble> {
         let own = own(cluster, memory)?;
         let begun = Instant::now();
         let (mut pause, longest) = PAUSES;
         loop {
-            let seen = Seen::of(cluster, etcd.list(&below(cluster))?)?;
+            let seen = Seen::of(cluster, etcd.list(&below(cluster))?, own.local.clone())?;
+            if !wanted() {
+                return Err(Trouble::Unknown("it is not wanted any more".to_owned()));
+            }
             if seen.unwritten {
                 let config = flannel::configuration(cluster);
                 etcd.put(cluster.config_key().as_bytes(), &config, 0, &Unless::Absent)?;
                 continue;
             }
             let choice = choose(cluster, seen.pools, &seen.entries, &own).map_err(Trouble::None)?;
+            let lost = seen.loss(cluster, memory, &choice, "was gone: nobody else has it, and it is leased again");
             if let Some(joined) = take(etcd, cluster, seen, choice)? {
-                return Ok(joined);
+                return Ok(Self { lost, ..joined });
             }
             if begun.elapsed() > PATIENCE {
                 let seconds = PATIENCE.as_secs();
@@ -158,26 +195,10 @@ impl Joined {
     }
 
     /// Who is a member, with what has changed for this host.
-    fn membership(&self, cluster: &Cluster, memory: &Memory) -> Membership {
+    fn membership(&self, cluster: &Cluster) -> Membership {
         let mut found = self.seen.membership(cluster, self.own.clone(), true);
-        found.notes.extend(self.loss(cluster, memory));
+        found.notes.extend(self.lost.clone());
         found
-    }
-
-    /// The word of a piece that this host had, and somebody else has now.
-    fn loss(&self, cluster: &Cluster, memory: &Memory) -> Option<Note> {
-        let lost = memory.held.as_ref().filter(|held| held.pieces != self.own.pieces)?;
-        let piece = lost.pieces.first()?;
-        let is_there = |entry: &&Entry| flannel::read_key(&entry.key, cluster).is_ok_and(|all| all.contains(piece));
-        let now = match self.seen.entries.iter().find(is_there) {
-            None => "is not any more".to_owned(),
-            Some(entry) => match flannel::whose(&entry.value) {
-                Some(ip) => format!("is leased to {ip} now"),
-                None => "is somebody else's now".to_owned(),
-            },
-        };
-        let instead: Vec<String> = self.own.pieces.iter().map(ToString::to_string).collect();
-        Some(Note::Lost(format!("{piece} was this host's, and {now}: {} is its piece instead", instead.join(" "))))
     }
 }
 
@@ -222,7 +243,7 @@ fn take(etcd: &Etcd, cluster: &Cluster, mut seen: Seen, choice: Choice) -> Resul
     }
     seen.entries.retain(|other| other.key != entry.key);
     seen.entries.push(entry.clone());
-    Ok(Some(Joined { seen, entry, own: choice.member, lifetime }))
+    Ok(Some(Joined { seen, entry, own: choice.member, lifetime, lost: None }))
 }
 
 /// How long an entry lives from now on, renewed.
@@ -236,6 +257,17 @@ fn lifetime(etcd: &Etcd, entry: &Entry) -> Result<Option<Duration>, Fault> {
 
 /// What this host brings along.
 fn own(cluster: &Cluster, memory: &Memory) -> Result<Own, Trouble> {
+    let held = memory.held.iter().map(|held| held.pieces.clone());
+    Ok(Own {
+        addresses: addresses(cluster)?,
+        before: held.chain(memory.before.iter().cloned()).collect(),
+        was: memory.held.clone(),
+        local: local(),
+    })
+}
+
+/// Where this host's peers reach it.
+fn addresses(cluster: &Cluster) -> Result<Vec<IpAddr>, Trouble> {
     let mut addresses = Vec::new();
     for ipv6 in [false, true].into_iter().filter(|ipv6| cluster.has_family(*ipv6)) {
         let given = cluster.public.iter().copied().find(|ip| ip.is_ipv6() == ipv6);
@@ -248,8 +280,28 @@ fn own(cluster: &Cluster, memory: &Memory) -> Result<Own, Trouble> {
         })?;
         addresses.push(address);
     }
-    let held = memory.held.iter().map(|held| held.pieces.clone());
-    Ok(Own { addresses, before: held.chain(memory.before.iter().cloned()).collect() })
+    Ok(addresses)
+}
+
+/// The addresses of this host's links that are no peer's; none where they cannot be read.
+fn local() -> Local {
+    let mut local = Local::default();
+    for InterfaceAddress { address, netmask, .. } in getifaddrs().into_iter().flatten() {
+        let Some(address) = address else { continue };
+        if let Some(v6) = address.as_sockaddr_in6() {
+            local.own.insert(v6.ip().into());
+        }
+        let Some(v4) = address.as_sockaddr_in().map(SockaddrIn::ip) else { continue };
+        local.own.insert(v4.into());
+        let mask = netmask.as_ref().and_then(|mask| mask.as_sockaddr_in()).map_or(u32::MAX, |mask| mask.ip().to_bits());
+        // Those of two addresses, or one, have none for all (RFC 3021).
+        if mask.leading_ones() < 31 {
+            local
+                .whole
+                .extend([v4.to_bits() & mask, v4.to_bits() | !mask].map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))));
+        }
+    }
+    local
 }
 
 /// The address by which this host goes out: by its default route, else to etcd.
@@ -267,9 +319,4 @@ fn by_route(cluster: &Cluster, ipv6: bool) -> Option<IpAddr> {
     };
     let endpoints = cluster.etcd.iter().filter_map(|url| url.split_once("://")?.1.to_socket_addrs().ok()).flatten();
     to(world).or_else(|| endpoints.filter(|address| address.is_ipv6() == ipv6).find_map(to))
-}
-
-/// What is said of a cluster.
-fn sentences(notes: &BTreeSet<Note>) -> BTreeSet<String> {
-    notes.iter().map(|note| note.text().to_owned()).collect()
 }
