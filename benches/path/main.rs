@@ -128,7 +128,10 @@ fn main() {
     for maker in ["netavark", "docker"] {
         let made = match (engines::obstacle(maker), maker) {
             (Some(why), _) => Err(why),
-            (None, "netavark") => on(maker, || Ok(engines::netavark_pair())),
+            (None, "netavark") => {
+                on(maker, engines::netavark_pair);
+                Ok(())
+            }
             (None, _) => on(maker, engines::docker_pair).map(|running| docker = Some(running)),
         };
         match made {

@@ -42,8 +42,8 @@ fn first<P: AsRef<Path>>(paths: &[P]) -> Option<&Path> {
 }
 
 fn namespaces(size: Many) {
-    let names: String = (0..size.containers).map(|n| format!("netns add c-{n:04}\n")).collect();
-    fs::write("/run/names", names).unwrap();
+    let names: Vec<String> = (0..size.containers).map(|n| format!("netns add c-{n:04}")).collect();
+    fs::write("/run/names", names.join("\n")).unwrap();
     run(Command::new("ip").args(["-batch", "/run/names"]));
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn netavark(size: Many) -> Duration {
     let wants = |n: usize| {
         let network = n % size.networks;
         let [above, below] = u16::try_from(n / size.networks + 2).unwrap().to_be_bytes();
-        wants(n, network, &format!("10.{network}.{above}.{below}"), json!([port(20_000 + n)]))
+        wants(n, network, &format!("10.{network}.{above}.{below}"), &json!([port(20_000 + n)]))
     };
     let wanted: Vec<String> = (0..size.containers).map(wants).collect();
     let time = timed(|| {
@@ -112,7 +112,7 @@ fn port(port: usize) -> Value {
 }
 
 /// What netavark is told of a container.
-fn wants(n: usize, network: usize, address: &str, ports: Value) -> String {
+fn wants(n: usize, network: usize, address: &str, ports: &Value) -> String {
     json!({
         "container_id": format!("{n:064x}"), "container_name": format!("c-{n:04}"), "port_mappings": ports,
         "networks": { "net": { "static_ips": [address], "interface_name": "eth0", "aliases": [] } },
@@ -130,7 +130,7 @@ fn wants(n: usize, network: usize, address: &str, ports: Value) -> String {
 pub(crate) fn netavark_pair() {
     for (n, name, ports) in [(11, "netavark-a", json!([port(8080)])), (12, "netavark-b", json!([]))] {
         run(Command::new("ip").args(["netns", "add", name]));
-        set_up(first(&NETAVARK).unwrap(), name, &wants(n, 20, &format!("10.20.0.{n}"), ports));
+        set_up(first(&NETAVARK).unwrap(), name, &wants(n, 20, &format!("10.20.0.{n}"), &ports));
     }
 }
 
