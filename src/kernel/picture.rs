@@ -17,7 +17,7 @@ use super::events::{Events, Heard, Whose};
 use super::live::{dump_error, read_error};
 use super::netlink::link::{self, RawKind, RawLink};
 use super::netlink::neighbour::{Databases, RawFdb, RawNeighbour};
-use super::netlink::qdisc::RawQdisc;
+use super::netlink::qdisc::{Filters, RawQdisc};
 use super::netns::{self, Everywhere, Handle, Id, Namespaces, whose};
 use super::sources;
 use super::space::Space;
@@ -42,8 +42,8 @@ pub(super) struct Picture {
     /// Permanent neighbours behind the host's devices, by their indices.
     pub neighbours: BTreeMap<u32, Vec<RawNeighbour>>,
     pub databases: BTreeMap<Databases, Vec<RawFdb>>,
-    /// Queueing disciplines, with the device that netrec's filter sends to.
-    pub queueing: HashMap<Netns, Vec<(RawQdisc, Option<u32>)>>,
+    /// Queueing disciplines, with what hangs on them.
+    pub queueing: HashMap<Netns, Vec<(RawQdisc, Filters)>>,
 }
 
 /// What of the host's space may be another.

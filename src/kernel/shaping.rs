@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::ReadError;
 use super::live::dump_error;
 use super::netlink::link::{self, RawKind, RawLink};
-use super::netlink::qdisc::{self, RawQdisc};
+use super::netlink::qdisc::{self, Filters, RawQdisc};
 use super::transport::Socket;
 use crate::state::{Entry, InterfaceName, Key, Netns, Object, Owner, Qdisc, Scope, Standing};
 
@@ -24,22 +24,22 @@ fn is_ours(netns: &Netns, link: &RawLink, inode: u64) -> bool {
     link.is_marked() && says && link.standing(inode).is_ours()
 }
 
-/// Lists those of a namespace by a socket in it, each with the device that netrec's filter sends to.
-pub(super) fn read(socket: &mut Socket, netns: &Netns) -> Result<Vec<(RawQdisc, Option<u32>)>, ReadError> {
+/// Lists those of a namespace by a socket in it, each with what hangs on it.
+pub(super) fn read(socket: &mut Socket, netns: &Netns) -> Result<Vec<(RawQdisc, Filters)>, ReadError> {
     let listed = qdisc::dump(socket).map_err(|e| dump_error("queueing disciplines", netns, e))?;
-    let with_filter = |raw: RawQdisc| {
-        let to = match raw.qdisc {
-            Qdisc::Clsact { .. } => qdisc::redirect(socket, raw.index).map_err(|e| dump_error("filters", netns, e))?,
-            _ => None,
+    let with_filters = |raw: RawQdisc| {
+        let filters = match raw.qdisc {
+            Qdisc::Clsact { .. } => qdisc::filters(socket, raw.index).map_err(|e| dump_error("filters", netns, e))?,
+            _ => Filters::None,
         };
-        Ok((raw, to))
+        Ok((raw, filters))
     };
-    listed.into_iter().map(with_filter).collect()
+    listed.into_iter().map(with_filters).collect()
 }
 
 /// Those of a namespace with the devices `links` that are of interest.
 pub(super) fn entries(
-    listed: &[(RawQdisc, Option<u32>)],
+    listed: &[(RawQdisc, Filters)],
     netns: &Netns,
     links: &[RawLink],
     inode: u64,
@@ -48,13 +48,24 @@ pub(super) fn entries(
     let mut entries = Vec::new();
     // A crash leaves a device without a name to which a named one redirects what comes in.
     let mut led_to: HashMap<InterfaceName, Owner> = HashMap::new();
-    for (raw, to) in listed {
+    for (raw, filters) in listed {
         let of_interest = |link: &&RawLink| is_ours(netns, link, inode);
         let Some(link) = link::by_index(links, raw.index).filter(of_interest) else { continue };
         let (mut found, mut marked) = (raw.qdisc.clone(), raw.marked);
         if let Qdisc::Clsact { redirect } = &mut found {
-            *redirect = to.and_then(|index| link::by_index(links, index)).map(|link| link.name);
-            marked = to.is_some();
+            if let Filters::Ours(to) = filters {
+                *redirect = link::by_index(links, *to).map(|link| link.name);
+            }
+            // A crash or a refusal leaves the hook without its filter, beside the device that was to take what comes in.
+            let beside = |other: &&RawLink| {
+                let owner = |link: &RawLink| link.mark.as_ref().map(|mark| mark.owner.clone());
+                other.kind == RawKind::Ifb && is_ours(netns, other, inode) && owner(other) == owner(link)
+            };
+            marked = match filters {
+                Filters::Ours(_) => true,
+                Filters::Others => false,
+                Filters::None => links.iter().any(|link| beside(&link)),
+            };
             if let (Some(to), Some(mark)) = (*redirect, &link.mark) {
                 led_to.insert(to, mark.owner.clone());
             }

@@ -156,6 +156,33 @@ fn disciplines_of_others_are_left_alone() {
     });
 }
 
+/// A hook without its filter is what a refusal leaves.
+#[test]
+fn a_hook_with_nothing_on_it_is_nobodys_unless_its_device_is_there() {
+    lab::in_lab(|lab| {
+        lab.host.apply(&shop(""));
+        lab.host.sh(&named("tc qdisc add dev VE-WEB clsact"));
+        assert_eq!(lab.host.plan(&shop("")).actions(), [""; 0]);
+        lab.host.sh(&named("tc qdisc del dev VE-WEB clsact"));
+        let gone = "delete qdisc ingress dev VE-WEB\ndelete qdisc root dev IF-WEB\ndelete link IF-WEB";
+        lab.host.apply(&shop(", egress = '30mbit'"));
+        lab.host.sh(&named("tc filter del dev VE-WEB ingress"));
+        becomes(lab, "bare", &shop(""), gone);
+        // What somebody has in it meanwhile stays.
+        lab.host.apply(&shop(", egress = '30mbit'"));
+        for way in ["ingress", "egress"] {
+            lab.host.sh(&named(&format!(
+                "tc filter del dev VE-WEB {way}; tc filter del dev VE-WEB ingress
+                tc filter add dev VE-WEB {way} pref 7 protocol all u32 match u32 0 0 flowid 1:1"
+            )));
+            let (_, without) = gone.split_once('\n').expect("lines");
+            becomes(lab, way, &shop(""), without);
+            assert!(lab.host.sh(&named(&format!("tc filter show dev VE-WEB {way}"))).contains("pref 7 "));
+            lab.host.apply(&shop(", egress = '30mbit'"));
+        }
+    });
+}
+
 #[test]
 fn limits_go_with_what_they_are_for() {
     lab::in_lab(|lab| {

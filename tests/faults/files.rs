@@ -345,7 +345,7 @@ subnet = ["10.43.0.0/24", "fd43::/64"]
 driver = "null"
 
 [containers.lone]
-networks.lan = { mac = "02:00:00:00:42:01" }
+networks.lan = { mac = "02:00:00:00:42:01", ingress = "20mbit", egress = "10mbit" }
 
 [containers.lone-2]
 networks = ["lan"]
@@ -377,7 +377,7 @@ networks.lan = { interface = "lan0" }
 networks.lan = { mac = "02:00:00:00:42:01" }
 
 [containers.lone-3]
-networks = ["lan"]
+networks.lan = { egress = "5mbit" }
 
 [containers.lone-6]
 networks.lan6 = { address = ["10.43.0.9", "fd43::9"] }
@@ -485,6 +485,10 @@ networks = ["direct"]
 "#,
     },
 ];
+
+/// Devices of which the second file sets `rp_filter` and the first says nothing, so that it stays: where there is more than one
+/// network, answers may come in by another device. Each with the container that it is in, or none.
+pub(crate) const STAYING: [(&str, &str); 3] = [("", "nr-apart"), ("paid-2", "eth0"), ("web", "eth0")];
 
 /// The file before the change.
 pub(crate) fn first() -> String {

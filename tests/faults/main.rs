@@ -55,6 +55,24 @@ fn prepare(lab: &Lab) {
     lab.host.sh(&files::host());
 }
 
+/// The host as the file before the change has it, and nothing of what the change leaves for good, so that each time it takes
+/// all writes that it took at first: those that make the folder of names a mount point, and parameters that the file does not
+/// name.
+fn begin(lab: &Lab, before: &str) {
+    lab.host.apply(before);
+    if before.is_empty() {
+        lab.host.sh("! mountpoint -q /run/netns || umount /run/netns");
+        return;
+    }
+    for (name, device) in files::STAYING {
+        let path = format!("net/ipv4/conf/{device}/rp_filter");
+        match name {
+            "" => lab.host.set_sysctl(&path, "0"),
+            name => lab.container(name).set_sysctl(&path, "0"),
+        }
+    }
+}
+
 /// Applies a file with faults.
 fn faulty(lab: &Lab, file: &str, env: &[(&str, &str)], fault: &str) -> Output {
     let file = lab.host.write("faulty.toml", file);
@@ -66,12 +84,12 @@ fn faulty(lab: &Lab, file: &str, env: &[(&str, &str)], fault: &str) -> Output {
 fn dies(lab: &Lab, before: &str, after: &str) {
     prepare(lab);
     let bare = at_rest(lab);
-    lab.host.apply(before);
+    begin(lab, before);
     let n = writes(lab, after);
     let wanted = at_rest(lab);
     let mut deaths = 0;
     for at in tried(n) {
-        lab.host.apply(before);
+        begin(lab, before);
         let died = faulty(lab, after, &[], &format!("die:{at}"));
         // How many writes there are differs by what the kernel has done by itself.
         if died.status == 0 && at + 5 > n {
@@ -109,6 +127,7 @@ fn death_and_then_destroy_leaves_nothing() {
         lab.host.destroy(&first);
         let mut deaths = 0;
         for at in tried(n) {
+            begin(lab, "");
             let died = faulty(lab, &first, &[], &format!("die:{at}"));
             lab.host.destroy(&first);
             assert_eq!(bare.diff(&at_rest(lab)), "", "write {at} of {n}");
@@ -184,10 +203,9 @@ const AS_BEFORE: &str = "what had been done was taken back: the host is as it wa
 /// A write fails, of each that is tried; what had been done is taken back.
 fn fails(lab: &Lab, before: &str, after: &str, env: &[(&str, &str)]) {
     prepare(lab);
-    lab.host.apply(before);
+    begin(lab, before);
     let n = writes(lab, after);
-    // A parameter that no longer matters stays as the change had it.
-    lab.host.apply(before);
+    begin(lab, before);
     let was = at_rest(lab);
     let (mut failed, mut needless) = (0, 0);
     let codes = number("NETREC_CODES").and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
@@ -197,12 +215,13 @@ fn fails(lab: &Lab, before: &str, after: &str, env: &[(&str, &str)]) {
         // An address or a device that is gone already is as good as removed.
         if output.status == 0 {
             assert_eq!(lab.host.plan(after).actions(), [""; 0], "{fault} of {n}: {}", output.stderr);
-            lab.host.apply(before);
+            begin(lab, before);
             needless += 1;
             continue;
         }
         assert_eq!((output.status, output.stderr.ends_with(AS_BEFORE)), (4, true), "{fault} of {n}: {}", output.stderr);
         assert_eq!(was.diff(&at_rest(lab)), "", "{fault} of {n}: {}", output.stderr);
+        begin(lab, before);
         failed += 1;
     }
     println!("\ntried: {failed} failures, all taken back, and {needless} that did not matter, of {n} writes");
@@ -294,10 +313,10 @@ fn says_what_is_left(lab: &Lab, before: &str, stderr: &str, what: &str) {
 fn fails_twice(lab: &Lab, before: &str, after: &str) {
     prepare(lab);
     let bare = at_rest(lab);
-    lab.host.apply(before);
+    begin(lab, before);
     let n = writes(lab, after);
     let wanted = at_rest(lab);
-    lab.host.apply(before);
+    begin(lab, before);
     let was = at_rest(lab);
     let (mut mended, mut stuck) = (0, 0);
     for at in tried(n) {
@@ -305,7 +324,7 @@ fn fails_twice(lab: &Lab, before: &str, after: &str) {
         let file = lab.host.write("faulty.toml", after);
         let failed = lab.host.netrec_with_env(&[("NETREC_FAULT", &once)], &["-c", &file, "apply", "-y", "--json"]);
         if failed.status == 0 {
-            lab.host.apply(before);
+            begin(lab, before);
             continue;
         }
         let json: serde_json::Value = serde_json::from_str(&failed.stdout).expect("one JSON document");
@@ -318,6 +337,7 @@ fn fails_twice(lab: &Lab, before: &str, after: &str) {
         }
         // Another one of them each time, the last one too.
         let second = all - (at * 7) % (all - at);
+        begin(lab, before);
         let twice = format!("{once},fail:{second}:EPERM");
         let output = faulty(lab, after, &[], &twice);
         let what = format!("{twice} of {n} and {all}");
@@ -325,6 +345,7 @@ fn fails_twice(lab: &Lab, before: &str, after: &str) {
         assert_eq!(was.diff(&at_rest(lab)), "", "{what}: {}", output.stderr);
         mended += 1;
 
+        begin(lab, before);
         let for_good = format!("{once},fail:{second}+:EPERM");
         let output = faulty(lab, after, &[], &for_good);
         let what = format!("{for_good} of {n} and {all}");
@@ -338,10 +359,10 @@ fn fails_twice(lab: &Lab, before: &str, after: &str) {
         } else {
             lab.host.destroy(after);
             assert_eq!(bare.diff(&at_rest(lab)), "", "{what}: destroy leaves something");
-            lab.host.apply(before);
+            begin(lab, before);
             lab.host.apply(after);
         }
-        lab.host.apply(before);
+        begin(lab, before);
     }
     lab.host.destroy(before);
     assert_eq!(bare.diff(&at_rest(lab)), "", "destroy leaves something");

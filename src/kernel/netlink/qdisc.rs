@@ -1,7 +1,8 @@
 //! Queueing disciplines, and the filter that sends what comes in by a device through another one.
 //!
 //! A root one of netrec's is told by its handle. The hook for what comes in has a handle that the kernel gives (`ffff:`), and
-//! is netrec's where netrec's filter is, which is told by its preference. The crate has no types for `tbf`; its options are
+//! is netrec's where netrec's filter is, which is told by its preference, or where nothing hangs on it and the device is there
+//! that such a filter would send to. The crate has no types for `tbf`; its options are
 //! `struct tc_tbf_qopt` (`linux/pkt_sched.h`).
 
 use nix::libc;
@@ -98,14 +99,34 @@ fn parse_bucket(options: &[u8]) -> Option<Qdisc> {
     })
 }
 
-/// The index of the device that netrec's filter on the hook of a device sends all packets to; none where there is no such
-/// filter, 0 where it has lost its device or does something else.
-pub(crate) fn redirect(socket: &mut Socket, index: u32) -> Result<Option<u32>, DumpError> {
+/// What hangs on the hook of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filters {
+    /// Nothing at all.
+    None,
+    /// Others' only.
+    Others,
+    /// netrec's, which sends all packets to the device of this index; 0 where it has lost its device or does something else.
+    Ours(u32),
+}
+
+/// What hangs on the hook (`clsact`) of a device, in both directions.
+pub(crate) fn filters(socket: &mut Socket, index: u32) -> Result<Filters, DumpError> {
     let mut request = TcMessage::default();
     request.header.index = index.cast_signed();
-    request.header.parent = incoming();
-    let found = socket.dump(&RouteNetlinkMessage::GetTrafficFilter(request), parse_filter)?;
-    Ok(found.into_iter().max())
+    let mut found = Filters::None;
+    for parent in [incoming(), outgoing()] {
+        request.header.parent = parent;
+        let listed =
+            socket.dump(&RouteNetlinkMessage::GetTrafficFilter(request.clone()), |body| Some(parse_filter(body)))?;
+        if let Some(to) = listed.iter().filter_map(|to| *to).max() {
+            return Ok(Filters::Ours(to));
+        }
+        if !listed.is_empty() {
+            found = Filters::Others;
+        }
+    }
+    Ok(found)
 }
 
 /// Of netrec's filter, where it sends all packets to; 0 where it does not, or where this part of it is about its table.
@@ -244,6 +265,11 @@ fn filter(index: u32) -> TcMessage {
 /// Where filters for what comes in hang.
 fn incoming() -> TcHandle {
     TcHandle { major: u16::MAX, minor: TcHandle::MIN_INGRESS }
+}
+
+/// Where those for what goes out hang, on the same hook.
+fn outgoing() -> TcHandle {
+    TcHandle { major: u16::MAX, minor: TcHandle::MIN_EGRESS }
 }
 
 fn at(index: u32, hook: Hook) -> TcMessage {
