@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::entrances::{Entrance, Part, Use, entrances, use_of};
 use super::{PrepareError, Prepared, Wanted, planned, read, sources, there, wanted};
 use crate::config::{Attachment, Config, Container, Network};
-use crate::desired::{ChosenAttachment, Desired, Refusal, bridge_name};
-use crate::kernel::Backend;
+use crate::desired::{ChosenAttachment, Desired, Refusal, bridge_name, of_another_kind};
+use crate::kernel::{Backend, ReadError};
 use crate::plan::{Action, Conflict, FORMAT_VERSION, LeftOut, Op, Summary};
 use crate::state::{
     Endpoint, Facts, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object, Owner, State, Warning, Whereabouts,
@@ -353,9 +353,19 @@ pub fn status(
     host: Option<&str>,
     waits: Option<String>,
 ) -> Result<Status, PrepareError> {
-    let (facts, Desired { state, warnings, chosen, refusals, .. }) = wanted(backend, config, host)?;
-    let state = where_there_is_a_namespace(state, config, &refusals);
-    let read = read(backend, &state)?;
+    let (facts, Desired { state, warnings, chosen, mut refusals, .. }) = wanted(backend, config, host)?;
+    let mut state = where_there_is_a_namespace(state, config, &refusals);
+    let read = loop {
+        match read(backend, &state) {
+            // What a name leads to is seen by looking there.
+            Err(ReadError::OtherKind(netns)) => {
+                let refusal = of_another_kind(config, &netns).filter(|refusal| !refusals.contains(refusal));
+                refusals.push(refusal.ok_or(ReadError::OtherKind(netns))?);
+                state = where_there_is_a_namespace(state, config, &refusals);
+            }
+            read => break read?,
+        }
+    };
     let what = Wanted { state, warnings, chosen, targets: &[], left_out: LeftOut::default() };
     let (prepared, conflicts) = planned(backend, config, host, facts.clone(), what, read);
     let part = Part::of(config, facts.members.as_deref(), &prepared.plan.host)?;
