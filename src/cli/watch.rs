@@ -148,6 +148,7 @@ impl Teller {
                 status(&format!("somebody fights over {names}"));
             }
             News::Lost => debug!("more was told than could be heard; all of the kernel was read"),
+            News::Cluster(news) => warn!(code = news.code, "{}", clean(&news.message)),
             News::Amiss(why) => warn!("{why}"),
         }
     }

@@ -12,8 +12,9 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::{Action, Conflict, Op};
 use crate::state::{
-    Claim, Endpoint, Entry, Fdb, Health, InterfaceName, Key, Link, LinkKind, MacvlanMode, Netns, Object, Owner,
-    PluginNetwork, PluginSubnet, Route, Standing, State, Warning, device_of, of_all_devices, of_renamed,
+    Claim, ClusterNetwork, Endpoint, Entry, Fdb, Health, InterfaceName, Key, Link, LinkKind, MacvlanMode, Member,
+    Netns, Object, Owner, PluginNetwork, PluginSubnet, Route, Standing, State, Warning, device_of, of_all_devices,
+    of_renamed,
 };
 
 /// The actions that make live state the desired one, in the order of their keys, and what stands in their way.
@@ -717,8 +718,12 @@ fn ordered(before: &Object, after: &Object) -> Vec<&'static str> {
 }
 
 /// Warnings about chosen addresses that replace another on the same device. `chosen` are the keys of addresses that are
-/// not written in the file.
-pub fn moved_addresses(actions: &[Action], chosen: &BTreeSet<Key>) -> Vec<Warning> {
+/// not written in the file; `lease` is the network whose piece of it this host leases, and that piece.
+pub fn moved_addresses(
+    actions: &[Action],
+    chosen: &BTreeSet<Key>,
+    lease: Option<(&ClusterNetwork, &Member)>,
+) -> Vec<Warning> {
     let mut gone: BTreeMap<(End, bool), IpAddr> = BTreeMap::new();
     for action in actions.iter().filter(|a| a.op == Op::Delete && !a.implied) {
         if let Key::Address { netns, link, ip } = &action.key {
@@ -731,15 +736,22 @@ pub fn moved_addresses(actions: &[Action], chosen: &BTreeSet<Key>) -> Vec<Warnin
             return None;
         }
         let old = gone.get(&((netns.clone(), *link), ip.is_ipv6()))?;
-        Some(Warning {
-            code: "address-moved",
-            message: format!(
-                "the address of `{link}` in {netns} moves from {old} to {} because the file changed; write `address` into \
-                 the file to keep it (`netrec pin` writes all that are chosen, before they move)",
-                ip.ip()
-            ),
-            owner: Some(action.owner()),
-        })
+        let why = left_piece(*old, lease).unwrap_or_else(|| {
+            "because the file changed; write `address` into the file to keep it (`netrec pin` writes all that are chosen, before \
+             they move)"
+                .to_owned()
+        });
+        let message = format!("the address of `{link}` in {netns} moves from {old} to {} {why}", ip.ip());
+        Some(Warning { code: "address-moved", message, owner: Some(action.owner()) })
     };
     actions.iter().filter_map(moved).collect()
+}
+
+/// Why an address cannot stay that is of another host's piece now, or nobody's.
+fn left_piece(old: IpAddr, lease: Option<(&ClusterNetwork, &Member)>) -> Option<String> {
+    let (network, own) = lease?;
+    let piece = own.piece(old.is_ipv6())?;
+    let is_of_network = network.subnets.iter().flatten().any(|subnet| subnet.contains(old));
+    (is_of_network && !piece.contains(old))
+        .then(|| format!("because this host's piece of network `{}` is {piece} now", network.name))
 }

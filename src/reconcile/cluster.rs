@@ -16,8 +16,8 @@ use crate::config::{Config, Mode};
 use crate::desired::bridge_name;
 use crate::kernel::ReadError;
 use crate::services::Tell;
-use crate::services::cluster::{Follower, Memory, Trouble, View, join, look};
-use crate::state::{Away, Cluster, Key, Membership, Netns, Object, State};
+use crate::services::cluster::{Follower, Memory, Trouble, Turn, View, join, look};
+use crate::state::{Away, Cluster, Key, Membership, Netns, Object, State, Warning};
 
 /// What a host does about its cluster.
 #[derive(Default)]
@@ -28,7 +28,7 @@ pub(super) enum Part {
     /// It becomes a member where it is none.
     Joins,
     /// It is one for as long as this lives: `tell` is called when something has changed.
-    Follows(Tell, Option<Follower>),
+    Follows(Tell, Turn, Option<Follower>),
 }
 
 /// What is remembered between two runs, in a file that a boot empties.
@@ -63,9 +63,9 @@ impl Part {
         let found = match self {
             Self::Looks => look(cluster, &memory()).map(Arc::new),
             Self::Joins => join(cluster, &memory()).map(Arc::new),
-            Self::Follows(tell, follower) => {
+            Self::Follows(tell, turn, follower) => {
                 if follower.as_ref().is_none_or(|follower| follower.cluster() != &**cluster) {
-                    let started = Follower::start(cluster.clone(), memory(), tell.clone());
+                    let started = Follower::start(cluster.clone(), memory(), tell.clone(), turn.clone());
                     *follower = Some(started.map_err(|error| ReadError::Other(format!("start a thread: {error}")))?);
                 }
                 match follower.as_ref().map(Follower::view).unwrap_or_default() {
@@ -96,15 +96,15 @@ impl Part {
 
     /// The file is of no cluster any more.
     pub(super) fn leave(&mut self) {
-        if let Self::Follows(_, follower) = self {
+        if let Self::Follows(_, _, follower) = self {
             *follower = None;
         }
     }
 
-    /// What is to be said of the cluster, each a sentence and once.
-    pub(super) fn news(&self) -> Vec<String> {
+    /// What is to be said of the cluster, each once.
+    pub(super) fn news(&self) -> Vec<Warning> {
         match self {
-            Self::Follows(_, Some(follower)) => follower.news(),
+            Self::Follows(_, _, Some(follower)) => follower.news(),
             _ => Vec::new(),
         }
     }

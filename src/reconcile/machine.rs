@@ -8,9 +8,10 @@ use super::cluster::Part;
 use super::remote::Remote;
 use crate::kernel::{Ahead, Backend, Events, Linux, ReadError, StepError};
 use crate::services::Tell;
+use crate::services::cluster::Turn;
 use crate::state::{
     Announcement, Asked, Facts, Flow, Key, Netns, Published, Scope, SearchedFor, Stale, State, Step, Surroundings,
-    Traffic, Whereabouts,
+    Traffic, Warning, Whereabouts,
 };
 
 /// The running kernel, seen from the network namespace that the opening thread is in, Docker's plugins, and the cluster that the
@@ -48,11 +49,11 @@ impl Machine {
     /// The same, which is a member of its cluster for as long as it lives, and calls `tell` when others come or go.
     #[must_use]
     pub fn following(self, tell: Tell) -> Self {
-        Self { cluster: Part::Follows(tell, None), ..self }
+        Self { cluster: Part::Follows(tell, Turn::default(), None), ..self }
     }
 
-    /// What is to be said of the cluster, each a sentence and once.
-    pub fn cluster_news(&self) -> Vec<String> {
+    /// What is to be said of the cluster, each once.
+    pub fn cluster_news(&self) -> Vec<Warning> {
         self.cluster.news()
     }
 

@@ -229,8 +229,10 @@ fn planned(
     (live, scope): (State, Scope),
 ) -> (Prepared, Vec<Conflict>) {
     let Diff { actions, conflicts } = diff(&state, &live);
+    let lease = config.cluster.as_ref().map(|cluster| &cluster.known.network);
+    let lease = lease.zip(facts.members.as_deref().map(|members| &members.own));
     let mut warnings: Vec<Warning> =
-        once_each(warnings).into_iter().chain(moved_addresses(&actions, &chosen)).collect();
+        once_each(warnings).into_iter().chain(moved_addresses(&actions, &chosen, lease)).collect();
     if conflicts.is_empty() && meets_others(&state) {
         facts.surroundings = backend.surroundings(&facts, &published(&state));
         warnings.extend(surroundings(&facts, &state));

@@ -187,6 +187,13 @@ impl Etcd {
         self.ctl(&["put", "--", key, value]);
     }
 
+    /// How often anything was written.
+    pub(crate) fn revision(&self) -> i64 {
+        let said = self.ctl(&["get", "x", "-w", "fields"]);
+        let revision = said.lines().find_map(|line| line.strip_prefix("\"Revision\" : "));
+        revision.expect("a revision").parse().expect("a number")
+    }
+
     /// The members' keys, without what comes before, and their values.
     pub(crate) fn members(&self) -> BTreeMap<String, String> {
         let text = self.ctl(&["get", "--prefix", "/coreos.com/network/subnets/"]);
@@ -279,6 +286,11 @@ impl Watching {
             said.push(line);
         }
         panic!("no `{words}` in:\n{}", said.join("\n"))
+    }
+
+    /// The lines that nobody has waited for yet.
+    pub(crate) fn said_so_far(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
     }
 
     /// Sends it a signal.

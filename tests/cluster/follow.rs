@@ -45,7 +45,7 @@ fn an_etcd_that_goes_away_takes_nobody_along() {
         }
         bed.etcd.stop();
         let said = watches[0].says("stay in force");
-        assert!(said.ends_with("etcd cannot be asked (http://192.0.2.90:2379: nobody listens there); the peers that are known stay in force"), "{said}");
+        assert!(said.ends_with("etcd cannot be asked (http://192.0.2.90:2379: nobody listens there); the peers that are known stay in force code=\"cluster-away\""), "{said}");
         let before = watches[0].ticks();
         let begun = Instant::now();
         let file = Bed::file("a1");

@@ -13,5 +13,6 @@ mod apply;
 mod bed;
 mod flannel;
 mod follow;
+mod lease;
 mod many;
 mod troubles;

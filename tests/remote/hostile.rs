@@ -428,6 +428,25 @@ fn a_device_is_given_once() {
     });
 }
 
+/// So is one Ethernet address.
+#[test]
+fn an_ethernet_address_is_given_once() {
+    lab::in_lab(|lab| {
+        lab.host.sh("ip link add dev0 address 02:00:00:00:00:10 type veth peer name dev1");
+        let _plugin = Scripted::start(lab, "hostile", &[]);
+        lab.host.apply(FILE);
+        lab.host.sh("ip link add dev2 address 02:00:00:00:00:10 type veth peer name dev3");
+        let answer = json!({ "InterfaceName": { "SrcName": "dev2", "DstPrefix": "eth" } });
+        let _plugin = Scripted::start(lab, "hostile", &[("NetworkDriver.Join", Reply::Json(answer))]);
+        let file = format!("{FILE}\n[containers.api]\nnetworks = [\"wide\"]\n");
+        let output = lab.host.try_netrec(&file, &["apply", "-y"]);
+        let expected = "error: make endpoint api on wide: plugin `hostile`: Join: the device `dev2` has the MAC address \
+                        02:00:00:00:00:10, which is that of endpoint web on wide\n\
+                        all else is done; `netrec apply` tries again\n";
+        assert_eq!((output.status, output.stderr.as_str()), (1, expected));
+    });
+}
+
 /// One that refuses to say what it knows, whatever that is, is not believed to have forgotten.
 #[test]
 fn one_that_never_knows_is_not_asked() {

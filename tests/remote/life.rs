@@ -284,6 +284,10 @@ fn plugins_are_found_by_files() {
             "cd /run/lab && (echo -----BEGIN CERTIFICATE-----; echo AAAA; echo -----END CERTIFICATE-----) >garbage.pem
                  mkfifo /etc/docker/plugins/pipe.spec",
         );
+        write(
+            "elsewhere.json",
+            "{\"Addr\": \"https://localhost:7002\", \"TLSConfig\": {\"CAFile\": \"/run/lab/ca.pem\"}}",
+        );
         write("wrong.spec", "127.0.0.1:7001");
         for name in ["plain", "inner", "pair", "/run/docker/plugins/example.sock"] {
             let file = SHOP.replace("\"example\"", &format!("\"{name}\""));
@@ -313,12 +317,12 @@ fn plugins_are_found_by_files() {
             );
             assert!(said.starts_with(&begins), "{said}");
         }
-        let strange = fails("strange");
-        assert!(
-            strange
-                .starts_with("error: make network wide: plugin `strange`: Plugin.Activate: invalid peer certificate"),
-            "{strange}"
-        );
+        for name in ["strange", "elsewhere"] {
+            let said = fails(name);
+            let begins =
+                format!("error: make network wide: plugin `{name}`: Plugin.Activate: invalid peer certificate");
+            assert!(said.starts_with(&begins), "{said}");
+        }
     });
 }
 

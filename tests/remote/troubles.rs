@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::lab::{self, Lab};
 use crate::plugin::Plugin;
+use crate::scripted::{Reply, Scripted};
 use crate::{IPAM, SHOP};
 
 const MEMORY: &str = "/run/lab/memory";
@@ -264,5 +265,53 @@ fn a_plugin_that_is_missing_fails_alone() {
         let _plugin = Plugin::start(lab, "example", &[]);
         lab.host.apply(&both);
         lab.expect("web ping 10.50.0.11 -> answer");
+    });
+}
+
+/// What was tried goes when it is rolled back: without its plugin it is named, and goes later.
+#[test]
+fn what_is_rolled_back_without_its_plugin_is_named() {
+    lab::in_lab(|lab| {
+        let front = "[networks.front]\nsubnet = \"10.20.0.0/24\"\n[containers.api]\nnetworks = [\"front\"]\n";
+        lab.host.apply(front);
+        let plugin = Plugin::start(lab, "example", &["--state", MEMORY]);
+        let both = lab.host.write("both.toml", &format!("{front}{SHOP}"));
+        let tried = lab.host.netrec(&["-c", &both, "apply", "-y", "--confirm", "1h"]);
+        assert_eq!(tried.status, 0, "{}", tried.stderr);
+        lab.expect("web ping 10.50.0.11 -> answer");
+        plugin.end();
+        let back = lab.host.netrec(&["rollback"]);
+        let away = "plugin `example`: Plugin.Activate: nobody listens there";
+        let expected = format!(
+            "error: what had been done could not all be taken back; left to do:\n  network wide is still there\n  \
+             endpoint db on wide is still there\n  endpoint web on wide is still there\n  remove endpoint db on wide: {away}\n  \
+             remove endpoint web on wide: {away}\n  remove network wide: {away}\n\
+             `netrec rollback` tries again, `netrec confirm` keeps what there is\n"
+        );
+        assert_eq!((back.status, back.stderr), (1, expected));
+        assert_eq!(lab.host.netns_names(), ["api"]);
+        lab.expect("api ping 10.20.0.1 -> answer");
+        let _plugin = Plugin::start(lab, "example", &["--state", MEMORY]);
+        assert_eq!(lab.host.netrec(&["rollback"]).status, 0);
+        assert_eq!(lab.host.plan(front).actions(), [""; 0]);
+        assert_eq!(memory(lab), (0, 0, 0, addresses([])));
+        assert_eq!(lab.host.sh("ls /run/netrec/remote"), "");
+    });
+}
+
+/// One that no longer answers does not hold a plan up for each container.
+#[test]
+fn all_questions_of_a_plan_have_one_limit() {
+    lab::in_lab(|lab| {
+        let plugin = Plugin::start(lab, "example", &["--state", MEMORY]);
+        let more = |n| format!("[containers.c{n}]\nnetworks = [\"wide\"]\n");
+        let file: String = std::iter::once(SHOP.to_owned()).chain((0..8).map(more)).collect();
+        lab.host.apply(&file);
+        plugin.end();
+        let plugin = Scripted::start(lab, "example", &[("NetworkDriver.EndpointOperInfo", Reply::Hang)]);
+        assert_eq!(lab.host.plan(&file).actions(), [""; 0]);
+        let asked = plugin.calls().iter().filter(|call| call.method == "NetworkDriver.EndpointOperInfo").count();
+        // Two seconds each, and five in all.
+        assert!((1..=3).contains(&asked), "{asked}");
     });
 }

@@ -10,7 +10,7 @@ use super::records::{self, EndpointRecord, NetworkRecord, Record, Stage, What};
 use super::{Work, gone, says};
 use crate::services;
 use crate::services::plugin::{Called, Fault, Interface, Joined, Plugin};
-use crate::state::{Answer, Endpoint, Health, InterfaceName, Key, Lead, Mac, Netns, Owner};
+use crate::state::{Answer, Endpoint, Health, Key, Lead, Mac, Netns, Owner};
 
 /// An endpoint that is being made or removed, with its record.
 pub(super) struct Draft {
@@ -109,7 +109,9 @@ impl Work<'_> {
         let sandbox = sandbox(&asked.netns);
         let joined = self.call(|| plugin.join(&draft.network, &draft.id, &sandbox, &asked.ports))?;
         draft.endpoint.joined = Stage::Done;
-        let answer = self.answer(joined, given).map_err(|why| says(&draft.endpoint.plugin, "Join", &why))?;
+        let answer = self
+            .answer(&draft.endpoint.network, joined, given)
+            .map_err(|why| says(&draft.endpoint.plugin, "Join", &why))?;
         if asked.external {
             draft.endpoint.external = Stage::Begun;
             self.keep_endpoint(draft)?;
@@ -123,14 +125,14 @@ impl Work<'_> {
     }
 
     /// What the plugin says that it made, if that can be so.
-    fn answer(&mut self, joined: Joined, given: Interface) -> Result<Answer, String> {
+    fn answer(&mut self, network: &str, joined: Joined, given: Interface) -> Result<Answer, String> {
         let Joined { device, gateways, routes } = joined;
         let found = self.linux.host_device(device).map_err(|error| error.to_string())?;
         let found = found.ok_or_else(|| format!("it names the device `{device}`, which this host does not have"))?;
         if found.ours {
             return Err(format!("it names the device `{device}`, which is netrec's own"));
         }
-        if let Some(other) = self.who_has(device)? {
+        if let Some(other) = self.who_has(|_, answer| answer.device == device)? {
             return Err(format!("it names the device `{device}`, which is that of {other}"));
         }
         if found.bridge {
@@ -145,22 +147,20 @@ impl Work<'_> {
         if found.mac == Mac::default() {
             return Err(format!("it names the device `{device}`, which has no Ethernet address"));
         }
-        Ok(Answer {
-            device,
-            mac: given.mac.unwrap_or(found.mac),
-            mtu: found.mtu,
-            no_arp: found.no_arp,
-            addresses: given.addresses,
-            gateways,
-            routes,
-        })
+        let mac = given.mac.unwrap_or(found.mac);
+        if let Some(other) = self.who_has(|on, answer| on == network && answer.mac == mac)? {
+            return Err(format!("the device `{device}` has the MAC address {mac}, which is that of {other}"));
+        }
+        Ok(Answer { device, mac, mtu: found.mtu, no_arp: found.no_arp, addresses: given.addresses, gateways, routes })
     }
 
-    /// The container whose device it is already.
-    fn who_has(&self, device: InterfaceName) -> Result<Option<Key>, String> {
+    /// The container on a network whose answer is such a one.
+    fn who_has(&self, is_such: impl Fn(&str, &Answer) -> bool) -> Result<Option<Key>, String> {
         let all = self.all_records().map_err(|error| error.to_string())?;
         let has = |record: &&Record| match &record.what {
-            What::Endpoint(endpoint) => endpoint.answer.as_ref().is_some_and(|answer| answer.device == device),
+            What::Endpoint(endpoint) => {
+                endpoint.answer.as_ref().is_some_and(|answer| is_such(&endpoint.network, answer))
+            }
             What::Network(_) => false,
         };
         Ok(all.iter().find(has).map(Record::key))

@@ -38,7 +38,7 @@ use crate::config::{self, Config, Invalid, Sources};
 use crate::kernel::{Backend, Events, ReadError};
 use crate::plan::Plan;
 use crate::services::{Listen, Server, Streams};
-use crate::state::{Key, State};
+use crate::state::{Key, State, Warning};
 
 /// Why a round may be due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub enum News<'a> {
     Fight(&'a [Key], Duration),
     /// More was told than could be heard, so that all of the kernel was read.
     Lost,
+    /// Something happened to the cluster that somebody should know.
+    Cluster(&'a Warning),
     /// Something beside the round does not work; what then.
     Amiss(&'a str),
     /// The loop is alive.
@@ -291,7 +293,7 @@ impl Loop<'_> {
                 }
                 Ok(Trigger::Cluster) => {
                     for news in self.kernel.cluster_news() {
-                        tell(News::Amiss(&news));
+                        tell(News::Cluster(&news));
                     }
                     self.told = true;
                     self.throttle.kernel(Instant::now());

@@ -7,16 +7,16 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::etcd::{Change, Etcd};
 use super::flannel::Entry;
-use super::{Joined, Memory, Trouble, below, sentences};
+use super::{Joined, Memory, Trouble, below};
 use crate::services::Tell;
-use crate::state::{Away, Cluster, Membership};
+use crate::state::{Away, Cluster, Membership, Note, Owner, Warning};
 
 /// The first and the longest pause before etcd is asked again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -26,6 +26,11 @@ const PROBE: Duration = Duration::from_mins(1);
 const SILENCE: Duration = Duration::from_mins(15);
 /// How long the first answer is waited for.
 const FIRST: Duration = Duration::from_secs(10);
+
+/// Whose turn it is: of several followers that share it one at a time is a member, and the next one waits until the one before
+/// has done its last.
+#[derive(Clone, Debug, Default)]
+pub struct Turn(Arc<Mutex<()>>);
 
 /// A cluster that is followed until this is dropped.
 pub struct Follower {
@@ -51,7 +56,11 @@ struct Shared {
 #[derive(Default)]
 struct State {
     view: View,
-    news: Vec<String>,
+    news: Vec<Warning>,
+    /// Whether nobody listens any more.
+    over: bool,
+    /// Where the thread hears of it, while it waits for etcd's word.
+    ears: Option<Sender<Word>>,
 }
 
 impl Shared {
@@ -59,18 +68,35 @@ impl Shared {
         // It is whole whenever the lock is let go.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn is_over(&self) -> bool {
+        self.state().over
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.over = true;
+        if let Some(ears) = &state.ears {
+            // One that is deaf looks before it does anything.
+            let _ = ears.send(Word::Over);
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+    }
 }
 
 impl Follower {
-    /// Begins to follow; `memory` is what this host knows of itself from before, and `tell` is called at each change.
+    /// Begins to follow once it is its turn; `memory` is what this host knows of itself from before, and `tell` is called at each
+    /// change.
     ///
     /// # Errors
     /// When there can be no more threads.
-    pub fn start(cluster: Arc<Cluster>, memory: Memory, tell: Tell) -> std::io::Result<Self> {
+    pub fn start(cluster: Arc<Cluster>, memory: Memory, tell: Tell, turn: Turn) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let thread =
-            Thread { cluster: cluster.clone(), memory, shared: Arc::downgrade(&shared), tell, said: BTreeSet::new() };
-        thread::Builder::new().name("cluster".into()).spawn(move || thread.run())?;
+        let thread = Thread { cluster: cluster.clone(), memory, shared: shared.clone(), tell, said: BTreeSet::new() };
+        thread::Builder::new().name("cluster".into()).spawn(move || thread.run(&turn))?;
         Ok(Self { cluster, shared })
     }
 
@@ -86,10 +112,14 @@ impl Follower {
         waited.unwrap_or_else(PoisonError::into_inner).0.view.clone()
     }
 
-    /// What is to be said, each a sentence and once.
-    pub fn news(&self) -> Vec<String> {
+    /// What is to be said, each once.
+    pub fn news(&self) -> Vec<Warning> {
         std::mem::take(&mut self.shared.state().news)
     }
+}
+
+fn news(code: &'static str, message: String) -> Warning {
+    Warning { code, message, owner: Some(Owner::new("cluster")) }
 }
 
 /// How a stretch of following ended.
@@ -103,35 +133,36 @@ enum Ended {
 struct Thread {
     cluster: Arc<Cluster>,
     memory: Memory,
-    shared: Weak<Shared>,
+    shared: Arc<Shared>,
     tell: Tell,
     /// What was said of entries.
-    said: BTreeSet<String>,
+    said: BTreeSet<Note>,
 }
 
 /// What comes by the stream.
 enum Word {
     Changes(Vec<Change>),
     End(String),
+    /// Nobody listens any more.
+    Over,
 }
 
 impl Thread {
-    fn run(mut self) {
+    fn run(mut self, turn: &Turn) {
+        // What one did who died half-way is found in etcd.
+        let _turn = turn.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (first, longest) = PAUSES;
         let mut pause = first;
-        loop {
+        while !self.shared.is_over() {
             let begun = Instant::now();
             match self.follow() {
                 Ended::Over => return,
-                Ended::Lost(why, away) => {
-                    if away && self.lost(why).is_none() {
-                        return;
-                    }
-                }
+                Ended::Lost(why, true) => self.lost(why),
+                Ended::Lost(_, false) => {}
             }
             // One that ends each stream at once is not to be asked all the time.
             pause = if begun.elapsed() > longest { first } else { pause };
-            thread::sleep(pause);
+            drop(self.shared.changed.wait_timeout_while(self.shared.state(), pause, |state| !state.over));
             pause = (pause * 2).min(longest);
         }
     }
@@ -146,8 +177,9 @@ impl Thread {
             Ok(joined) => joined,
             Err(ended) => return ended,
         };
-        let Some(words) = self.listen(joined.seen.revision) else {
-            return Ended::Lost("there can be no more threads".to_owned(), true);
+        let words = match self.listen(joined.seen.revision) {
+            Ok(words) => words,
+            Err(error) => return Ended::Lost(format!("start a thread: {error}"), true),
         };
         let (mut heard, mut renewed) = (Instant::now(), Instant::now());
         loop {
@@ -166,6 +198,7 @@ impl Thread {
                         match word {
                             Word::Changes(more) => changes.extend(more),
                             Word::End(why) => end = Some(why),
+                            Word::Over => return Ended::Over,
                         }
                     }
                     match self.changed(&etcd, joined, changes) {
@@ -178,14 +211,12 @@ impl Thread {
                 }
                 // That it is away shows when it is asked.
                 Ok(Word::End(why)) => return Ended::Lost(why, false),
+                Ok(Word::Over) => return Ended::Over,
                 Err(RecvTimeoutError::Disconnected) => {
                     return Ended::Lost("the stream's thread ended".to_owned(), false);
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     renewed = Instant::now();
-                    if self.shared.strong_count() == 0 {
-                        return Ended::Over;
-                    }
                     if heard.elapsed() > SILENCE {
                         return Ended::Lost("etcd's stream is silent".to_owned(), false);
                     }
@@ -213,18 +244,18 @@ impl Thread {
 
     /// Becomes a member, or stays one.
     fn join(&mut self, etcd: &Etcd) -> Result<Joined, Ended> {
-        match Joined::new(etcd, &self.cluster, &self.memory) {
+        match Joined::new(etcd, &self.cluster, &self.memory, &|| !self.shared.is_over()) {
+            _ if self.shared.is_over() => Err(Ended::Over),
             Ok(joined) => {
-                let members = joined.membership(&self.cluster, &self.memory);
+                let members = joined.membership(&self.cluster);
                 self.memory.held = Some(joined.own.clone());
-                self.publish(members)?;
+                self.publish(members);
                 Ok(joined)
             }
             Err(Trouble::Unknown(why)) => Err(Ended::Lost(why, true)),
             Err(none @ Trouble::None(_)) => {
-                let Some(shared) = self.shared.upgrade() else { return Err(Ended::Over) };
-                shared.state().view.trouble = Some(none.clone());
-                shared.changed.notify_all();
+                self.shared.state().view.trouble = Some(none.clone());
+                self.shared.changed.notify_all();
                 (self.tell)();
                 let (Trouble::None(why) | Trouble::Unknown(why)) = none;
                 Err(Ended::Lost(why, false))
@@ -263,36 +294,33 @@ impl Thread {
         if own_changed {
             return self.join(etcd);
         }
-        self.publish(joined.seen.membership(&self.cluster, joined.own.clone(), true))?;
+        self.publish(joined.seen.membership(&self.cluster, joined.own.clone(), true));
         Ok(joined)
     }
 
     /// Makes it known, and says what is new about it.
-    fn publish(&mut self, members: Membership) -> Result<(), Ended> {
-        let Some(shared) = self.shared.upgrade() else { return Err(Ended::Over) };
-        let mut state = shared.state();
+    fn publish(&mut self, members: Membership) {
+        let mut state = self.shared.state();
         let was_away = state.view.members.as_ref().is_some_and(|members| members.away.is_some());
         if was_away || matches!(state.view.trouble, Some(Trouble::Unknown(_))) {
-            state.news.push("etcd answers again".to_owned());
+            state.news.push(news("cluster-back", "etcd answers again".to_owned()));
         }
-        let said = sentences(&members.notes);
-        state.news.extend(said.difference(&self.said).cloned());
-        self.said = said;
+        let new = members.notes.difference(&self.said);
+        state.news.extend(new.map(|note| news(note.code(), note.text().to_owned())));
+        self.said.clone_from(&members.notes);
         state.view = View { members: Some(Arc::new(members)), trouble: None };
         drop(state);
-        shared.changed.notify_all();
+        self.shared.changed.notify_all();
         (self.tell)();
-        Ok(())
     }
 
-    /// Makes it known that nobody tells any more: what was known stays. None where nobody listens either.
-    fn lost(&mut self, why: String) -> Option<()> {
-        let shared = self.shared.upgrade()?;
-        let mut state = shared.state();
+    /// Makes it known that nobody tells any more: what was known stays.
+    fn lost(&self, why: String) {
+        let mut state = self.shared.state();
         let was_away =
             state.view.members.as_ref().map_or(state.view.trouble.is_some(), |members| members.away.is_some());
         if was_away {
-            return Some(());
+            return;
         }
         match &state.view.members {
             Some(members) => {
@@ -300,19 +328,25 @@ impl Thread {
                 let text = format!("{why}; the peers that are known stay in force");
                 let away = Some(Away { since, why });
                 state.view.members = Some(Arc::new(Membership { away, ..(**members).clone() }));
-                state.news.push(text);
+                state.news.push(news("cluster-away", text));
             }
             None => state.view.trouble = Some(Trouble::Unknown(why)),
         }
         drop(state);
-        shared.changed.notify_all();
+        self.shared.changed.notify_all();
         (self.tell)();
-        Some(())
     }
 
     /// Listens on a thread of its own to what happens after a revision.
-    fn listen(&self, revision: i64) -> Option<Receiver<Word>> {
+    fn listen(&self, revision: i64) -> std::io::Result<Receiver<Word>> {
         let (sender, words) = channel();
+        let mut state = self.shared.state();
+        if state.over {
+            // Whoever said so had nobody to tell.
+            let _ = sender.send(Word::Over);
+        }
+        state.ears = Some(sender.clone());
+        drop(state);
         let cluster = self.cluster.clone();
         let listening = move || {
             let begun = Etcd::new(&cluster)
@@ -332,7 +366,7 @@ impl Thread {
                 }
             }
         };
-        thread::Builder::new().name("etcd".into()).spawn(listening).ok()?;
-        Some(words)
+        thread::Builder::new().name("etcd".into()).spawn(listening)?;
+        Ok(words)
     }
 }

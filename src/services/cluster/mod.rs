@@ -15,7 +15,7 @@ use ipnetwork::IpNetwork;
 use self::choose::{Choice, How, Own, choose, peers};
 use self::etcd::{Etcd, Fault, Listing, Unless};
 use self::flannel::{Entry, Pools};
-pub use self::follow::{Follower, View};
+pub use self::follow::{Follower, Turn, View};
 use crate::state::{Cluster, Member, Membership, Note};
 
 /// How long a lease lives that nobody renews, in seconds: as long as flannel's.
@@ -57,7 +57,9 @@ pub fn look(cluster: &Cluster, memory: &Memory) -> Result<Membership, Trouble> {
     let seen = Seen::of(cluster, listing)?;
     let choice = choose(cluster, seen.pools, &seen.entries, &own).map_err(Trouble::None)?;
     let held = choice.how != How::New;
+    let lost = seen.loss(cluster, memory, &choice, "is gone: nobody else has it, and apply leases it again");
     let mut found = seen.membership(cluster, choice.member, held);
+    found.notes.extend(lost);
     if seen.unwritten {
         let text = format!("`{}` is not in etcd yet: apply writes it, by what the file says", cluster.config_key());
         found.notes.insert(Note::Unconfigured(text));
@@ -68,8 +70,8 @@ pub fn look(cluster: &Cluster, memory: &Memory) -> Result<Membership, Trouble> {
 /// Becomes a member, if this host is none yet, and asks who the others are.
 pub fn join(cluster: &Cluster, memory: &Memory) -> Result<Membership, Trouble> {
     let etcd = Etcd::new(cluster).map_err(Trouble::Unknown)?;
-    let joined = Joined::new(&etcd, cluster, memory)?;
-    Ok(joined.membership(cluster, memory))
+    let joined = Joined::new(&etcd, cluster, memory, &|| true)?;
+    Ok(joined.membership(cluster))
 }
 
 /// The only member of a cluster that nobody knows of yet. Asks nobody.
@@ -117,6 +119,30 @@ impl Seen {
         let (peers, notes) = peers(cluster, self.pools, &self.entries, &own);
         Membership { own, held, peers, away: None, notes }
     }
+
+    /// The word of a piece that this host had, and has lost: somebody else has it now, or nobody, and then `again` says what
+    /// becomes of its lease. What the file itself gives up is not lost.
+    fn loss(&self, cluster: &Cluster, memory: &Memory, choice: &Choice, again: &str) -> Option<Note> {
+        let pieces = &memory.held.as_ref()?.pieces;
+        let piece = pieces.first()?;
+        if *pieces == choice.member.pieces {
+            let text = || format!("{piece} was this host's, and its lease {again}");
+            return (choice.how == How::New).then(|| Note::Lost(text()));
+        }
+        if !cluster.pieces.iter().all(|fixed| pieces.contains(fixed)) {
+            return None;
+        }
+        let is_there = |entry: &&Entry| flannel::read_key(&entry.key, cluster).is_ok_and(|all| all.contains(piece));
+        let now = match self.entries.iter().find(is_there) {
+            None => "is not any more".to_owned(),
+            Some(entry) => match flannel::whose(&entry.value) {
+                Some(ip) => format!("is leased to {ip} now"),
+                None => "is somebody else's now".to_owned(),
+            },
+        };
+        let instead: Vec<String> = choice.member.pieces.iter().map(ToString::to_string).collect();
+        Some(Note::Lost(format!("{piece} was this host's, and {now}: {} is its piece instead", instead.join(" "))))
+    }
 }
 
 /// A member's view.
@@ -127,23 +153,30 @@ struct Joined {
     own: Member,
     /// How long its lease lives when nobody renews it; none for an entry without a lease.
     lifetime: Option<Duration>,
+    /// The word of what it had lost.
+    lost: Option<Note>,
 }
 
 impl Joined {
-    fn new(etcd: &Etcd, cluster: &Cluster, memory: &Memory) -> Result<Self, Trouble> {
+    /// Becomes one, or stays one, for as long as that is `wanted`.
+    fn new(etcd: &Etcd, cluster: &Cluster, memory: &Memory, wanted: &dyn Fn() -> bool) -> Result<Self, Trouble> {
         let own = own(cluster, memory)?;
         let begun = Instant::now();
         let (mut pause, longest) = PAUSES;
         loop {
             let seen = Seen::of(cluster, etcd.list(&below(cluster))?)?;
+            if !wanted() {
+                return Err(Trouble::Unknown("it is not wanted any more".to_owned()));
+            }
             if seen.unwritten {
                 let config = flannel::configuration(cluster);
                 etcd.put(cluster.config_key().as_bytes(), &config, 0, &Unless::Absent)?;
                 continue;
             }
             let choice = choose(cluster, seen.pools, &seen.entries, &own).map_err(Trouble::None)?;
+            let lost = seen.loss(cluster, memory, &choice, "was gone: nobody else has it, and it is leased again");
             if let Some(joined) = take(etcd, cluster, seen, choice)? {
-                return Ok(joined);
+                return Ok(Self { lost, ..joined });
             }
             if begun.elapsed() > PATIENCE {
                 let seconds = PATIENCE.as_secs();
@@ -158,26 +191,10 @@ impl Joined {
     }
 
     /// Who is a member, with what has changed for this host.
-    fn membership(&self, cluster: &Cluster, memory: &Memory) -> Membership {
+    fn membership(&self, cluster: &Cluster) -> Membership {
         let mut found = self.seen.membership(cluster, self.own.clone(), true);
-        found.notes.extend(self.loss(cluster, memory));
+        found.notes.extend(self.lost.clone());
         found
-    }
-
-    /// The word of a piece that this host had, and somebody else has now.
-    fn loss(&self, cluster: &Cluster, memory: &Memory) -> Option<Note> {
-        let lost = memory.held.as_ref().filter(|held| held.pieces != self.own.pieces)?;
-        let piece = lost.pieces.first()?;
-        let is_there = |entry: &&Entry| flannel::read_key(&entry.key, cluster).is_ok_and(|all| all.contains(piece));
-        let now = match self.seen.entries.iter().find(is_there) {
-            None => "is not any more".to_owned(),
-            Some(entry) => match flannel::whose(&entry.value) {
-                Some(ip) => format!("is leased to {ip} now"),
-                None => "is somebody else's now".to_owned(),
-            },
-        };
-        let instead: Vec<String> = self.own.pieces.iter().map(ToString::to_string).collect();
-        Some(Note::Lost(format!("{piece} was this host's, and {now}: {} is its piece instead", instead.join(" "))))
     }
 }
 
@@ -222,7 +239,7 @@ fn take(etcd: &Etcd, cluster: &Cluster, mut seen: Seen, choice: Choice) -> Resul
     }
     seen.entries.retain(|other| other.key != entry.key);
     seen.entries.push(entry.clone());
-    Ok(Some(Joined { seen, entry, own: choice.member, lifetime }))
+    Ok(Some(Joined { seen, entry, own: choice.member, lifetime, lost: None }))
 }
 
 /// How long an entry lives from now on, renewed.
@@ -267,9 +284,4 @@ fn by_route(cluster: &Cluster, ipv6: bool) -> Option<IpAddr> {
     };
     let endpoints = cluster.etcd.iter().filter_map(|url| url.split_once("://")?.1.to_socket_addrs().ok()).flatten();
     to(world).or_else(|| endpoints.filter(|address| address.is_ipv6() == ipv6).find_map(to))
-}
-
-/// What is said of a cluster.
-fn sentences(notes: &BTreeSet<Note>) -> BTreeSet<String> {
-    notes.iter().map(|note| note.text().to_owned()).collect()
 }
