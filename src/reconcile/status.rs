@@ -425,7 +425,10 @@ fn where_there_is_a_namespace(state: State, config: &Config, refusals: &[Refusal
     if refused.is_empty() {
         return state;
     }
-    let stays = |(key, entry): &(Key, _)| !sources::places(key, Some(entry)).any(|netns| refused.contains(netns));
+    let stays = |(key, entry): &(Key, _)| {
+        let is_one = matches!(key, Key::Netns { netns } if refused.contains(netns));
+        !is_one && !sources::places(key, Some(entry)).any(|netns| refused.contains(netns))
+    };
     state.into_iter().filter(stays).collect()
 }
 
