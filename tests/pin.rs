@@ -339,3 +339,26 @@ fn what_cannot_be_replaced_is_told() {
     assert_eq!((status, said), (Some(3), format!("error: cannot read {}: {why}\n", none.display())));
     assert_eq!(folder.names(), ["wrong.toml"]);
 }
+
+/// Which address it is depends on the piece that the host leases: it stays open, and the others are written.
+#[test]
+fn addresses_of_a_cluster_stay_open() {
+    let folder = Folder::new("cluster");
+    let cluster = "[cluster]\netcd = \"http://192.0.2.90:2379\"\n[networks.wide]\ndriver = \"overlay\"\ntopology = \"routed\"\nvni = 1\nsubnet = \"10.5.0.0/16\"\n";
+    let text = format!("{cluster}[containers.web]\nnetworks = [\"wide\"]\n");
+    let path = folder.write("netrec.toml", &text);
+    let (status, _, said) = pin(&path, "");
+    let words =
+        "leaves no address open but those of this host's piece of a cluster's network, which go with the piece.\n";
+    assert_eq!((status, said), (Some(0), format!("No changes. {} {words}", path.display())));
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    let more = "[networks.front]\nsubnet = \"10.20.0.0/24\"\n[containers.db]\nnetworks = [\"front\"]\n";
+    let path = folder.write("netrec.toml", &format!("{text}{more}"));
+    let (status, _, said) = pin(&path, "");
+    assert_eq!(
+        (status, said.ends_with(&format!("1 address written into {}.\n", path.display()))),
+        (Some(0), true),
+        "{said}"
+    );
+    assert!(fs::read_to_string(&path).unwrap().starts_with(&text));
+}

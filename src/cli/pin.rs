@@ -20,6 +20,10 @@ pub(super) fn run(args: &super::Args, _: &Args, output: &Output) -> Result<Done,
     }
     let count: usize = pinned.pins.iter().map(|pin| pin.addresses.len()).sum();
     match count {
+        0 if pinned.leased => output.note(&format_args!(
+            "No changes. {} leaves no address open but those of this host's piece of a cluster's network, which go with the piece.",
+            pinned.files
+        )),
         0 => output.note(&format_args!("No changes. {} leaves no address open.", pinned.files)),
         1 => output.note(&format_args!("1 address written into {}.", pinned.files)),
         count => output.note(&format_args!("{count} addresses written into {}.", pinned.files)),

@@ -17,7 +17,7 @@ use crate::desired::bridge_name;
 use crate::kernel::ReadError;
 use crate::services::Tell;
 use crate::services::cluster::{Follower, Memory, Trouble, Turn, View, join, look};
-use crate::state::{Away, Cluster, Key, Membership, Netns, Object, State, Warning};
+use crate::state::{Away, Cluster, Facts, Key, Membership, Netns, Object, State, Warning};
 
 /// What a host does about its cluster.
 #[derive(Default)]
@@ -37,6 +37,9 @@ struct Remembered {
     /// Which cluster it is of.
     of: String,
     members: Membership,
+    /// The file that other programs are told in.
+    #[serde(default)]
+    told: Option<PathBuf>,
 }
 
 /// What tells a cluster from others.
@@ -57,7 +60,7 @@ impl Part {
         let path = files::run_file("cluster", host_inode);
         let remembered = remembered(&path, cluster);
         let memory = || Memory {
-            held: remembered.as_ref().map(|(members, _)| members.own.clone()),
+            held: remembered.as_ref().map(|(known, _)| known.members.own.clone()),
             before: cluster.subnet_env.as_deref().and_then(pieces_in).into_iter().collect(),
         };
         let found = match self {
@@ -77,13 +80,13 @@ impl Part {
         };
         match found {
             Ok(members) => {
-                if members.held && members.away.is_none() {
-                    remember(&path, cluster, &members, remembered.as_ref().map(|(members, _)| members));
+                if !matches!(self, Self::Looks) && members.held && members.away.is_none() {
+                    remember(&path, cluster, &members, remembered.as_ref().map(|(known, _)| known));
                 }
                 Ok(members)
             }
             Err(Trouble::Unknown(why)) => {
-                let Some((members, since)) = remembered else {
+                let Some((Remembered { members, .. }, since)) = remembered else {
                     return Err(ReadError::Other(format!(
                         "{why}; nothing is known of the cluster's hosts from before"
                     )));
@@ -111,25 +114,25 @@ impl Part {
 }
 
 /// Keeps what is known for when nobody tells. That it cannot be kept is no matter now.
-fn remember(path: &Path, cluster: &Cluster, members: &Membership, before: Option<&Membership>) {
+fn remember(path: &Path, cluster: &Cluster, members: &Membership, before: Option<&Remembered>) {
     let members = Membership { notes: BTreeSet::new(), ..members.clone() };
-    if before == Some(&members) {
+    let now = Remembered { of: name_of(cluster), members, told: cluster.subnet_env.clone() };
+    if before == Some(&now) {
         // It is as true as before, and newer.
         let kept = std::fs::File::options().write(true).open(path);
         let _ = kept.and_then(|kept| kept.set_modified(SystemTime::now()));
         return;
     }
-    let kept = Remembered { of: name_of(cluster), members };
-    let _ = serde_json::to_vec(&kept).map_err(io::Error::from).and_then(|bytes| files::keep(path, &bytes));
+    let _ = serde_json::to_vec(&now).map_err(io::Error::from).and_then(|bytes| files::keep(path, &bytes));
 }
 
 /// What was known of a cluster before, and when it was true, in seconds since 1970.
-fn remembered(path: &Path, cluster: &Cluster) -> Option<(Membership, u64)> {
+fn remembered(path: &Path, cluster: &Cluster) -> Option<(Remembered, u64)> {
     let bytes = files::read(path).ok()??;
-    let Remembered { of, members } = serde_json::from_slice(&bytes).ok()?;
+    let known: Remembered = serde_json::from_slice(&bytes).ok()?;
     let at = path.metadata().and_then(|found| found.modified()).ok()?;
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    (of == name_of(cluster)).then_some((members, since))
+    (known.of == name_of(cluster)).then_some((known, since))
 }
 
 /// The pieces that a file `subnet.env` tells of: the gateways' networks.
@@ -144,18 +147,28 @@ fn pieces_in(path: &Path) -> Option<Vec<IpNetwork>> {
     (!pieces.is_empty()).then_some(pieces)
 }
 
-/// A file that tells other programs of the host's piece.
+/// What other programs are told of the host's piece, in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    path: PathBuf,
-    text: String,
+pub enum Told {
+    /// Which it is.
+    Piece {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        text: String,
+    },
+    /// That there is none any more.
+    Nothing {
+        /// The file in which it is remembered what they were told.
+        memory: PathBuf,
+    },
 }
 
 impl Told {
-    /// What is told once what is wanted is there: as flannel has it. Nothing where the file wants none.
-    pub(super) fn of(config: &Config, members: Option<&Membership>, desired: &State) -> Option<Self> {
-        let cluster = config.cluster.as_ref()?;
-        let (path, own) = (cluster.known.subnet_env.clone()?, &members?.own);
+    /// What is told once what is wanted is there: as flannel has it. None where there is nothing to tell.
+    pub(super) fn of(config: &Config, facts: &Facts, desired: &State) -> Option<Self> {
+        let Some(cluster) = &config.cluster else { return Self::nothing(facts) };
+        let (path, own) = (cluster.known.subnet_env.clone()?, &facts.members.as_deref()?.own);
         let network = &config.networks[cluster.network];
         let bridge = Key::Link { netns: Netns::HOST, name: bridge_name(network) };
         let Object::Link(link) = &desired.get(&bridge)?.object else { return None };
@@ -173,18 +186,39 @@ impl Told {
         }
         let masquerade = network.mode(false) == Some(Mode::Nat);
         let _ = writeln!(text, "FLANNEL_MTU={}\nFLANNEL_IPMASQ={masquerade}", link.device.mtu);
-        Some(Self { path, text })
+        Some(Self::Piece { path, text })
     }
 
-    /// Writes it, where it is not there already.
+    /// What is told once nothing is wanted of a cluster that this host has been a member of.
+    pub(super) fn nothing(facts: &Facts) -> Option<Self> {
+        let memory = files::run_file("cluster", facts.host_namespace.1);
+        memory.exists().then_some(Self::Nothing { memory })
+    }
+
+    /// Tells it, where it is not told already.
     ///
     /// # Errors
     /// That it cannot be written, in a sentence.
     pub(super) fn write(&self) -> Result<(), String> {
-        let Self { path, text } = self;
+        let (path, text) = match self {
+            Self::Piece { path, text } => (path, text),
+            Self::Nothing { memory } => return forget(memory),
+        };
         if std::fs::read_to_string(path).is_ok_and(|there| there == *text) {
             return Ok(());
         }
         files::tell(path, text.as_bytes()).map_err(|error| format!("{} could not be written: {error}", path.display()))
     }
+}
+
+/// Removes what is remembered of a cluster, and the file that tells of the piece that this host had, if it still does.
+fn forget(memory: &Path) -> Result<(), String> {
+    let failed = |path: &Path, error: io::Error| format!("{} could not be removed: {error}", path.display());
+    let bytes = files::read(memory).map_err(|error| failed(memory, error))?.unwrap_or_default();
+    if let Ok(Remembered { members, told: Some(told), .. }) = serde_json::from_slice(&bytes)
+        && pieces_in(&told).is_some_and(|pieces| pieces == members.own.pieces)
+    {
+        files::remove(&told).map_err(|error| failed(&told, error))?;
+    }
+    files::remove(memory).map_err(|error| failed(memory, error))
 }

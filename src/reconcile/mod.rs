@@ -190,7 +190,7 @@ pub fn prepare_again(
         file: config.sources.names(),
         ..Plan::default()
     };
-    let told = Told::of(config, facts.members.as_deref(), &state);
+    let told = Told::of(config, &facts, &state);
     Ok(Prepared { desired: state, live, scope, plan, file: last.file, facts, told, again })
 }
 
@@ -250,7 +250,7 @@ fn planned(
         targets: targets.to_vec(),
         left_out,
     };
-    let told = Told::of(config, facts.members.as_deref(), &state);
+    let told = Told::of(config, &facts, &state);
     let file = config.sources.clone();
     (Prepared { desired: state, live, scope, plan, file, facts, told, again: None }, conflicts)
 }
@@ -384,7 +384,8 @@ pub fn prepare_destroy(backend: &mut dyn Backend, host: Option<&str>) -> Result<
         file: "a host without netrec".into(),
         ..Plan::default()
     };
-    Ok(Prepared { desired: state, live, scope, plan, facts, ..Prepared::default() })
+    let told = Told::nothing(&facts);
+    Ok(Prepared { desired: state, live, scope, plan, facts, told, ..Prepared::default() })
 }
 
 fn host_name(facts: &Facts, given: Option<&str>) -> String {

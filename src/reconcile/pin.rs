@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::files;
 use super::input::{InputError, read_placed};
-use crate::config::{self, Addresses, Config, Invalid, Source, Sources, with_addresses};
+use crate::config::{self, Addresses, Attachment, Config, Invalid, Source, Sources, with_addresses};
 use crate::desired::{Chosen, DesiredError, filled_in};
 use crate::state::{Facts, Owner};
 
@@ -67,6 +67,8 @@ pub struct Pinned {
     pub files: String,
     /// What they say now that they left open, in file order.
     pub pins: Vec<Pin>,
+    /// Whether addresses stay open that go with the piece of a cluster's network that the host has.
+    pub leased: bool,
     /// The new text of standard input, where that was given.
     pub stdin: Option<String>,
 }
@@ -90,7 +92,10 @@ pub fn pin(paths: &[PathBuf]) -> Result<Pinned, PinError> {
                 .map_err(|error| PinError::Write { file: source.name.clone(), error })?;
         }
     }
-    Ok(Pinned { files: config.sources.names(), pins: pins.into_iter().map(|(_, pin, _)| pin).collect(), stdin })
+    let of_cluster = |a: &Attachment| config.cluster.as_ref().is_some_and(|cluster| cluster.network == a.network);
+    let leased = config.containers.iter().flat_map(|c| &c.attachments).any(|a| of_cluster(a) && a.addresses.is_empty());
+    let pins = pins.into_iter().map(|(_, pin, _)| pin).collect();
+    Ok(Pinned { files: config.sources.names(), pins, leased, stdin })
 }
 
 fn replace(path: &Path, before: &str, after: &str) -> io::Result<()> {

@@ -44,6 +44,8 @@ pub(super) struct NoAnswer {
     pub sent: bool,
     /// Whether time ran out.
     pub late: bool,
+    /// Whether there is one, but longer than may be.
+    pub long: bool,
     /// Why, in a few words.
     pub why: String,
 }
@@ -135,6 +137,7 @@ fn answer(asked: Result<Response<Body>, Error>, longest: u64, limit: Duration) -
     let no_answer = |error: &Error, sent| NoAnswer {
         sent,
         late: matches!(error, Error::Timeout(_)),
+        long: matches!(error, Error::BodyExceedsLimit(_)),
         why: why(error, longest, limit),
     };
     let mut response = asked.map_err(|error| no_answer(&error, was_sent(&error)))?;

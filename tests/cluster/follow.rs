@@ -11,12 +11,23 @@ use crate::lab::{Events, until};
 #[test]
 fn members_come_and_go_and_come_again() {
     in_bed(5, |bed| {
+        let begun = Instant::now();
         let mut watches = bed.watch_on_all();
+        until("each has a piece", || bed.etcd.members().len() == 5);
+        let leased = begun.elapsed();
+        until("each knows all", || bed.hosts.iter().all(|host| routes(host).len() == 4));
+        bed.all_pairs();
+        let reached = begun.elapsed();
+        // Two seconds on a machine that does nothing else.
+        println!(
+            "five hosts leased after {} ms, reached each other after {} ms",
+            leased.as_millis(),
+            reached.as_millis()
+        );
+        assert!(reached < Duration::from_secs(20), "{} ms", reached.as_millis());
         for watch in &watches {
             watch.says(" applied ");
         }
-        until("each knows all", || bed.hosts.iter().all(|host| routes(host).len() == 4));
-        bed.all_pairs();
         // One leaves: its lease is gone.
         let key = bed.etcd.key_of("192.0.2.5");
         drop(watches.pop());

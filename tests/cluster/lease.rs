@@ -129,3 +129,80 @@ fn a_piece_that_is_anothers_now_is_told_before_it_is_left() {
         assert!(moved.ends_with(" because this host's piece of network `wide` is 10.5.201.0/24 now"), "{moved}");
     });
 }
+
+/// A host whose own address is another one keeps its piece, and all know where it is.
+#[test]
+fn a_host_whose_address_changes_keeps_its_piece() {
+    in_bed(2, |bed| {
+        let mut watches = bed.watch_on_all();
+        until("each knows the other", || bed.hosts.iter().all(|host| routes(host).len() == 1));
+        let (a, b) = (bed.etcd.key_of("192.0.2.1"), bed.etcd.key_of("192.0.2.2"));
+        let address = bed.address("a1");
+        // One that follows.
+        bed.hosts[0].sh("ip addr del 192.0.2.1/24 dev eth0; ip addr add 192.0.2.51/24 dev eth0");
+        let said = watches[0].says("cluster-address");
+        assert!(said.contains("other hosts reach this one at 192.0.2.51 now, and not at 192.0.2.1 any more"), "{said}");
+        // One that was asleep meanwhile.
+        drop(watches.pop());
+        bed.hosts[1].sh("ip addr del 192.0.2.2/24 dev eth0; ip addr add 192.0.2.52/24 dev eth0");
+        watches.push(Watching::start(&bed.hosts[1], &Bed::file("b1")));
+        let leads = |host: usize, to: &str| {
+            let fdb = bed.hosts[host].run(["bridge", "fdb", "show", "dev", "vx-wide"]);
+            fdb.contains(&format!(" dst {to} ")) && fdb.matches(" dst ").count() == 1
+        };
+        until("each knows where the other is", || leads(0, "192.0.2.52") && leads(1, "192.0.2.51"));
+        assert_eq!((bed.etcd.key_of("192.0.2.51"), bed.etcd.key_of("192.0.2.52")), (a, b));
+        assert_eq!(bed.etcd.members().len(), 2);
+        assert_eq!(bed.address("a1"), address);
+        bed.all_pairs();
+    });
+}
+
+/// A plan leaves no trace, and a destroy takes along what tells other programs of the piece, where it still does.
+#[test]
+fn plans_leave_nothing_and_so_does_a_destroy() {
+    in_bed(1, |bed| {
+        let (host, file) = (&bed.hosts[0], Bed::file("a1"));
+        let memory = || {
+            let files = std::fs::read_dir(host.path("/run/netrec")).into_iter().flatten().flatten();
+            files.filter(|file| file.file_name().to_string_lossy().starts_with("cluster-")).count()
+        };
+        let env = host.path("/run/flannel/subnet.env");
+        host.plan(&file);
+        host.try_netrec(&file, &["status"]);
+        host.try_netrec(&file, &["show"]);
+        assert_eq!((memory(), env.exists(), bed.etcd.revision()), (0, false, 1));
+        host.apply(&file);
+        assert_eq!((memory(), env.exists()), (1, true));
+        host.destroy(&file);
+        assert_eq!((memory(), env.exists()), (0, false));
+        // One that another program has written since is that one's; and a file of no cluster is an end, too.
+        host.apply(&file);
+        std::fs::write(&env, "FLANNEL_SUBNET=10.5.250.1/24\n").unwrap();
+        host.apply("");
+        assert_eq!((memory(), env.exists()), (0, true));
+    });
+}
+
+/// Several who do the same for one host at once come to one entry.
+#[test]
+fn apply_beside_watch_is_one_member() {
+    in_bed(1, |bed| {
+        let (host, file) = (&bed.hosts[0], Bed::file("a1"));
+        let watch = Watching::start(host, &file);
+        watch.says(" applied ");
+        let key = bed.etcd.key_of("192.0.2.1");
+        let before = bed.etcd.revision();
+        for round in 0..3_i64 {
+            bed.etcd.ctl(&["del", &format!("/coreos.com/network/subnets/{key}")]);
+            thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| host.apply(&file));
+                }
+            });
+            until("it has it", || bed.etcd.members().into_keys().eq([key.clone()]));
+            assert_eq!(bed.etcd.revision(), before + 2 * (round + 1), "one took it");
+        }
+        assert_eq!(host.plan(&file).actions(), [""; 0]);
+    });
+}

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::bed::{Bed, ETCD, Etcd, Watching, in_bed, routes};
 use crate::lab::{Events, Machine, until};
+use crate::lease::peer;
 
 fn vxlan(ip: &str, number: usize) -> String {
     let mac = format!("02:00:00:00:{:02x}:{:02x}", number / 256, number % 256);
@@ -76,6 +78,61 @@ fn an_etcd_of_three_that_loses_its_leader() {
         thread::sleep(Duration::from_secs(1).saturating_sub(begun.elapsed()));
         let (used, time) = (watch.ticks() - before, begun.elapsed());
         assert!(u128::from(used) * 10 < time.as_millis() / 3, "{used} ticks in {} ms", time.as_millis());
+    });
+}
+
+/// What follows an etcd of several goes on by the one that answers: nothing is listed again for a change.
+#[test]
+fn an_endpoint_that_is_dead_is_left() {
+    in_bed(1, |bed| {
+        let host = &bed.hosts[0];
+        let both = format!("[\"http://192.0.2.90:9\", \"{ETCD}\"]");
+        let watch = Watching::start(host, &Bed::file("a1").replace(&format!("\"{ETCD}\""), &both));
+        watch.says(" applied ");
+        let asked = |method: &str| -> u64 {
+            let (status, text) = host.http_get("192.0.2.90:2379", "/metrics").unwrap();
+            assert_eq!(status, 200);
+            let method = format!("grpc_method=\"{method}\"");
+            let line =
+                text.lines().find(|line| line.starts_with("grpc_server_started_total") && line.contains(&method));
+            line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        };
+        until("it follows", || asked("Watch") == 1);
+        let before = asked("Range");
+        for n in 70..73 {
+            bed.etcd.put(&format!("/coreos.com/network/subnets/10.5.{n}.0-24"), &peer(n));
+            until("it is known", || routes(host).contains_key(&format!("10.5.{n}.0/24")));
+        }
+        assert_eq!((asked("Watch"), asked("Range")), (1, before));
+    });
+}
+
+/// One that stands still most of the time is waited for.
+#[test]
+fn an_etcd_that_answers_slowly_is_waited_for() {
+    in_bed(1, |bed| {
+        let (host, file) = (&bed.hosts[0], Bed::file("a1"));
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let begun = Instant::now();
+                while !done.load(Ordering::Relaxed) && begun.elapsed() < Duration::from_mins(1) {
+                    bed.etcd.signal(Signal::SIGSTOP);
+                    thread::sleep(Duration::from_millis(300));
+                    bed.etcd.signal(Signal::SIGCONT);
+                    thread::sleep(Duration::from_millis(30));
+                }
+            });
+            let watch = Watching::start(host, &file);
+            watch.says(" applied ");
+            bed.etcd.put("/coreos.com/network/subnets/10.5.70.0-24", &peer(70));
+            until("it is known", || routes(host).contains_key("10.5.70.0/24"));
+            let plan = host.plan(&file);
+            done.store(true, Ordering::Relaxed);
+            assert_eq!((plan.actions(), plan.warnings()), (vec![], vec![]));
+            let said = watch.said_so_far().join("\n");
+            assert!(!said.contains("cluster-away"), "{said}");
+        });
     });
 }
 

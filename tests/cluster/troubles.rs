@@ -1,7 +1,8 @@
 //! What goes wrong with etcd, and what is in it that should not be: one clear line, and nothing applied from it.
 
-use crate::bed::{Bed, ETCD, in_bed, routes};
-use crate::lab::Output;
+use crate::bed::{Bed, ETCD, Watching, in_bed, routes};
+use crate::lab::{Output, until};
+use crate::lease::peer;
 
 /// What a plan says of an error.
 fn error(said: &Output) -> &str {
@@ -205,5 +206,116 @@ fn a_fixed_piece_holds_fixed_addresses() {
         // What the file had before is given up, in etcd, too.
         host.apply(&fixed.replace("10.5.50.", "10.5.51."));
         assert_eq!(bed.etcd.members().into_keys().collect::<Vec<_>>(), ["10.5.51.0-24"]);
+    });
+}
+
+/// Values that are too large for one answer, or all together are, keep nobody from the others.
+#[test]
+fn large_values_blind_nobody() {
+    in_bed(2, |bed| {
+        bed.etcd.machine.sh(
+            "for n in $(seq 10 22); do
+                 head -c 1300000 /dev/zero | tr '\\0' x | etcdctl put /coreos.com/network/subnets/10.5.2$n.0-24 >/dev/null
+             done",
+        );
+        bed.apply_on_all();
+        bed.apply_on_all();
+        let (a, file) = (&bed.hosts[0], Bed::file("a1"));
+        let plan = a.plan(&file);
+        assert_eq!(plan.actions(), [""; 0]);
+        assert_eq!(plan.warnings(), ["cluster-entry"; 9], "eight, and how many more");
+        let first = plan.json["warnings"][0]["message"].as_str().unwrap();
+        let words =
+            "the entry `/coreos.com/network/subnets/10.5.210.0-24` in etcd is not used: it is longer than 65536 bytes";
+        assert_eq!(first, words);
+        bed.all_pairs();
+        // What comes while it is followed, too.
+        let watch = Watching::start(a, &file);
+        watch.says("cluster-entry");
+        bed.etcd
+            .machine
+            .sh("head -c 1300000 /dev/zero | tr '\\0' x | etcdctl put /coreos.com/network/subnets/junk >/dev/null");
+        watch.says("subnets/junk` in etcd is not used: its key names no subnet");
+        bed.etcd.put("/coreos.com/network/subnets/10.5.70.0-24", &peer(70));
+        until("it is known", || routes(a).contains_key("10.5.70.0/24"));
+    });
+}
+
+/// Where no host of another one's can be, as far as this one's links tell.
+#[test]
+fn nobody_is_at_this_hosts_other_addresses() {
+    in_bed(1, |bed| {
+        let (host, file) = (&bed.hosts[0], Bed::file("a1"));
+        host.apply(&file);
+        host.sh("ip addr add 192.0.2.61/24 dev eth0; ip addr add 198.51.100.9/31 dev eth0");
+        let put = |piece: u8, ip: &str| {
+            bed.etcd.put(
+                &format!("/coreos.com/network/subnets/10.5.{piece}.0-24"),
+                &peer(piece).replace(&format!("192.0.2.{piece}"), ip),
+            );
+        };
+        for (piece, ip) in [
+            (201, "192.0.2.61"),
+            (202, "192.0.2.255"),
+            (203, "192.0.2.0"),
+            (204, "255.255.255.255"),
+            (205, "224.0.0.1"),
+            (206, "0.0.0.0"),
+            (207, "127.0.0.1"),
+        ] {
+            put(piece, ip);
+        }
+        let plan = host.plan(&file);
+        assert_eq!(plan.actions(), [""; 0]);
+        let said: Vec<&str> =
+            plan.json["warnings"].as_array().unwrap().iter().map(|w| w["message"].as_str().unwrap()).collect();
+        let wanted: Vec<String> = [
+            "its address 192.0.2.61 is one of this host's own",
+            "its address 192.0.2.255 is that of a whole network",
+            "its address 192.0.2.0 is that of a whole network",
+            "its `PublicIP` is `255.255.255.255`, where no host can be reached",
+            "its `PublicIP` is `224.0.0.1`, where no host can be reached",
+            "its `PublicIP` is `0.0.0.0`, where no host can be reached",
+            "its `PublicIP` is `127.0.0.1`, where no host can be reached",
+        ]
+        .iter()
+        .zip(201..)
+        .map(|(why, n)| format!("the entry `/coreos.com/network/subnets/10.5.{n}.0-24` in etcd is not used: {why}"))
+        .collect();
+        assert_eq!(said, wanted);
+        // The other one on a link of two is a host like all others.
+        put(208, "198.51.100.8");
+        host.apply(&file);
+        assert_eq!(routes(host).into_keys().collect::<Vec<_>>(), ["10.5.208.0/24"]);
+    });
+}
+
+/// A user who may do no more than the documentation says.
+#[test]
+fn a_user_with_the_rights_that_are_needed() {
+    in_bed(2, |bed| {
+        for args in [
+            &["user", "add", "root:secret"][..],
+            &["user", "grant-role", "root", "root"],
+            &["role", "add", "members"],
+            &["role", "grant-permission", "members", "--prefix=true", "readwrite", "/coreos.com/network/"],
+            &["user", "add", "netrec:word"],
+            &["user", "grant-role", "netrec", "members"],
+            &["auth", "enable"],
+        ] {
+            bed.etcd.ctl(args);
+        }
+        let file = |host: &crate::lab::Machine, name: &str| {
+            let path = host.write("password", "word\n");
+            host.sh(&format!("chmod 600 {path}"));
+            Bed::file(name)
+                .replace("[cluster]\n", &format!("[cluster]\nuser = \"netrec\"\npassword_file = \"{path}\"\n"))
+        };
+        let _watches: Vec<Watching> =
+            bed.hosts.iter().zip(["a1", "b1"]).map(|(host, name)| Watching::start(host, &file(host, name))).collect();
+        until("each knows the other", || bed.hosts.iter().all(|host| routes(host).len() == 1));
+        bed.all_pairs();
+        let plan = bed.hosts[0].plan(&file(&bed.hosts[0], "a1"));
+        assert_eq!((plan.actions(), plan.warnings()), (vec![], vec![]));
     });
 }

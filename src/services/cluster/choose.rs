@@ -29,12 +29,38 @@ pub(super) struct Choice {
 }
 
 /// What a host brings along.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Own {
     /// Where its peers reach it.
     pub(super) addresses: Vec<IpAddr>,
     /// Pieces that it has had before, the last first.
     pub(super) before: Vec<Vec<IpNetwork>>,
+    /// The member that it was last.
+    pub(super) was: Option<Member>,
+    /// The addresses of its links that are no peer's.
+    pub(super) local: Local,
+}
+
+/// Addresses of a host's links where no peer of its can be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Local {
+    /// All of its own.
+    pub(super) own: BTreeSet<IpAddr>,
+    /// Those of networks as a whole, and of all who are on one.
+    pub(super) whole: BTreeSet<IpAddr>,
+}
+
+impl Local {
+    /// Why an address is no peer's: a few words.
+    fn why_not(&self, ip: IpAddr) -> Option<String> {
+        if self.own.contains(&ip) {
+            Some(format!("its address {ip} is one of this host's own"))
+        } else if self.whole.contains(&ip) {
+            Some(format!("its address {ip} is that of a whole network"))
+        } else {
+            None
+        }
+    }
 }
 
 impl Own {
@@ -66,6 +92,16 @@ pub(super) fn choose(cluster: &Cluster, pools: Pools, entries: &[Entry], own: &O
             others.push((inside, whose, entry));
         }
     }
+    // A host whose address is another one now is known by what it wrote.
+    if let Some(was) = own.was.as_ref().filter(|_| mine.is_empty()) {
+        let is_own = |(pieces, _, entry): &(Vec<IpNetwork>, _, &Entry)| {
+            *pieces == was.pieces && flannel::read_value(&entry.value, pieces, &cluster.network).as_ref() == Ok(was)
+        };
+        if let Some(index) = others.iter().position(is_own) {
+            let (pieces, _, entry) = others.remove(index);
+            mine.push((pieces, entry));
+        }
+    }
     let fits = |pieces: &[IpNetwork]| {
         let each = pools.iter().zip([false, true]).all(|(pool, ipv6)| {
             match (pool, pieces.iter().find(|piece| piece.is_ipv6() == ipv6)) {
@@ -92,7 +128,9 @@ pub(super) fn choose(cluster: &Cluster, pools: Pools, entries: &[Entry], own: &O
         let how = if said.as_ref() == Ok(&member) { How::Held(entry.clone()) } else { How::Rewritten(entry.clone()) };
         return Ok(Choice { member, how, given_up: mine.into_iter().map(|(_, entry)| entry.clone()).collect() });
     }
-    let given_up = mine.iter().map(|(_, entry)| (*entry).clone()).collect();
+    // Somebody else may have the address that it had.
+    let given_up = mine.iter().map(|(_, entry)| *entry).filter(|entry| flannel::whose(&entry.value) == id);
+    let given_up = given_up.cloned().collect();
     // One's own that do not fit are still there until they are taken away.
     let taken: Vec<IpNetwork> = others
         .iter()
@@ -186,7 +224,13 @@ fn meet(a: IpNetwork, b: IpNetwork) -> bool {
 ///
 /// Two that contradict each other are settled as by all others: of one address the entry that was written last counts, of one
 /// piece or one Ethernet address the one that has been there longest.
-pub(super) fn peers(cluster: &Cluster, pools: Pools, entries: &[Entry], own: &Member) -> (Vec<Member>, BTreeSet<Note>) {
+pub(super) fn peers(
+    cluster: &Cluster,
+    pools: Pools,
+    entries: &[Entry],
+    own: &Member,
+    local: &Local,
+) -> (Vec<Member>, BTreeSet<Note>) {
     let mut notes = BTreeSet::new();
     let mut ignored = |entry: &Entry, why: &str| {
         let key = shortened(&String::from_utf8_lossy(&entry.key));
@@ -208,6 +252,10 @@ pub(super) fn peers(cluster: &Cluster, pools: Pools, entries: &[Entry], own: &Me
         let Some(id) = member.address(false) else { continue };
         // One's own, or what is left of it.
         if own.addresses.contains(&id) {
+            continue;
+        }
+        if let Some(why) = member.addresses.iter().find_map(|ip| local.why_not(*ip)) {
+            ignored(entry, &why);
             continue;
         }
         let misfit =

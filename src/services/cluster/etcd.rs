@@ -2,11 +2,13 @@
 //!
 //! Bytes are base64 there, and numbers of 64 bits are texts; what is zero, false or empty is left out.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -14,15 +16,19 @@ use base64::prelude::BASE64_STANDARD as BASE64;
 use serde_json::{Value, json};
 use ureq::tls::{RootCerts, TlsConfig};
 
-use super::flannel::{Entry, shortened};
-use crate::services::http::{Answer, Client};
+use super::flannel::{self, Entry, shortened};
+use crate::services::http::{Answer, Client, NoAnswer};
 use crate::services::pem;
 use crate::state::{Cluster, clean};
 
 /// How long one endpoint may take to answer; an election among etcd's own takes a second or two.
 const LIMIT: Duration = Duration::from_secs(5);
-/// The longest answer that is read, in bytes. A page of entries has half a megabyte.
-const LONGEST: u64 = 16 << 20;
+/// The longest answer that is read, in bytes. A page of members' entries has half a megabyte.
+const LONGEST: u64 = 1 << 20;
+/// The same of one entry: twice what is looked at of a value.
+const LONGEST_ENTRY: u64 = 128 << 10;
+/// The same of one key: etcd takes no request of more than one and a half megabytes.
+const LONGEST_KEY: u64 = 4 << 20;
 /// Entries in one answer.
 const PAGE: usize = 1000;
 /// The longest line of a stream, in bytes: a change of a thousand entries at once has half a megabyte.
@@ -38,22 +44,26 @@ pub(super) enum Fault {
     Away(String),
     /// It was refused, for a reason that does not go away by itself.
     Refused(String),
+    /// The answer is longer than any that is read.
+    Long(String),
 }
 
 impl Fault {
     /// The sentence.
     pub(super) fn text(self) -> String {
         match self {
-            Self::Away(text) | Self::Refused(text) => text,
+            Self::Away(text) | Self::Refused(text) | Self::Long(text) => text,
         }
     }
 }
 
+/// The endpoint that answered last, for all who ask the same etcd.
+pub(super) type Current = Arc<AtomicUsize>;
+
 /// etcd, by all its endpoints.
 pub(super) struct Etcd {
     endpoints: Vec<(String, Client)>,
-    /// The endpoint that answered last.
-    current: Cell<usize>,
+    current: Current,
     user: Option<(String, String)>,
     token: RefCell<Option<String>>,
 }
@@ -80,7 +90,7 @@ impl Etcd {
     ///
     /// # Errors
     /// Which file cannot be used, and why.
-    pub(super) fn new(cluster: &Cluster) -> Result<Self, String> {
+    pub(super) fn new(cluster: &Cluster, current: Current) -> Result<Self, String> {
         let mut tls = TlsConfig::builder();
         if let Some(ca) = &cluster.ca {
             tls = tls.root_certs(RootCerts::new_with_certs(&pem::certificates(ca)?));
@@ -93,36 +103,53 @@ impl Etcd {
             cluster.user.as_ref().map(|(name, file)| Ok::<_, String>((name.clone(), password(file)?))).transpose()?;
         Ok(Self {
             endpoints: cluster.etcd.iter().map(|url| (url.clone(), Client::tcp(url, tls.clone()))).collect(),
-            current: Cell::new(0),
+            current,
             user,
             token: RefCell::new(None),
         })
     }
 
-    /// Everything below a key.
+    /// Everything below a key. What is too large for an answer comes in smaller ones, and of a value that is too large for any
+    /// it is known that it is.
     pub(super) fn list(&self, below: &str) -> Result<Listing, Fault> {
         let mut listing = Listing::default();
         let (mut from, end) = (below.as_bytes().to_vec(), end_of(below.as_bytes()));
+        let (mut page, mut keys_only) = (PAGE, false);
         loop {
             let mut body = json!({
-                "key": BASE64.encode(&from), "range_end": BASE64.encode(&end), "limit": PAGE.to_string(),
+                "key": BASE64.encode(&from), "range_end": BASE64.encode(&end), "limit": page.to_string(),
+                "keys_only": keys_only,
             });
             if listing.revision > 0 {
                 body["revision"] = json!(listing.revision.to_string());
             }
-            let said = self.call("/v3/kv/range", &body)?;
+            let longest = match page {
+                1 if keys_only => LONGEST_KEY,
+                1 => LONGEST_ENTRY,
+                _ => LONGEST,
+            };
+            let said = match self.call_for("/v3/kv/range", &body, longest) {
+                Err(Fault::Long(_)) if !keys_only => {
+                    // etcd makes all of an answer, whoever reads it: not many are to be tried.
+                    keys_only = page == 1;
+                    page = 1;
+                    continue;
+                }
+                said => said?,
+            };
             if listing.revision == 0 {
                 listing.revision = long(&said["header"], "revision");
             }
             let found = said["kvs"].as_array().map(Vec::as_slice).unwrap_or_default();
-            listing.entries.extend(found.iter().filter_map(entry));
-            match listing.entries.last().filter(|_| said["more"] == true && !found.is_empty()) {
-                Some(last) => {
-                    from.clone_from(&last.key);
-                    from.push(0);
-                }
-                None => return Ok(listing),
-            }
+            let too_large = |entry| if keys_only { Entry { value: flannel::too_long(), ..entry } } else { entry };
+            listing.entries.extend(found.iter().filter_map(entry).map(too_large));
+            // Large ones may be beside each other.
+            page = if keys_only { 1 } else { (page * 2).min(PAGE) };
+            keys_only = false;
+            let last = found.last().and_then(|last| bytes(&last["key"])).filter(|_| said["more"] == true);
+            let Some(last) = last else { return Ok(listing) };
+            from = last;
+            from.push(0);
         }
     }
 
@@ -189,24 +216,28 @@ impl Etcd {
         }});
         let body = body.to_string().into_bytes();
         let token = self.token()?;
-        let (url, client) = self.endpoint();
         // An etcd that has lost its leader says so, and does not keep silent.
         let mut headers = vec![("Grpc-Metadata-hasleader", "true")];
         headers.extend(token.as_deref().map(|token| ("Authorization", token)));
-        let stream = client
-            .stream_of_post("/v3/watch", &headers, &body, LIMIT)
-            .map_err(|why| self.lost(&format!("etcd cannot be asked at {url} ({why})")))?;
-        Ok(Changes { url: url.clone(), lines: BufReader::new(Box::new(stream)) })
+        self.first_to_answer(|url, client| {
+            let stream = client.stream_of_post("/v3/watch", &headers, &body, LIMIT)?;
+            Ok(Changes { url: url.to_owned(), lines: BufReader::new(Box::new(stream)) })
+        })
     }
 
-    fn endpoint(&self) -> &(String, Client) {
-        &self.endpoints[self.current.get() % self.endpoints.len()]
-    }
-
-    /// The next endpoint's turn.
-    fn lost(&self, why: &str) -> Fault {
-        self.current.set((self.current.get() + 1) % self.endpoints.len().max(1));
-        Fault::Away(why.to_owned())
+    /// Asks one endpoint after another until one can answer; it is the first one to be asked the next time.
+    fn first_to_answer<T>(&self, mut ask: impl FnMut(&str, &Client) -> Result<T, String>) -> Result<T, Fault> {
+        let mut reasons: Vec<String> = Vec::new();
+        for _ in 0..self.endpoints.len() {
+            let current = self.current.load(Ordering::Relaxed) % self.endpoints.len();
+            let (url, client) = &self.endpoints[current];
+            match ask(url, client) {
+                Ok(answer) => return Ok(answer),
+                Err(why) => reasons.push(format!("{url}: {why}")),
+            }
+            self.current.store((current + 1) % self.endpoints.len(), Ordering::Relaxed);
+        }
+        Err(Fault::Away(format!("etcd cannot be asked ({})", reasons.join("; "))))
     }
 
     /// What says who this host is.
@@ -215,41 +246,38 @@ impl Etcd {
         if let Some(token) = self.token.borrow().as_ref() {
             return Ok(Some(token.clone()));
         }
-        let said = self.send("/v3/auth/authenticate", None, &json!({ "name": name, "password": password }))?;
+        let said = self.send("/v3/auth/authenticate", None, &json!({ "name": name, "password": password }), LONGEST)?;
         let token = said["token"].as_str().unwrap_or_default().to_owned();
         self.token.replace(Some(token.clone()));
         Ok(Some(token))
     }
 
-    /// Asks, and once more with another token where that one has run out.
     fn call(&self, path: &str, body: &Value) -> Result<Value, Fault> {
+        self.call_for(path, body, LONGEST)
+    }
+
+    /// Asks for an answer of so many bytes at most, and once more with another token where that one has run out.
+    fn call_for(&self, path: &str, body: &Value, longest: u64) -> Result<Value, Fault> {
         let had_token = self.token.borrow().is_some();
-        let said = self.send(path, self.token()?.as_deref(), body);
+        let said = self.send(path, self.token()?.as_deref(), body, longest);
         if had_token && matches!(said, Err(Fault::Refused(_))) {
             self.token.replace(None);
-            return self.send(path, self.token()?.as_deref(), body);
+            return self.send(path, self.token()?.as_deref(), body, longest);
         }
         said
     }
 
-    /// Asks one endpoint after another until one can answer.
-    fn send(&self, path: &str, token: Option<&str>, body: &Value) -> Result<Value, Fault> {
+    fn send(&self, path: &str, token: Option<&str>, body: &Value, longest: u64) -> Result<Value, Fault> {
         let body = body.to_string().into_bytes();
         let headers: Vec<(&str, &str)> = token.map(|token| ("Authorization", token)).into_iter().collect();
-        let mut reasons: Vec<String> = Vec::new();
-        for _ in 0..self.endpoints.len() {
-            let (url, client) = self.endpoint();
-            let why = match client.post(path, &headers, &body, LONGEST, LIMIT) {
-                Ok(answer) => match read(url, &answer) {
-                    Err(Fault::Away(why)) => why,
-                    said => return said,
-                },
-                Err(no_answer) => no_answer.why,
-            };
-            reasons.push(format!("{url}: {why}"));
-            self.lost("");
-        }
-        Err(Fault::Away(format!("etcd cannot be asked ({})", reasons.join("; "))))
+        self.first_to_answer(|url, client| match client.post(path, &headers, &body, longest, LIMIT) {
+            Ok(answer) => match read(url, &answer) {
+                Err(Fault::Away(why)) => Err(why),
+                said => Ok(said),
+            },
+            Err(NoAnswer { long: true, why, .. }) => Ok(Err(Fault::Long(format!("etcd at {url}: {why}")))),
+            Err(no_answer) => Err(no_answer.why),
+        })?
     }
 }
 
@@ -311,7 +339,7 @@ fn bytes(value: &Value) -> Option<Vec<u8>> {
 fn entry(value: &Value) -> Option<Entry> {
     Some(Entry {
         key: bytes(&value["key"])?,
-        value: bytes(&value["value"])?,
+        value: bytes(&value["value"]).map(flannel::cut)?,
         created: long(value, "create_revision"),
         modified: long(value, "mod_revision"),
         lease: long(value, "lease"),

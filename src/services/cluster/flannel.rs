@@ -14,10 +14,23 @@ const LONGEST: usize = 64 << 10;
 /// VXLAN's port where the configuration gives none: the kernel's own, which is older than IANA's.
 const PORT: u64 = 8472;
 
+/// A value as far as it is looked at: one that is longer is as long as is needed to know that.
+pub(super) fn cut(mut value: Vec<u8>) -> Vec<u8> {
+    value.truncate(LONGEST + 1);
+    value.shrink_to_fit();
+    value
+}
+
+/// What stands for a value that nobody has read, since it is too long.
+pub(super) fn too_long() -> Vec<u8> {
+    vec![0; LONGEST + 1]
+}
+
 /// A key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) key: Vec<u8>,
+    /// Cut where it is too long for a member's.
     pub(super) value: Vec<u8>,
     /// The revision at which the key came to be.
     pub(super) created: i64,
@@ -249,6 +262,13 @@ impl Said {
         // Without any it is flannel's oldest.
         match Self::get(map, "Type").map_or(Some("udp"), Value::as_str) {
             Some("vxlan") => {
+                // Its hosts would send packets outside of the tunnel, which nobody lets in here.
+                if Self::get(map, "DirectRouting") == Some(&Value::Bool(true)) {
+                    let text = "the configuration in etcd has `DirectRouting`, by which hosts of one link leave the tunnel out, and \
+                                netrec's do not: take it away there, or use the backend `host-gw` (`topology = \"direct\"`) where \
+                                all are on one link";
+                    return Err(text.to_owned());
+                }
                 let port = Some(number("Port", PORT)?).filter(|port| *port > 0).unwrap_or(PORT);
                 Ok(Backend::Vxlan { vni: number("VNI", 1)?, port })
             }
@@ -565,6 +585,10 @@ mod tests {
             (
                 r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Port":-1}}"#,
                 "the configuration in etcd has `Port` -1, which is no number",
+            ),
+            (
+                r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","directRouting":true}}"#,
+                "the configuration in etcd has `DirectRouting`, by which hosts of one link leave the tunnel out, and netrec's do not: take it away there, or use the backend `host-gw` (`topology = \"direct\"`) where all are on one link",
             ),
             (
                 r#"{"Network":"10.5.0.0/16","Backend":7}"#,

@@ -12,11 +12,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::etcd::{Change, Etcd};
+use super::etcd::{Change, Current, Etcd};
 use super::flannel::Entry;
-use super::{Joined, Memory, Trouble, below};
+use super::{Joined, Memory, Trouble, addresses, below, local};
 use crate::services::Tell;
-use crate::state::{Away, Cluster, Membership, Note, Owner, Warning};
+use crate::state::{Away, Cluster, Member, Membership, Note, Owner, Warning};
 
 /// The first and the longest pause before etcd is asked again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -95,7 +95,8 @@ impl Follower {
     /// When there can be no more threads.
     pub fn start(cluster: Arc<Cluster>, memory: Memory, tell: Tell, turn: Turn) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let thread = Thread { cluster: cluster.clone(), memory, shared: shared.clone(), tell, said: BTreeSet::new() };
+        let (current, said) = (Current::default(), BTreeSet::new());
+        let thread = Thread { cluster: cluster.clone(), memory, shared: shared.clone(), tell, current, said };
         thread::Builder::new().name("cluster".into()).spawn(move || thread.run(&turn))?;
         Ok(Self { cluster, shared })
     }
@@ -105,8 +106,13 @@ impl Follower {
         &self.cluster
     }
 
-    /// What is known now; the first answer is waited for.
+    /// What is known now; the first answer is waited for. Whoever asks has heard of something: this host's address may be
+    /// another one, and that is looked after.
     pub fn view(&self) -> View {
+        if let Some(ears) = &self.shared.state().ears {
+            // One that is deaf looks when it joins again.
+            let _ = ears.send(Word::Look);
+        }
         let unknown = |state: &mut State| state.view.members.is_none() && state.view.trouble.is_none();
         let waited = self.shared.changed.wait_timeout_while(self.shared.state(), FIRST, unknown);
         waited.unwrap_or_else(PoisonError::into_inner).0.view.clone()
@@ -135,6 +141,8 @@ struct Thread {
     memory: Memory,
     shared: Arc<Shared>,
     tell: Tell,
+    /// The endpoint that answered last.
+    current: Current,
     /// What was said of entries.
     said: BTreeSet<Note>,
 }
@@ -143,6 +151,8 @@ struct Thread {
 enum Word {
     Changes(Vec<Change>),
     End(String),
+    /// Something of this host may be another than before.
+    Look,
     /// Nobody listens any more.
     Over,
 }
@@ -169,7 +179,7 @@ impl Thread {
 
     /// Joins, and follows for as long as that goes well.
     fn follow(&mut self) -> Ended {
-        let etcd = match Etcd::new(&self.cluster) {
+        let etcd = match Etcd::new(&self.cluster, self.current.clone()) {
             Ok(etcd) => etcd,
             Err(why) => return Ended::Lost(why, true),
         };
@@ -182,6 +192,8 @@ impl Thread {
             Err(error) => return Ended::Lost(format!("start a thread: {error}"), true),
         };
         let (mut heard, mut renewed) = (Instant::now(), Instant::now());
+        // A stream from an address that is not there any more is one on which nothing comes, and no end either.
+        let moved = || Ended::Lost("this host's addresses are others now".to_owned(), false);
         loop {
             // A lease is renewed when a third of its life is over.
             let every = joined.lifetime.map_or(PROBE, |lifetime| (lifetime / 3).min(PROBE));
@@ -189,29 +201,34 @@ impl Thread {
             // Also where there is always something new.
             let word = if left.is_zero() { Err(RecvTimeoutError::Timeout) } else { words.recv_timeout(left) };
             match word {
-                Ok(Word::Changes(changes)) => {
-                    heard = Instant::now();
-                    let mut changes = changes;
+                Ok(first) => {
+                    let (mut changes, mut end, mut look) = (Vec::new(), None, false);
                     // What has come meanwhile is one change with it.
-                    let mut end = None;
-                    for word in words.try_iter() {
+                    for word in std::iter::once(first).chain(words.try_iter()) {
                         match word {
-                            Word::Changes(more) => changes.extend(more),
+                            Word::Changes(more) => {
+                                heard = Instant::now();
+                                changes.extend(more);
+                            }
                             Word::End(why) => end = Some(why),
+                            Word::Look => look = true,
                             Word::Over => return Ended::Over,
                         }
                     }
-                    match self.changed(&etcd, joined, changes) {
-                        Ok(now) => joined = now,
-                        Err(ended) => return ended,
+                    if !changes.is_empty() {
+                        match self.changed(&etcd, joined, changes) {
+                            Ok(now) => joined = now,
+                            Err(ended) => return ended,
+                        }
                     }
+                    if look && addresses(&self.cluster).is_ok_and(|now| now != joined.own.addresses) {
+                        return moved();
+                    }
+                    // That it is away shows when it is asked.
                     if let Some(why) = end {
                         return Ended::Lost(why, false);
                     }
                 }
-                // That it is away shows when it is asked.
-                Ok(Word::End(why)) => return Ended::Lost(why, false),
-                Ok(Word::Over) => return Ended::Over,
                 Err(RecvTimeoutError::Disconnected) => {
                     return Ended::Lost("the stream's thread ended".to_owned(), false);
                 }
@@ -221,7 +238,8 @@ impl Thread {
                         return Ended::Lost("etcd's stream is silent".to_owned(), false);
                     }
                     match self.renew(&etcd, &joined.entry) {
-                        Ok(true) => {}
+                        Ok(true) if local() == joined.seen.local => {}
+                        Ok(true) => return moved(),
                         Ok(false) => match self.join(&etcd) {
                             Ok(now) => joined = now,
                             Err(ended) => return ended,
@@ -248,7 +266,8 @@ impl Thread {
             _ if self.shared.is_over() => Err(Ended::Over),
             Ok(joined) => {
                 let members = joined.membership(&self.cluster);
-                self.memory.held = Some(joined.own.clone());
+                let was = self.memory.held.replace(joined.own.clone());
+                self.tell_of_move(was.as_ref(), &joined.own);
                 self.publish(members);
                 Ok(joined)
             }
@@ -260,6 +279,15 @@ impl Thread {
                 let (Trouble::None(why) | Trouble::Unknown(why)) = none;
                 Err(Ended::Lost(why, false))
             }
+        }
+    }
+
+    /// Says that the other hosts reach this one elsewhere now.
+    fn tell_of_move(&self, was: Option<&Member>, now: &Member) {
+        let words = |member: &Member| member.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        if let Some(was) = was.filter(|was| was.addresses != now.addresses) {
+            let text = format!("other hosts reach this one at {} now, and not at {} any more", words(now), words(was));
+            self.shared.state().news.push(news("cluster-address", text));
         }
     }
 
@@ -347,9 +375,9 @@ impl Thread {
         }
         state.ears = Some(sender.clone());
         drop(state);
-        let cluster = self.cluster.clone();
+        let (cluster, current) = (self.cluster.clone(), self.current.clone());
         let listening = move || {
-            let begun = Etcd::new(&cluster)
+            let begun = Etcd::new(&cluster, current)
                 .and_then(|etcd| etcd.watch(&below(&cluster), revision + 1).map_err(super::Fault::text));
             let mut changes = match begun {
                 Ok(changes) => changes,

@@ -6,14 +6,16 @@ mod flannel;
 mod follow;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::sys::socket::SockaddrIn;
 
-use self::choose::{Choice, How, Own, choose, peers};
-use self::etcd::{Etcd, Fault, Listing, Unless};
+use self::choose::{Choice, How, Local, Own, choose, peers};
+use self::etcd::{Current, Etcd, Fault, Listing, Unless};
 use self::flannel::{Entry, Pools};
 pub use self::follow::{Follower, Turn, View};
 use crate::state::{Cluster, Member, Membership, Note};
@@ -51,10 +53,10 @@ pub struct Memory {
 
 /// Asks who is a member, and which piece this host would take. Changes nothing.
 pub fn look(cluster: &Cluster, memory: &Memory) -> Result<Membership, Trouble> {
-    let etcd = Etcd::new(cluster).map_err(Trouble::Unknown)?;
+    let etcd = Etcd::new(cluster, Current::default()).map_err(Trouble::Unknown)?;
     let own = own(cluster, memory)?;
     let listing = etcd.list(&below(cluster))?;
-    let seen = Seen::of(cluster, listing)?;
+    let seen = Seen::of(cluster, listing, own.local.clone())?;
     let choice = choose(cluster, seen.pools, &seen.entries, &own).map_err(Trouble::None)?;
     let held = choice.how != How::New;
     let lost = seen.loss(cluster, memory, &choice, "is gone: nobody else has it, and apply leases it again");
@@ -69,7 +71,7 @@ pub fn look(cluster: &Cluster, memory: &Memory) -> Result<Membership, Trouble> {
 
 /// Becomes a member, if this host is none yet, and asks who the others are.
 pub fn join(cluster: &Cluster, memory: &Memory) -> Result<Membership, Trouble> {
-    let etcd = Etcd::new(cluster).map_err(Trouble::Unknown)?;
+    let etcd = Etcd::new(cluster, Current::default()).map_err(Trouble::Unknown)?;
     let joined = Joined::new(&etcd, cluster, memory, &|| true)?;
     Ok(joined.membership(cluster))
 }
@@ -84,7 +86,7 @@ pub fn alone(cluster: &Cluster) -> Result<Membership, String> {
     let v6 = known(true).unwrap_or(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]));
     let addresses = std::iter::once(v4).chain(cluster.has_family(true).then_some(v6)).collect();
     let pools = flannel::read_configuration(flannel::configuration(cluster).as_bytes(), cluster)?;
-    let choice = choose(cluster, pools, &[], &Own { addresses, before: Vec::new() })?;
+    let choice = choose(cluster, pools, &[], &Own { addresses, ..Own::default() })?;
     Ok(Membership { own: choice.member, held: true, peers: Vec::new(), away: None, notes: BTreeSet::new() })
 }
 
@@ -101,10 +103,12 @@ struct Seen {
     entries: Vec<Entry>,
     /// Whether nobody has written yet what all agree on.
     unwritten: bool,
+    /// Where no peer is.
+    local: Local,
 }
 
 impl Seen {
-    fn of(cluster: &Cluster, listing: Listing) -> Result<Self, Trouble> {
+    fn of(cluster: &Cluster, listing: Listing, local: Local) -> Result<Self, Trouble> {
         let (config_key, subnets_key) = (cluster.config_key(), cluster.subnets_key());
         let config = listing.entries.iter().find(|entry| entry.key == config_key.as_bytes());
         let unwritten = config.is_none();
@@ -112,11 +116,11 @@ impl Seen {
         let config = config.map_or(own.as_bytes(), |entry| &entry.value);
         let pools = flannel::read_configuration(config, cluster).map_err(Trouble::Unknown)?;
         let entries = listing.entries.into_iter().filter(|entry| entry.key.starts_with(subnets_key.as_bytes()));
-        Ok(Self { revision: listing.revision, pools, entries: entries.collect(), unwritten })
+        Ok(Self { revision: listing.revision, pools, entries: entries.collect(), unwritten, local })
     }
 
     fn membership(&self, cluster: &Cluster, own: Member, held: bool) -> Membership {
-        let (peers, notes) = peers(cluster, self.pools, &self.entries, &own);
+        let (peers, notes) = peers(cluster, self.pools, &self.entries, &own, &self.local);
         Membership { own, held, peers, away: None, notes }
     }
 
@@ -164,7 +168,7 @@ impl Joined {
         let begun = Instant::now();
         let (mut pause, longest) = PAUSES;
         loop {
-            let seen = Seen::of(cluster, etcd.list(&below(cluster))?)?;
+            let seen = Seen::of(cluster, etcd.list(&below(cluster))?, own.local.clone())?;
             if !wanted() {
                 return Err(Trouble::Unknown("it is not wanted any more".to_owned()));
             }
@@ -253,6 +257,17 @@ fn lifetime(etcd: &Etcd, entry: &Entry) -> Result<Option<Duration>, Fault> {
 
 /// What this host brings along.
 fn own(cluster: &Cluster, memory: &Memory) -> Result<Own, Trouble> {
+    let held = memory.held.iter().map(|held| held.pieces.clone());
+    Ok(Own {
+        addresses: addresses(cluster)?,
+        before: held.chain(memory.before.iter().cloned()).collect(),
+        was: memory.held.clone(),
+        local: local(),
+    })
+}
+
+/// Where this host's peers reach it.
+fn addresses(cluster: &Cluster) -> Result<Vec<IpAddr>, Trouble> {
     let mut addresses = Vec::new();
     for ipv6 in [false, true].into_iter().filter(|ipv6| cluster.has_family(*ipv6)) {
         let given = cluster.public.iter().copied().find(|ip| ip.is_ipv6() == ipv6);
@@ -265,8 +280,28 @@ fn own(cluster: &Cluster, memory: &Memory) -> Result<Own, Trouble> {
         })?;
         addresses.push(address);
     }
-    let held = memory.held.iter().map(|held| held.pieces.clone());
-    Ok(Own { addresses, before: held.chain(memory.before.iter().cloned()).collect() })
+    Ok(addresses)
+}
+
+/// The addresses of this host's links that are no peer's; none where they cannot be read.
+fn local() -> Local {
+    let mut local = Local::default();
+    for InterfaceAddress { address, netmask, .. } in getifaddrs().into_iter().flatten() {
+        let Some(address) = address else { continue };
+        if let Some(v6) = address.as_sockaddr_in6() {
+            local.own.insert(v6.ip().into());
+        }
+        let Some(v4) = address.as_sockaddr_in().map(SockaddrIn::ip) else { continue };
+        local.own.insert(v4.into());
+        let mask = netmask.as_ref().and_then(|mask| mask.as_sockaddr_in()).map_or(u32::MAX, |mask| mask.ip().to_bits());
+        // Those of two addresses, or one, have none for all (RFC 3021).
+        if mask.leading_ones() < 31 {
+            local
+                .whole
+                .extend([v4.to_bits() & mask, v4.to_bits() | !mask].map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))));
+        }
+    }
+    local
 }
 
 /// The address by which this host goes out: by its default route, else to etcd.

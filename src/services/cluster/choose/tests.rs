@@ -40,7 +40,7 @@ fn own(cluster: &Cluster, number: u8, before: &[&[&str]]) -> Own {
         addresses.push(format!("2001:db8::{number:x}").parse().unwrap());
     }
     let before = before.iter().map(|pieces| pieces.iter().map(|piece| net(piece)).collect()).collect();
-    Own { addresses, before }
+    Own { addresses, before, ..Own::default() }
 }
 
 /// etcd, as far as it decides.
@@ -300,7 +300,7 @@ fn peers_are_those_that_make_sense_together() {
     ] {
         store.write(format!("/net/subnets/{name}").as_bytes(), &text, 1);
     }
-    let (peers, notes) = peers(&cluster, pools(&cluster), &store.list().1, &me);
+    let (peers, notes) = peers(&cluster, pools(&cluster), &store.list().1, &me, &Local::default());
     let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
     assert_eq!(peers, ["10.5.2.0/24 at 192.0.2.2", "10.5.4.0/24 at 192.0.2.3"]);
     let notes: Vec<&str> =
@@ -325,4 +325,34 @@ fn peers_are_those_that_make_sense_together() {
             "x10.5.14.0-24` in etcd is not used: its key names no subnet",
         ]
     );
+}
+
+/// A host whose address is another one goes on with the entry that it wrote, unless one of its new address is there; what only
+/// its memory says to be its own is never taken away.
+#[test]
+fn a_host_that_moves_takes_its_piece_along() {
+    let (cluster, mut store) = (cluster(false), Store::default());
+    let host = own(&cluster, 1, &[]);
+    let first = store.chosen(&cluster, &host).unwrap();
+    assert!(store.take(&cluster, &first, 0));
+    let moved = Own { was: Some(first.member.clone()), ..own(&cluster, 2, &[]) };
+    let choice = store.chosen(&cluster, &moved).unwrap();
+    assert!(matches!(&choice.how, How::Rewritten(entry) if entry.modified == 1));
+    assert_eq!(choice.member.pieces, first.member.pieces);
+    assert_eq!(choice.member.addresses, ["192.0.2.2".parse::<IpAddr>().unwrap()]);
+    // Who remembers nothing takes another one.
+    assert_eq!(store.chosen(&cluster, &own(&cluster, 2, &[])).unwrap().how, How::New);
+    // So does who remembers something else.
+    let other = Member { macs: ["02:00:00:00:00:01".parse().ok(), None], ..first.member.clone() };
+    assert_eq!(store.chosen(&cluster, &Own { was: Some(other), ..moved.clone() }).unwrap().how, How::New);
+    // A fixed piece that is another one.
+    let fixed = Cluster { pieces: vec![net("10.5.40.0/24")], ..cluster.clone() };
+    let choice = store.chosen(&fixed, &moved).unwrap();
+    assert_eq!((choice.how, choice.given_up), (How::New, Vec::new()));
+    // One of its new address comes first.
+    let there = store.chosen(&cluster, &own(&cluster, 2, &[])).unwrap();
+    assert!(store.take(&cluster, &there, 1));
+    let choice = store.chosen(&cluster, &moved).unwrap();
+    assert!(matches!(choice.how, How::Held(_)));
+    assert_eq!((choice.member.pieces, choice.given_up), (there.member.pieces, Vec::new()));
 }
