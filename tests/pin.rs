@@ -69,7 +69,7 @@ subnet = \"10.21.0.0/24\"
 ";
 
 /// Texts of a container as they are written, and as they become: `F` is the addresses on `front`, `B` that on `back`.
-const SPELLINGS: [(&str, &str); 14] = [
+const SPELLINGS: [(&str, &str); 26] = [
     ("[containers.web]\nnetworks = [\"front\"]\n", "[containers.web]\nnetworks.front = { address = F }\n"),
     (
         "[containers.web] # w\n# of two\nnetworks = [\"front\", \"back\"] # end\nports    = [\"80:80\"]\n# foot\n",
@@ -78,7 +78,7 @@ const SPELLINGS: [(&str, &str); 14] = [
     ),
     (
         "[containers.web]\nnetworks = [\n  \"front\", # outer\n  # the inner one\n  \"back\", # inner\n  # all\n]\n",
-        "[containers.web]\nnetworks.front = { address = F } # outer\n# the inner one\n# all\nnetworks.back = { address = B } # inner\n",
+        "[containers.web]\nnetworks.front = { address = F } # outer\n  # the inner one\nnetworks.back = { address = B } # inner\n  # all\n",
     ),
     (
         "[containers]\nweb = { networks = [\"front\"] }\n",
@@ -115,6 +115,60 @@ const SPELLINGS: [(&str, &str); 14] = [
         "[\"containers\".'web']\n\"networks\".\"front\" = { address = ['10.20.0.9', ] }\n",
         "[\"containers\".'web']\n\"networks\".\"front\" = { address = ['10.20.0.9', S, ] }\n",
     ),
+    // Comments and indentation at every place that has one.
+    (
+        "[containers.web]   # the shop\n    # above\n    networks = [  # at once\n        # one\n        \"front\",  # after\n\
+         \n            # far in\n        \"back\"   # last\n        # end\n    ] # tail\n    # below\n    ports = [\"80:80\"]\n",
+        "[containers.web]   # the shop\n    # above\n    # at once\n        # one\n    networks.front = { address = F }  # after\n\
+         \u{20}           # far in\n    networks.back = { address = B }   # last\n        # end\n    # tail\n    # below\n\
+         \u{20}   ports = [\"80:80\"]\n",
+    ),
+    (
+        "[containers.web]\nnetworks = [ \"front\" # a\n , # b\n \"back\" ] # c\n",
+        "[containers.web]\nnetworks.front = { address = F } # a\n  # b\nnetworks.back = { address = B } # c\n",
+    ),
+    (
+        "[containers.web]\n\tnetworks=[\"front\",\"back\"]# c\n",
+        "[containers.web]\n\tnetworks.front = { address = F }\n\tnetworks.back = { address = B }# c\n",
+    ),
+    (
+        "[containers]\n  web.networks = [\n    \"back\",\n    # end\n  ]\n  web.ports = []\n",
+        "[containers]\n  web.networks.back = { address = B }\n    # end\n  web.ports = []\n",
+    ),
+    (
+        "[containers]\nweb = { networks = { back.priority = 3 } } # c\n",
+        "[containers]\nweb = { networks = { back.priority = 3, back.address = B } } # c\n",
+    ),
+    (
+        "containers = { web = { networks = [ 'back' ] , ports = [] } } # c\n",
+        "containers = { web = { networks = { back = { address = B } } , ports = [] } } # c\n",
+    ),
+    (
+        "[containers.web.networks]\n  back = { # open\n    priority = 3 # c\n  }\n",
+        "[containers.web.networks]\n  back = { # open\n    priority = 3, address = B # c\n  }\n",
+    ),
+    (
+        "[containers.web.networks]\n  back = { # empty\n  }\n",
+        "[containers.web.networks]\n  back = { address = B # empty\n  }\n",
+    ),
+    (
+        "  [containers.web.networks.back.sysctl] # s\n  \"net.ipv4.conf.IFNAME.rp_filter\" = 2\n",
+        "  [containers.web.networks.back]\n  address = B\n\n  [containers.web.networks.back.sysctl] # s\n  \
+         \"net.ipv4.conf.IFNAME.rp_filter\" = 2\n",
+    ),
+    (
+        "[containers.web.networks.back]\n  priority = 3\n  # foot\n[containers.web.networks.back.sysctl]\n",
+        "[containers.web.networks.back]\n  priority = 3\n  address = B\n  # foot\n[containers.web.networks.back.sysctl]\n",
+    ),
+    (
+        "[containers.web]\nnetworks.back.sysctl.\"net.ipv4.conf.IFNAME.rp_filter\" = 2 # r\nnetworks.back.priority = 3 # p\n",
+        "[containers.web]\nnetworks.back.sysctl.\"net.ipv4.conf.IFNAME.rp_filter\" = 2 # r\nnetworks.back.priority = 3 # p\n\
+         networks.back.address = B\n",
+    ),
+    (
+        "[containers.web.networks.front]\naddress = [\n  \"10.20.0.9\" # four\n  # end\n]\n",
+        "[containers.web.networks.front]\naddress = [\n  \"10.20.0.9\", # four\n  S,\n  # end\n]\n",
+    ),
 ];
 
 #[test]
@@ -141,6 +195,36 @@ fn all_else_stays_as_it_is() {
         assert_eq!(fs::read_to_string(&path).unwrap(), written, "a second time changes nothing");
     }
     assert_eq!(folder.names(), ["netrec.toml"], "nothing is left beside it");
+}
+
+/// Only what is written anew has line ends of netrec's, and those are its neighbours'.
+#[test]
+fn line_ends_stay_as_they_are() {
+    let one = |text: &str| {
+        let addresses = Addresses { container: "web", network: "back", add: vec!["10.21.0.46".parse().unwrap()] };
+        with_addresses(text, &[addresses]).unwrap()
+    };
+    let given = "networks.back = { address = \"10.21.0.46\" }";
+    for (before, after) in [
+        (
+            "# a\r\n\n[containers.web]\r\nnetworks = ['front', 'back'] # b\nports = []\r\n",
+            format!("# a\r\n\n[containers.web]\r\nnetworks.front = {{}}\n{given} # b\nports = []\r\n"),
+        ),
+        (
+            "[containers.web]\nnetworks = [\r\n  'front', # f\r\n\t# g\n  'back', # b\n  # c\r\n] # d\r\n# e\n",
+            format!("[containers.web]\nnetworks.front = {{}} # f\r\n\t# g\n{given} # b\r\n  # c\r\n# d\r\n# e\n"),
+        ),
+        (
+            "[containers.web.networks.back] # h\r\npriority = 1\n\n",
+            "[containers.web.networks.back] # h\r\npriority = 1\naddress = \"10.21.0.46\"\n\n".to_owned(),
+        ),
+        (
+            "[containers.web.networks.back]\r\naddress = [\n  'fd21::9', # i\r\n  ]\n",
+            "[containers.web.networks.back]\r\naddress = [\n  'fd21::9', # i\r\n  \"10.21.0.46\",\r\n  ]\n".to_owned(),
+        ),
+    ] {
+        assert_eq!(one(before), after);
+    }
 }
 
 /// Line ends, the mark at the beginning and the missing newline at the end are the file's.
@@ -178,6 +262,11 @@ fn every_file_can_be_pinned() {
         for comment in text.lines().filter_map(|line| line.split_once('#')).map(|(_, comment)| comment) {
             assert!(written.contains(comment), "{}: `{comment}` is lost:\n{written}", path.display());
         }
+        // They stay in their order, and lines of comments alone to the byte.
+        let lines = |text: &str| -> Vec<String> {
+            text.lines().filter(|line| line.trim_start().starts_with('#')).map(str::to_owned).collect()
+        };
+        assert_eq!(lines(&written), lines(&text), "{}", path.display());
         let (status, again, said) = pin(Path::new("-"), &written);
         assert_eq!((status, said.as_str()), (Some(0), "No changes. <stdin> leaves no address open.\n"));
         assert_eq!(again, written, "{}: a second time changes nothing", path.display());

@@ -97,6 +97,7 @@ fn file(random: &mut Random) -> String {
                 writeln!(text, "[containers.c{c}.networks.{n}]\ninterface = \"if{}\"", (i + random.below(2)) * 2 + i)
                     .unwrap();
                 settings(random, i, &mut text);
+                several_addresses(random, (n, c), &mut text);
             }
         } else {
             writeln!(text, "networks = {list:?}").unwrap();
@@ -119,6 +120,18 @@ fn without_a_bridge(random: &mut Random, text: &mut String) -> Vec<usize> {
         writeln!(text, "[networks.n{n}]\n{network}").unwrap();
     }
     numbers
+}
+
+/// Some IPv4 addresses of an attachment, in any order.
+fn several_addresses(random: &mut Random, (network, container): (&str, usize), text: &mut String) {
+    let of_network = text.split_once(&format!("[networks.{network}]")).and_then(|(_, rest)| rest.split('[').nth(1));
+    let subnet = of_network.and_then(|list| list.split('"').find_map(|subnet| subnet.strip_suffix(".0/24")));
+    let Some(subnet) = subnet.filter(|_| random.one_in(2)).map(str::to_owned) else { return };
+    let mut addresses: Vec<String> = (0..4).map(|n| format!("{subnet}.{}", 100 + container * 10 + n)).collect();
+    for n in (1..addresses.len()).rev() {
+        addresses.swap(n, random.below(n + 1));
+    }
+    writeln!(text, "address = {:?}", &addresses[..=random.below(4)]).unwrap();
 }
 
 /// Settings of a container's attachment of this number.
@@ -210,6 +223,12 @@ fn drift(host: &mut Fake, random: &mut Random) {
                 0 => address.no_prefix_route = true,
                 _ => address.deprecated = true,
             },
+            // Comes again, behind the others of its subnet.
+            Object::Address(_) if random.one_in(2) => {
+                host.remove_by_hand(&key);
+                host.change_by_hand(&key, None, &changed);
+                continue;
+            }
             Object::Sysctl(sysctl) => sysctl.value = "7".into(),
             Object::Route(route) if random.one_in(2) => *route = Route::blackhole(),
             Object::Qdisc(qdisc) if random.one_in(2) => match qdisc {
@@ -238,7 +257,7 @@ fn drift(host: &mut Fake, random: &mut Random) {
                 }
             }
         } else {
-            host.change_by_hand(&key, &entry, &changed);
+            host.change_by_hand(&key, Some(&entry), &changed);
         }
     }
 }
@@ -249,8 +268,17 @@ fn files_have_all_that_a_container_can_be_on() {
     let mut random = Random::new(1);
     let all: Vec<Config> = (0..200).map(|_| files(&mut random).0).collect();
     let texts: Vec<String> = all.iter().map(|config| config.sources.0[0].text.clone()).collect();
-    for part in ["up0.10", "passthru", "[\"none\"]", "[\"own\"]", "/run/netns/theirs", "ingress", "egress", "blackhole"]
-    {
+    for part in [
+        "address = [\"10.",
+        "up0.10",
+        "passthru",
+        "[\"none\"]",
+        "[\"own\"]",
+        "/run/netns/theirs",
+        "ingress",
+        "egress",
+        "blackhole",
+    ] {
         let count = texts.iter().filter(|text| text.contains(part)).count();
         assert!(count > 5, "{part}: {count} of 200");
     }

@@ -193,7 +193,7 @@ fn drift(host: &mut Fake, random: &mut Random) {
                 entry.owners.clear();
                 host.state.insert(key, entry);
             }
-            _ => host.change_by_hand(&key, &before, &after),
+            _ => host.change_by_hand(&key, Some(&before), &after),
         }
     }
 }

@@ -18,6 +18,8 @@ python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 need objdump binutils
 need man man-db
 need groff groff-base
+need zsh zsh
+need fish fish
 need unshare util-linux
 need nsenter util-linux
 if [ "$(id -u)" = 0 ]; then # tests with container engines and systemd are not tried without root

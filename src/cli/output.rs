@@ -169,6 +169,7 @@ fn with_states(text: &str) -> String {
     let mut painted = String::with_capacity(text.len() * 2);
     // The column, in characters, that states begin in.
     let mut column: Option<usize> = None;
+    let mut code = "31";
     for line in text.lines() {
         let at = line.strip_suffix(STATE).map(|before| before.chars().count());
         let split = column.and_then(|column| line.char_indices().nth(column)).map(|(at, _)| line.split_at(at));
@@ -179,7 +180,9 @@ fn with_states(text: &str) -> String {
                 painted += &format!("\x1b[1m{line}\x1b[0m\n");
             }
             (None, Some((before, state))) => {
-                let code = match state {
+                code = match state {
+                    // It goes on below.
+                    _ if line.starts_with(' ') => code,
                     "ok" => "32",
                     _ if state.starts_with("waiting") => "33",
                     _ => "31",

@@ -394,7 +394,13 @@ fn read_attachment(attachment: &mut DraftAttachment, item: &Item, network: &netw
     if let Some(item) = table.get("interface")
         && let Some(text) = item.string("the name of an interface", problems)
     {
-        attachment.interface = parsed(interface_name(text), &item, problems).map(|name| item.placed(name));
+        // What another one is to be called is called so meanwhile.
+        let name = if text.starts_with('~') {
+            Err("an interface name cannot begin with `~`, as those do that give way to others".to_owned().into())
+        } else {
+            interface_name(text)
+        };
+        attachment.interface = parsed(name, &item, problems).map(|name| item.placed(name));
     }
     if let Some(item) = table.get("priority") {
         let (least, most) = (i32::MIN.into(), i32::MAX.into());

@@ -1,8 +1,11 @@
-//! Addresses written into a file's text, in which all else stays as it is: comments, order, and how it is written.
+//! Addresses written into a file's text, in which every byte stays that need not change: comments, order, line ends, and how
+//! it is written. What is to be written is found by the places of what is there.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Range;
 
-use toml_edit::{Array, Decor, DocumentMut, InlineTable, Item, Key, RawString, Table, TableLike, Value};
+use toml_edit::{Array, Document, Item, Key, Table, TableLike, Value};
 
 /// Addresses of a container on a network that its file is to give, beside those that it gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,182 +22,289 @@ pub struct Addresses<'a> {
 /// in a way that cannot be followed.
 pub fn with_addresses(text: &str, all: &[Addresses<'_>]) -> Option<String> {
     let mark = if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK } else { "" };
-    let plain = text.strip_prefix(mark)?;
-    let mut document: DocumentMut = plain.parse().ok()?;
-    let containers = document.get_mut("containers")?.as_table_like_mut()?;
-    for addresses in all {
-        add(containers, addresses)?;
+    let text = text.strip_prefix(mark)?;
+    let document = Document::parse(text).ok()?;
+    let all_containers = document.as_table().get("containers")?;
+    let containers = all_containers.as_table_like()?;
+    let mut by_container: BTreeMap<&str, BTreeMap<&str, String>> = BTreeMap::new();
+    for Addresses { container, network, add } in all {
+        by_container.entry(container).or_default().insert(network, listed(add));
     }
-    let mut written = document.to_string();
-    // The writer ends every line in the same way, whether it had been so or not.
-    let breaks = plain.matches('\n').count();
-    if breaks > 0 && plain.matches("\r\n").count() == breaks {
-        written = written.replace("\r\n", "\n").replace('\n', "\r\n");
+    let mut edits = Edits { text, list: Vec::new() };
+    for (container, networks) in by_container {
+        let container = containers.get(container)?;
+        let inline = is_inline(all_containers) || is_inline(container);
+        let (key, item) = container.as_table_like()?.get_key_value("networks")?;
+        if let Some(list) = item.as_array() {
+            edits.list_to_table(list, key, inline, &networks)?;
+            continue;
+        }
+        let inline = inline || is_inline(item);
+        for (network, addresses) in networks {
+            let (key, attachment) = item.as_table_like()?.get_key_value(network)?;
+            match attachment.as_table_like()?.get("address") {
+                Some(given) => edits.extend(given.as_value()?, &addresses)?,
+                None => edits.insert(attachment, key, inline, &addresses)?,
+            }
+        }
     }
-    if !plain.ends_with('\n') {
-        written.truncate(written.trim_end_matches(['\r', '\n']).len());
-    }
-    Some(format!("{mark}{written}"))
+    Some(format!("{mark}{}", edits.done()))
 }
 
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-fn add(containers: &mut dyn TableLike, addresses: &Addresses<'_>) -> Option<()> {
-    let container = containers.get_mut(addresses.container)?;
-    let inline = container.is_inline_table();
-    let container = container.as_table_like_mut()?;
-    if container.get("networks")?.is_array() {
-        list_to_table(container, inline)?;
-    }
-    let networks = container.get_mut("networks")?.as_table_like_mut()?;
-    let attachment = networks.get_mut(addresses.network)?;
-    match attachment.as_table_like_mut()?.get_mut("address") {
-        Some(given) => extend(given.as_value_mut()?, &addresses.add),
-        None => insert(attachment, value_of(&addresses.add)?),
-    }
+/// Addresses as they stand in a list.
+fn listed(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(|ip| format!("\"{ip}\"")).collect::<Vec<_>>().join(", ")
 }
 
-/// `networks = ["front", "back"]` as `networks.front = {}` and `networks.back = {}`; within braces as `networks = { front = {} }`.
-fn list_to_table(container: &mut dyn TableLike, inline: bool) -> Option<()> {
-    let key = container.key("networks")?.leaf_decor().clone();
-    let list = container.get("networks")?.as_array()?;
-    if inline {
-        // Within braces there is no line to put a comment on.
-        if list.to_string().contains('#') {
-            return None;
+/// The value of an attachment's `address`: one address as a text, several as a list.
+fn value_of(addresses: &str) -> String {
+    if addresses.contains(',') { format!("[{addresses}]") } else { addresses.to_owned() }
+}
+
+/// Whether something stands within braces.
+fn is_inline(item: &Item) -> bool {
+    item.as_inline_table().is_some_and(|table| !table.is_dotted())
+}
+
+/// A key as it can stand alone.
+fn bare(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if name.chars().all(plain) { name.to_owned() } else { format!("\"{name}\"") }
+}
+
+/// Pieces of a text and what takes their places.
+struct Edits<'a> {
+    text: &'a str,
+    list: Vec<(Range<usize>, String)>,
+}
+
+impl<'a> Edits<'a> {
+    fn done(mut self) -> String {
+        self.list.sort_by_key(|(range, _)| range.start);
+        let (mut new, mut at) = (String::new(), 0);
+        for (range, piece) in self.list {
+            new += self.text.get(at..range.start).unwrap_or_default();
+            new += &piece;
+            at = range.end;
         }
-        let mut table = InlineTable::new();
-        for element in list {
-            table.insert(element.as_str()?, InlineTable::new().into());
+        new + self.text.get(at..).unwrap_or_default()
+    }
+
+    fn put(&mut self, at: usize, piece: String) {
+        self.list.push((at..at, piece));
+    }
+
+    /// Where the line of a place begins.
+    fn line_start(&self, at: usize) -> usize {
+        self.text[..at].rfind('\n').map_or(0, |newline| newline + 1)
+    }
+
+    /// Where the line of a place ends, before what ends it, and that; the text's way to end lines where it is the last.
+    fn line_end(&self, at: usize) -> (usize, &'a str) {
+        let rest = &self.text[at..];
+        match rest.find('\n') {
+            Some(newline) if rest[..newline].ends_with('\r') => (at + newline - 1, "\r\n"),
+            Some(newline) => (at + newline, "\n"),
+            None => (self.text.len(), if self.text.contains("\r\n") { "\r\n" } else { "\n" }),
         }
-        container.insert("networks", Item::Value(table.into()));
-        return Some(());
     }
-    let lines = lines(list, &key)?;
-    let mut table = Table::new();
-    table.set_dotted(true);
-    for line in lines {
-        let mut key = Key::new(line.network);
-        key.leaf_decor_mut().set_prefix(line.above);
-        let value = Value::from(InlineTable::new()).decorated(" ", line.behind);
-        table.insert_formatted(&key, Item::Value(value));
+
+    /// What stands on a line before a key: indentation, and the other parts of a dotted one.
+    fn before(&self, key: &Key) -> Option<&'a str> {
+        let start = key.span()?.start;
+        Some(&self.text[self.line_start(start)..start])
     }
-    container.insert("networks", Item::Table(table));
-    Some(())
-}
 
-/// A network of a list, when it has a line of its own, with the comments beside it.
-struct Line {
-    network: String,
-    above: String,
-    behind: String,
-}
+    /// `networks = ["front", "back"]` as `networks.front = {}` and `networks.back = {}`; within braces as
+    /// `networks = { front = {} }`. Comments stay beside what they are about.
+    fn list_to_table(
+        &mut self,
+        list: &Array,
+        key: &Key,
+        inline: bool,
+        addresses: &BTreeMap<&str, String>,
+    ) -> Option<()> {
+        let (place, key_place) = (list.span()?, key.span()?);
+        let value = |network: &str| match addresses.get(network) {
+            Some(addresses) => format!("{{ address = {} }}", value_of(addresses)),
+            None => "{}".to_owned(),
+        };
+        if inline {
+            // Within braces there is no line to put a comment on.
+            if self.text[place.clone()].contains('#') {
+                return None;
+            }
+            let of = |network: &Value| Some(format!("{} = {}", bare(network.as_str()?), value(network.as_str()?)));
+            let networks: Vec<String> = list.iter().map(of).collect::<Option<_>>()?;
+            self.list.push((place, format!("{{ {} }}", networks.join(", "))));
+            return Some(());
+        }
+        let (before, key) = (self.before(key)?, &self.text[key_place.clone()]);
+        let indent = &before[..before.len() - before.trim_start().len()];
+        let (line_end, eol) = self.line_end(place.end);
+        let mut new = String::new();
+        let mut at = place.start + 1;
+        for (n, element) in list.iter().enumerate() {
+            let span = element.span()?;
+            let gap = self.gap(at..span.start);
+            match gap.same_line {
+                Some(comment) if n == 0 => new += &format!("{indent}{}{eol}", comment.trim_start()),
+                comment if n > 0 => new += &format!("{}{}", comment.unwrap_or_default(), gap.eol.unwrap_or(eol)),
+                _ => {}
+            }
+            let network = element.as_str()?;
+            new += &format!("{}{before}{key}.{} = {}", gap.below, bare(network), value(network));
+            at = span.end;
+        }
+        let gap = self.gap(at..place.end - 1);
+        new += gap.same_line.unwrap_or_default();
+        if !gap.below.is_empty() {
+            new += &format!("{eol}{}", gap.below.trim_end_matches(['\r', '\n']));
+        }
+        // What stands behind the list gets a line of its own where something is behind the last element already.
+        let tail = self.text[place.end..line_end].trim();
+        let is_behind = gap.same_line.is_none() && gap.below.is_empty();
+        if !is_behind && !tail.is_empty() {
+            new += &format!("{eol}{indent}{tail}");
+        }
+        let end = if is_behind { place.end } else { line_end };
+        self.list.push((key_place.start - before.len()..end, new));
+        Some(())
+    }
 
-/// A line for each element of a list. Comments stay beside what they are about; `key` is what stands around the list's.
-fn lines(list: &Array, key: &Decor) -> Option<Vec<Line>> {
-    let text = |raw: Option<&RawString>| raw.and_then(RawString::as_str).unwrap_or_default().to_owned();
-    let mut lines: Vec<Line> = Vec::new();
-    let mut above = text(key.prefix());
-    for element in list {
-        above += &comments(&text(element.decor().prefix()), lines.last_mut());
-        lines.push(Line {
-            network: element.as_str()?.to_owned(),
-            above: std::mem::take(&mut above),
-            behind: String::new(),
+    /// The comments between two elements of a list.
+    fn gap(&self, range: Range<usize>) -> Gap<'a> {
+        let mut lines = self.text[range].split_inclusive('\n');
+        let first = lines.next().unwrap_or_default();
+        let ended = first.ends_with('\n');
+        let eol = ended.then(|| if first.ends_with("\r\n") { "\r\n" } else { "\n" });
+        let comment = first.find('#').map(|hash| {
+            // Without the comma, which stands before it.
+            let space = first[..hash].rfind(|c: char| !c.is_whitespace()).map_or(0, |last| last + 1);
+            first[space..].trim_end_matches(['\r', '\n'])
         });
-        above += &comments(&text(element.decor().suffix()), lines.last_mut());
-    }
-    above += &comments(&text(Some(list.trailing())), lines.last_mut());
-    let end = text(list.decor().suffix());
-    let bottom = lines.last_mut()?;
-    bottom.above += &above;
-    if bottom.behind.is_empty() {
-        bottom.behind = end;
-    } else {
-        bottom.above += &comments(&end, None);
-    }
-    Some(lines)
-}
-
-/// The comments of a gap between elements, a line each. What stands on the line of the element before is put behind that one.
-fn comments(gap: &str, before: Option<&mut Line>) -> String {
-    let (same_line, below) = gap.split_once('\n').unwrap_or((gap, ""));
-    let rest = match before {
-        Some(line) if same_line.contains('#') => {
-            line.behind = format!(" {}", same_line.trim());
-            below
-        }
-        _ => gap,
-    };
-    let comments = rest.lines().map(str::trim).filter(|line| line.starts_with('#'));
-    comments.flat_map(|comment| [comment, "\n"]).collect()
-}
-
-/// One address as a text, several as a list.
-fn value_of(addresses: &[IpAddr]) -> Option<Value> {
-    match addresses {
-        [] => None,
-        [one] => Some(one.to_string().into()),
-        several => Some(several.iter().map(ToString::to_string).collect::<Array>().into()),
-    }
-}
-
-/// More addresses behind those that are given.
-fn extend(given: &mut Value, more: &[IpAddr]) -> Option<()> {
-    if let Some(one) = given.as_str() {
-        let all: Array = std::iter::once(one.to_owned()).chain(more.iter().map(ToString::to_string)).collect();
-        let decor = given.decor().clone();
-        *given = all.into();
-        *given.decor_mut() = decor;
-        return Some(());
-    }
-    let all = given.as_array_mut()?;
-    // As the last one stands: on a line of its own, or behind the others. What stands behind that one stays there.
-    let text = |raw: Option<&RawString>| raw.and_then(RawString::as_str).unwrap_or_default().to_owned();
-    let behind = all.iter_mut().last()?.decor_mut();
-    let (gap, suffix) = (text(behind.prefix()), text(behind.suffix()));
-    behind.set_suffix("");
-    let rest = suffix + &text(Some(all.trailing()));
-    let lines = gap.contains('\n').then(|| rest.split_once('\n')).flatten();
-    let Some((same_line, below)) = lines else {
-        all.set_trailing(rest);
-        for address in more {
-            all.push_formatted(Value::from(address.to_string()).decorated(" ", ""));
-        }
-        return Some(());
-    };
-    let indent = gap.lines().last().unwrap_or_default();
-    let mut before = same_line.to_owned();
-    for address in more {
-        let prefix = format!("{}\n{indent}", std::mem::take(&mut before));
-        all.push_formatted(Value::from(address.to_string()).decorated(prefix, ""));
-    }
-    all.set_trailing(format!("\n{below}"));
-    all.set_trailing_comma(true);
-    Some(())
-}
-
-/// Gives an attachment an address.
-fn insert(attachment: &mut Item, address: Value) -> Option<()> {
-    if let Some(table) = attachment.as_inline_table_mut() {
-        let space = table.trailing().as_str().is_some_and(|trailing| trailing.trim().is_empty());
-        if table.is_empty() && space {
-            table.set_trailing("");
-        }
-        // What stands before the closing brace moves along.
-        let last = table.iter_mut().last().map(|(_, value)| value);
-        let behind = last.map(|last| {
-            let behind = last.decor().suffix().cloned();
-            last.decor_mut().set_suffix("");
-            behind
+        let comments = lines.filter_map(|line| {
+            let (code, _) = line.split_once('#')?;
+            Some(if code.contains(',') { line.replacen(',', "", 1) } else { line.to_owned() })
         });
-        let value = table.entry("address").or_insert(address);
-        if let Some(Some(behind)) = behind {
-            value.decor_mut().set_suffix(behind);
-            value.decor_mut().set_prefix(" ");
-        }
-        return Some(());
+        let below = comments.collect();
+        Gap { same_line: comment, eol, below }
     }
-    attachment.as_table_like_mut()?.insert("address", Item::Value(address));
-    Some(())
+
+    /// More addresses behind those that are given.
+    fn extend(&mut self, given: &Value, more: &str) -> Option<()> {
+        let place = given.span()?;
+        let Some(array) = given.as_array() else {
+            self.put(place.start, "[".to_owned());
+            self.put(place.end, format!(", {more}]"));
+            return Some(());
+        };
+        // As the last one stands: on a line of its own, or behind the others.
+        let last = array.iter().last()?.span()?;
+        let before = &self.text[place.start..last.start];
+        let rest = &self.text[last.end..place.end - 1];
+        let line = before.rfind('\n').map(|newline| &before[newline + 1..]).filter(|line| line.trim().is_empty());
+        let Some(indent) = line.filter(|_| rest.contains('\n')) else {
+            self.put(last.end, format!(", {more}"));
+            return Some(());
+        };
+        let has_comma = |line: &str| line.split('#').next().is_some_and(|code| code.contains(','));
+        let (same_line, below) = rest.split_once('\n').unwrap_or((rest, ""));
+        if !has_comma(same_line) {
+            self.put(last.end, ",".to_owned());
+        }
+        let (end, eol) = self.line_end(last.end);
+        let lines: Vec<String> = more.split(", ").map(|address| format!("{eol}{indent}{address}")).collect();
+        // One that stands further below ends the last of them.
+        let comma = if below.lines().any(has_comma) { "" } else { "," };
+        self.put(end, lines.join(",") + comma);
+        Some(())
+    }
+
+    /// Gives an attachment an address.
+    fn insert(&mut self, attachment: &Item, key: &Key, inline: bool, addresses: &str) -> Option<()> {
+        let address = format!("address = {}", value_of(addresses));
+        if is_inline(attachment) {
+            let place = attachment.span()?;
+            let inner = &self.text[place.start + 1..place.end - 1];
+            match last_value(attachment.as_table_like()?) {
+                Some(end) => self.put(end, format!(", {address}")),
+                None if inner.trim().is_empty() => self.list.push((place, format!("{{ {address} }}"))),
+                None => self.put(place.start + 1, format!(" {address}")),
+            }
+            return Some(());
+        }
+        let table = attachment.as_table_like()?;
+        if table.is_dotted() {
+            let (name, _) = table.iter().next()?;
+            let own = table.get_key_value(name)?.0.span()?.start;
+            if inline {
+                // As it is called behind the brace or the comma.
+                let before = self.text[..own].rfind(['{', ','])? + 1;
+                let piece = format!(", {}{address}", self.text[before..own].trim_start());
+                self.put(last_value(table)?, piece);
+                return Some(());
+            }
+            let before = &self.text[self.line_start(own)..own];
+            let (end, eol) = self.line_end(last_statement(table)?.0);
+            self.put(end, format!("{eol}{before}{address}"));
+            return Some(());
+        }
+        let head = self.line_end(key.span()?.end);
+        let indent = |at: usize| {
+            let line = &self.text[self.line_start(at)..];
+            line[..line.len() - line.trim_start_matches([' ', '\t']).len()].to_owned()
+        };
+        if attachment.as_table().is_some_and(Table::is_implicit) {
+            // Only what is below it has a head.
+            let start = self.line_start(key.span()?.start);
+            let line = &self.text[start..key.span()?.end];
+            let name = line.trim_start().trim_start_matches('[');
+            let (eol, space) = (head.1, indent(start));
+            self.put(start, format!("{space}[{name}]{eol}{space}{address}{eol}{eol}"));
+            return Some(());
+        }
+        let ((end, eol), space) = match last_statement(table) {
+            Some((end, last)) => (self.line_end(end), indent(last.span()?.start)),
+            None => (head, indent(key.span()?.start)),
+        };
+        self.put(end, format!("{eol}{space}{address}"));
+        Some(())
+    }
+}
+
+/// What stands between two elements of a list.
+struct Gap<'a> {
+    /// The comment on the line of the first, with the space before it.
+    same_line: Option<&'a str>,
+    /// What ends that line.
+    eol: Option<&'static str>,
+    /// The lines below it that have comments, with their ends.
+    below: String,
+}
+
+/// Where the last value of a table within braces ends.
+fn last_value(table: &dyn TableLike) -> Option<usize> {
+    let ends = table.iter().filter_map(|(_, item)| match item.as_table_like().filter(|table| table.is_dotted()) {
+        Some(dotted) => last_value(dotted),
+        None => item.span().map(|span| span.end),
+    });
+    ends.max()
+}
+
+/// Where the last statement of a table ends, and its key; without what has a head of its own.
+fn last_statement(table: &dyn TableLike) -> Option<(usize, &Key)> {
+    let statements = table.iter().filter_map(|(name, item)| {
+        let (key, _) = table.get_key_value(name)?;
+        match item {
+            Item::Value(value) if value.as_inline_table().is_none_or(|table| !table.is_dotted()) => {
+                Some((value.span()?.end, key))
+            }
+            Item::Value(_) | Item::Table(_) => last_statement(item.as_table_like().filter(|table| table.is_dotted())?),
+            _ => None,
+        }
+    });
+    statements.max_by_key(|(end, _)| *end)
 }

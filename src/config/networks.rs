@@ -550,8 +550,10 @@ fn read_bridge(item: &Item, problems: &mut Problems) -> Option<Placed<InterfaceN
 
 /// Parses the name of a device that netrec makes.
 pub(super) fn interface_name(text: &str) -> Result<InterfaceName, super::reader::Fault> {
-    if text == "lo" {
-        return Err("`lo` is the loopback device, which every namespace has already".to_owned().into());
+    match text {
+        "lo" => Err("`lo` is the loopback device, which every namespace has already".to_owned().into()),
+        // In plans, and so in states that are kept.
+        "?" => Err("`?` stands for a device that cannot be seen: choose another name".to_owned().into()),
+        _ => named(text),
     }
-    named(text)
 }

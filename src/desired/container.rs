@@ -1,5 +1,6 @@
 //! Containers: their namespaces, and for each network a device with addresses and routes.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
@@ -128,12 +129,14 @@ impl<'a> Build<'a> {
             },
             Driver::Host | Driver::Null => return,
         }
+        let mut first = BTreeSet::new();
         for ip in addresses {
             let key = Key::Address { netns: netns.clone(), link: attachment.interface, ip };
             if chosen.addresses.iter().any(|address| address.automatic && address.ip == ip) {
                 self.out.chosen.insert(key.clone());
             }
-            self.want(key, Object::Address(Address::lasting()), &attachment.owner);
+            let secondary = key.ipv4_subnet().is_some_and(|(_, _, subnet)| !first.insert(subnet));
+            self.want(key, Object::Address(Address { secondary, ..Address::lasting() }), &attachment.owner);
         }
         self.ways_to_pieces(network, &attachment.owner, (netns, attachment.interface), chosen);
         let accept_ra = format!("net/ipv6/conf/{}/accept_ra", attachment.interface);

@@ -21,6 +21,7 @@ use ipnetwork::IpNetwork;
 
 pub use chosen::{Chosen, ChosenAddress, ChosenAttachment, ChosenNetwork, ChosenShaper, ChosenTunnel, bridge_name};
 pub use show::{filled_in, host_lines};
+pub use sources::of_another_kind;
 
 use crate::config::{Config, Container, Invalid, Network, Overlap};
 use crate::state::{Facts, Key, Netns, Object, Owner, State, Sysctl, Warning, Whereabouts, facts};
@@ -44,7 +45,7 @@ pub struct Desired {
 }
 
 /// A reason why something of the file cannot be made on a host.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Whose objects cannot be made.
     pub owners: Vec<Owner>,

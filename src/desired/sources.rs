@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use super::Build;
-use crate::config::{Container, ContainerNetns};
-use crate::state::{Facts, Source, Warning, Whereabouts};
+use super::{Build, Refusal};
+use crate::config::{Config, Container, ContainerNetns};
+use crate::state::{Facts, Netns, OTHER_KIND, Source, Warning, Whereabouts};
 
 /// What is to be said of a container whose namespace is not there, or may not be the one.
 pub(super) fn warning(container: &Container, facts: &Facts) -> Option<Warning> {
@@ -22,6 +22,21 @@ pub(super) fn warning(container: &Container, facts: &Facts) -> Option<Warning> {
     Some(Warning { code: "waiting", message, owner: Some(owner.clone()) })
 }
 
+/// The refusal of a namespace that is one of another kind, where a container is to live in it.
+pub fn of_another_kind(config: &Config, netns: &Netns) -> Option<Refusal> {
+    let container = config.containers.iter().find(|container| container.netns.netns() == netns)?;
+    let text = format!("{}, which cannot be used: {OTHER_KIND}", home(config, container));
+    Some(Refusal { owners: vec![container.owner.clone()], text })
+}
+
+/// The beginning of a sentence about where a container is to live.
+fn home(config: &Config, container: &Container) -> String {
+    let netns = container.netns.netns();
+    let line = config.sources.line(&container.place);
+    let place = netns.source().map_or_else(|| netns.to_string(), |source| source.to_string());
+    format!("container `{}` ({line}) is to live in {place}", container.name)
+}
+
 impl Build<'_> {
     /// Refuses namespaces that cannot be a container's.
     pub(super) fn namespaces(&mut self) {
@@ -30,11 +45,7 @@ impl Build<'_> {
             let netns = container.netns.netns();
             let source = netns.source();
             // Made only where it is needed: to count lines takes the whole text each time.
-            let whose = || {
-                let line = self.config.sources.line(&container.place);
-                let place = source.map_or_else(|| netns.to_string(), |source| source.to_string());
-                format!("container `{}` ({line}) is to live in {place}", container.name)
-            };
+            let whose = || home(self.config, container);
             if let Some(Whereabouts::Refused(why)) = self.facts.sources.get(netns) {
                 let refusal = format!("{}, {why}", whose());
                 self.refuse([&container.owner], refusal);

@@ -20,7 +20,7 @@ use crate::state::facts::{
     Asked, BRIDGE_NF_IPV4, BRIDGE_NF_IPV6, HostAddress, HostDevice, HostRoute, IPV4_FORWARDING, IPV6_FORWARDING,
     Uplink, Way,
 };
-use crate::state::{Device, Facts, InterfaceName, Netns, PROTOCOL, RT_TABLE_MAIN, State, Surroundings};
+use crate::state::{Device, Facts, InterfaceName, Netns, OTHER_KIND, PROTOCOL, RT_TABLE_MAIN, State, Surroundings};
 
 /// The device and inode number of a container's namespace.
 fn identity(namespaces: &Namespaces, netns: &Netns) -> Result<Option<(u64, u64)>, String> {
@@ -28,7 +28,7 @@ fn identity(namespaces: &Namespaces, netns: &Netns) -> Result<Option<(u64, u64)>
     let Some(handle) = opened else { return Ok(None) };
     // For want of rights it cannot be found out, nor can anything be done.
     match namespaces.visit(&handle, || ()) {
-        Err(Errno::EINVAL) => Err(format!("cannot be used: {}", netns::OTHER_KIND)),
+        Err(Errno::EINVAL) => Err(format!("cannot be used: {OTHER_KIND}")),
         _ => Ok(Some(handle.id)),
     }
 }

@@ -388,6 +388,8 @@ impl Reader<'_> {
                 permanent: raw.permanent,
                 no_prefix_route: routed && !has_route(raw),
                 deprecated: raw.deprecated,
+                // On a device of somebody else's the order is theirs.
+                secondary: raw.secondary && link.is_marked(),
             };
             self.add(key, Object::Address(address), link.mark.as_ref(), standing);
         }

@@ -38,8 +38,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::state::{
-    Announcement, Asked, Facts, Flow, Key, Netns, Published, Scope, SearchedFor, Stale, State, Step, Surroundings,
-    Traffic, Whereabouts,
+    Announcement, Asked, Facts, Flow, Key, Netns, OTHER_KIND, Published, Scope, SearchedFor, Stale, State, Step,
+    Surroundings, Traffic, Whereabouts,
 };
 
 /// Where state is read from and steps go to: the kernel, or in tests a stand-in that refuses illegal steps.
@@ -125,6 +125,9 @@ pub enum ReadError {
         /// What was to be read: `routes of web`.
         what: String,
     },
+    /// The namespace that a name leads to is none of a network.
+    #[error("read namespace {0}: {OTHER_KIND}")]
+    OtherKind(Netns),
     /// The kernel was built without something that netrec needs.
     #[error("{0}")]
     Missing(String),

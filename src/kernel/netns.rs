@@ -24,7 +24,7 @@ use super::fault::Writes;
 use super::netlink::link::{self, Mark};
 use super::netlink::{Attributes, u32_at};
 use super::transport::{Refusal, Request, Socket};
-use crate::state::{GROUP, InterfaceName, Netns};
+use crate::state::{GROUP, InterfaceName, Netns, OTHER_KIND};
 
 /// Where names of namespaces are files, as iproute2 has it.
 pub(super) const RUN_NETNS: &str = "/run/netns";
@@ -119,9 +119,6 @@ pub(super) fn not_entered(errno: Errno) -> Refusal {
         errno => errno.into(),
     }
 }
-
-/// The words for it.
-pub(super) const OTHER_KIND: &str = "it is a namespace of another kind, not of a network";
 
 /// What sentences call a namespace.
 pub(super) fn whose(netns: &Netns) -> String {

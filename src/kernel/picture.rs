@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::libc;
 
 use super::ReadError;
@@ -205,7 +206,12 @@ impl Picture {
             socket
         } else {
             let opened = namespaces.visit(&handle, Socket::open);
-            opened.map_err(|e| failed(netns::not_entered(e)))?.map_err(|e| failed(e.into()))?
+            opened
+                .map_err(|errno| match errno {
+                    Errno::EINVAL => ReadError::OtherKind(netns.clone()),
+                    errno => failed(errno.into()),
+                })?
+                .map_err(|e| failed(e.into()))?
         };
         let mut number = listen(namespaces, &handle, wanted, events).map_err(failed)?;
         let inode = namespaces.host_id().1;

@@ -36,6 +36,7 @@ pub fn diff(desired: &State, live_state: &State) -> Diff {
     live.sort_by(|a, b| a.key.cmp(b.key).then(a.falls.is_some().cmp(&b.falls.is_some())));
     live.dedup_by(|later, first| later.key == first.key);
     walk.ends_taken(desired, live_state);
+    let places = Order::of(desired, &live);
     let mut wanted = desired.into_iter().peekable();
     let mut found = live.into_iter().peekable();
     loop {
@@ -50,7 +51,7 @@ pub fn diff(desired: &State, live_state: &State) -> Diff {
             Ordering::Greater => walk.extra(found.next(), &fate),
             Ordering::Equal => {
                 if let (Some((key, after)), Some(before)) = (wanted.next(), found.next()) {
-                    walk.both(key, before, after, &fate);
+                    walk.both(key, before, after, (&fate, &places));
                 }
             }
         }
@@ -66,6 +67,50 @@ struct Found<'a> {
     entry: &'a Entry,
     /// Whether it goes by itself, mostly with what it hangs on.
     falls: Option<Falls>,
+}
+
+/// What is to be done about IPv4 addresses so that of each subnet on a device the right one is the first. The kernel goes
+/// by the order in which they were added, and the next one takes the place of a first that goes. (Which one is the next
+/// cannot be seen, so that all go that might be it.)
+#[derive(Default)]
+struct Order {
+    /// Addresses that stand before the one that is to be the first, or may come to, and that are added anew behind it, with the
+    /// address that is to be the first.
+    behind: BTreeMap<Key, Ipv4Addr>,
+    /// Addresses whose place is to be seen only when one is gone that nobody wants.
+    waiting: BTreeSet<Key>,
+}
+
+impl Order {
+    fn of(desired: &State, live: &[Found<'_>]) -> Self {
+        let mut order = Self::default();
+        let stay = |found: &&Found<'_>| found.falls.is_none() && found.entry.standing.is_ours();
+        let found = live.iter().filter(stay).filter_map(|found| Some((found.key.ipv4_subnet()?, found)));
+        let mut subnets: BTreeMap<_, Vec<&Found<'_>>> = BTreeMap::new();
+        for (subnet, found) in found {
+            subnets.entry(subnet).or_default().push(found);
+        }
+        if subnets.is_empty() {
+            return order;
+        }
+        let is_first = |entry: &Entry| matches!(&entry.object, Object::Address(address) if !address.secondary);
+        let wanted = desired.iter().filter(|(_, entry)| is_first(entry));
+        for (subnet, first) in wanted.filter_map(|(key, _)| Some((key.ipv4_subnet()?, key))) {
+            let found = subnets.get(&subnet).map_or(&[][..], Vec::as_slice);
+            let Some(leads) = found.iter().find(|found| is_first(found.entry)).filter(|leads| leads.key != first)
+            else {
+                continue;
+            };
+            let Key::Address { ip: IpNetwork::V4(ip), .. } = first else { continue };
+            let others = found.iter().filter(|other| other.key != first && desired.get(other.key).is_some());
+            let others: Vec<Key> = others.map(|other| other.key.clone()).collect();
+            if desired.get(leads.key).is_none() {
+                order.waiting.extend(others.iter().chain([first]).cloned());
+            }
+            order.behind.extend(others.into_iter().map(|other| (other, ip.ip())));
+        }
+        order
+    }
 }
 
 /// How something goes by itself.
@@ -579,6 +624,7 @@ impl Diff {
             reason: None,
             implied: false,
             early: false,
+            waits: false,
         });
         // Just pushed, so there is a last one.
         let last = self.actions.len() - 1;
@@ -629,7 +675,7 @@ impl Diff {
         }
     }
 
-    fn both(&mut self, key: &Key, found: Found<'_>, after: &Entry, fate: &Fate) {
+    fn both(&mut self, key: &Key, found: Found<'_>, after: &Entry, (fate, order): (&Fate, &Order)) {
         let before = found.entry;
         if let Standing::Foreign(why) = &before.standing {
             if !serves(&before.object, &after.object) {
@@ -643,6 +689,11 @@ impl Diff {
         if let Some(Falls::AtOnce(why)) = found.falls {
             let action = self.push(Op::Replace, key, Some(before.clone()), Some(after.clone()));
             action.reason = Some(why.into());
+        } else if let Some(first) = order.behind.get(key) {
+            let action = self.push(Op::Replace, key, Some(before.clone()), Some(after.clone()));
+            (action.early, action.reason) = (true, Some(format!("{first} is to be the first of their subnet")));
+            action.replace = ordered(&before.object, &after.object);
+            action.waits = order.waiting.contains(key);
         } else if !same(key, before, after) {
             let paths = forced(&before.object, &after.object);
             let op = if paths.is_empty() { Op::Update } else { Op::Replace };
@@ -653,7 +704,16 @@ impl Diff {
                 action.reason = Some(format!("{} cannot change in place", paths.join(", ")));
             }
             action.replace = paths;
+            action.waits = order.waiting.contains(key);
         }
+    }
+}
+
+/// The attribute that differs where an address comes to be behind another one of its subnet.
+fn ordered(before: &Object, after: &Object) -> Vec<&'static str> {
+    match (before, after) {
+        (Object::Address(before), Object::Address(after)) if before.secondary != after.secondary => vec!["secondary"],
+        _ => vec![],
     }
 }
 

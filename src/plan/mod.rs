@@ -117,6 +117,8 @@ pub struct Action {
     pub implied: bool,
     /// Whether it goes before things are made, and not last, since it is in their way or takes them along.
     pub early: bool,
+    /// Whether it is to be seen at the end only, when another object is gone (which address is the first of its subnet).
+    pub waits: bool,
 }
 
 impl Action {

@@ -51,8 +51,12 @@ pub enum Phase {
     /// IPv6 addresses that come back with another prefix length go: a device has each of them once (EEXIST). And addresses
     /// that are in the way of what is made next, or would take it along.
     Yield,
-    /// Addresses are added.
+    /// Addresses are added, of each subnet the first of IPv4.
     Addresses,
+    /// IPv4 addresses go that stand before the one that is to be the first of their subnet.
+    StepBack,
+    /// The others of a subnet are added, behind its first.
+    Followers,
     /// Queueing disciplines are set, before anything can pass.
     Shape,
     /// Forwarding is turned on.
@@ -157,8 +161,7 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
         (Key::Netns { .. }, Op::Delete) => emit(Phase::Unname, before, None),
         (Key::Netns { .. }, _) => emit(Phase::Namespaces, before, after),
         (Key::Address { .. }, Op::Delete) => emit(Phase::Detach, before, None),
-        (Key::Address { .. }, Op::Replace) => emit(Phase::Addresses, None, after),
-        (Key::Address { .. }, _) => emit(Phase::Addresses, before, after),
+        (Key::Address { .. }, op) => address_steps(op, action.early, (before, after), emit),
         (Key::Route { .. }, Op::Delete) => emit(Phase::Unroute, before, None),
         // The route in its place, if it is there, goes by a device that goes, perhaps under another name.
         (Key::Route { .. }, Op::Replace) => emit(Phase::Routes, before.map(without_device), after),
@@ -187,6 +190,35 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
         }
         (Key::Table | Key::Set { .. } | Key::Chain { .. } | Key::Element { .. }, _) => {
             emit(Phase::Firewall, before, after);
+        }
+    }
+}
+
+/// An address is added where its place in its subnet is, which changes with what comes and goes before it alone.
+fn address_steps(
+    op: Op,
+    steps_back: bool,
+    (before, mut after): (Option<Entry>, Option<Entry>),
+    emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>),
+) {
+    let secondary = |entry: &Option<Entry>| match entry.as_ref().map(|e| &e.object) {
+        Some(Object::Address(address)) => Some(address.secondary),
+        _ => None,
+    };
+    let comes = if secondary(&after) == Some(true) { Phase::Followers } else { Phase::Addresses };
+    match op {
+        Op::Replace if steps_back => {
+            emit(Phase::StepBack, before, None);
+            emit(comes, None, after);
+        }
+        Op::Replace => emit(comes, None, after),
+        _ => {
+            if let (Some(place), Some(Object::Address(address))) =
+                (secondary(&before), after.as_mut().map(|e| &mut e.object))
+            {
+                address.secondary = place;
+            }
+            emit(comes, before, after);
         }
     }
 }

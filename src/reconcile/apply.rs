@@ -278,8 +278,11 @@ impl Run<'_> {
         let live = self.backend.live(self.scope).map_err(|e| failed(format!("reading back failed: {e}")))?;
         let Diff { mut actions, conflicts } = diff(self.desired, &live);
         actions.retain(|action| !self.apart.has(&action.key));
-        let mut errors: Errors =
-            actions.iter().filter(|a| !pending || a.op != Op::Delete).map(|a| (a.key.clone(), a.shortfall())).collect();
+        let mut errors: Errors = actions
+            .iter()
+            .filter(|a| !pending || a.op != Op::Delete && !a.waits)
+            .map(|a| (a.key.clone(), a.shortfall()))
+            .collect();
         errors.extend(conflicts.into_iter().map(|c| {
             let text = format!("read back: {} is not netrec's ({})", c.key, c.why);
             (c.key, text)

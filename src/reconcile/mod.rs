@@ -42,7 +42,7 @@ pub use status::{AttachmentStatus, ContainerStatus, Hindrance, NetworkStatus, Po
 pub use trust::Doubt;
 
 use crate::config::{Config, Container, Invalid, Sources, closest};
-use crate::desired::{Desired, DesiredError, Refusal, bridge_name, desired};
+use crate::desired::{Desired, DesiredError, Refusal, bridge_name, desired, of_another_kind};
 use crate::kernel::{Backend, ReadError};
 use crate::plan::{Conflict, Diff, LeftOut, Part, Plan, diff, meets_others, moved_addresses, published, surroundings};
 use crate::state::clean;
@@ -144,7 +144,7 @@ pub fn prepare_part(
     }
     #[cfg(feature = "fault-injection")]
     let state = mutate::mutated(state);
-    let (live, scope) = read(backend, &state)?;
+    let (live, scope) = read(backend, &state).map_err(|error| placed(error, config))?;
     let (state, warnings, left_out) = if targets.is_empty() {
         (state, warnings, LeftOut::default())
     } else {
@@ -178,7 +178,7 @@ pub fn prepare_again(
         let again = Again::of(config, host, &[], &state, unanswered);
         (state, again)
     };
-    let (live, scope) = read(backend, &state)?;
+    let (live, scope) = read(backend, &state).map_err(|error| placed(error, config))?;
     let Diff { actions, conflicts } = diff(&state, &live);
     if !conflicts.is_empty() {
         return Err(PrepareError::Host(in_the_way(&conflicts, &state, config)));
@@ -253,6 +253,15 @@ fn planned(
     let told = Told::of(config, &facts, &state);
     let file = config.sources.clone();
     (Prepared { desired: state, live, scope, plan, file, facts, told, again: None }, conflicts)
+}
+
+/// An error of reading, with the place in the file that it is about.
+fn placed(error: ReadError, config: &Config) -> PrepareError {
+    match &error {
+        ReadError::OtherKind(netns) => of_another_kind(config, netns).map(|refusal| PrepareError::Host(refusal.text)),
+        _ => None,
+    }
+    .unwrap_or(PrepareError::Read(error))
 }
 
 /// Whether nothing keeps the file from this host.

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::entrances::{Entrance, Part, Use, entrances, use_of};
 use super::{PrepareError, Prepared, Wanted, planned, read, sources, there, wanted};
 use crate::config::{Attachment, Config, Container, Network};
-use crate::desired::{ChosenAttachment, Desired, Refusal, bridge_name};
-use crate::kernel::Backend;
+use crate::desired::{ChosenAttachment, Desired, Refusal, bridge_name, of_another_kind};
+use crate::kernel::{Backend, ReadError};
 use crate::plan::{Action, Conflict, FORMAT_VERSION, LeftOut, Op, Summary};
 use crate::state::{
     Endpoint, Facts, InterfaceName, Key, Link, LinkKind, Mac, Netns, Object, Owner, State, Warning, Whereabouts,
@@ -308,7 +308,7 @@ impl Status {
 }
 
 /// Columns as wide as their widest cell; nothing without rows. Where a line takes less, lists of addresses are set one below the
-/// other.
+/// other, and the last column in several lines.
 fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>, columns: Option<usize>) -> String {
     let lists = head.map(|name| ["SUBNETS", "ADDRESSES"].contains(&name));
     let mut rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
@@ -316,8 +316,12 @@ fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]
         return String::new();
     }
     let mut widths = widths(&rows);
-    if columns.is_some_and(|columns| widths.iter().sum::<usize>() + GAP.len() * (N - 1) > columns) {
-        rows = rows.iter().flat_map(|row| stacked(row, lists)).collect();
+    let taken = |widths: [usize; N]| widths.iter().sum::<usize>() + GAP.len() * (N - 1);
+    if let Some(columns) = columns.filter(|columns| taken(widths) > *columns) {
+        let unwrapped: Vec<_> = rows.iter().flat_map(|row| stacked(row, lists, usize::MAX)).collect();
+        widths = self::widths(&unwrapped);
+        let last = columns.saturating_sub(taken(widths) - widths[N - 1]).max(NARROWEST);
+        rows = rows.iter().flat_map(|row| stacked(row, lists, last)).collect();
         widths = self::widths(&rows);
     }
     let line = |row: &[String; N]| {
@@ -327,6 +331,9 @@ fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]
     rows.iter().map(line).fold("\n".to_owned(), |text, line| text + &line)
 }
 
+/// The least that a last column in several lines is given, in characters.
+const NARROWEST: usize = 24;
+
 /// Between columns.
 const GAP: &str = "  ";
 
@@ -334,15 +341,36 @@ fn widths<const N: usize>(rows: &[[String; N]]) -> [usize; N] {
     std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
 }
 
-/// A row as several: the first has all that is no list.
-fn stacked<const N: usize>(row: &[String; N], lists: [bool; N]) -> Vec<[String; N]> {
-    let parts: [Vec<&str>; N] =
-        std::array::from_fn(
-            |column| if lists[column] { row[column].split(' ').collect() } else { vec![row[column].as_str()] },
-        );
+/// A row as several: the first has all that is no list, and of the last column what fits.
+fn stacked<const N: usize>(row: &[String; N], lists: [bool; N], last: usize) -> Vec<[String; N]> {
+    let parts: [Vec<String>; N] = std::array::from_fn(|column| {
+        if lists[column] {
+            row[column].split(' ').map(str::to_owned).collect()
+        } else if column == N - 1 {
+            wrapped(&row[column], last)
+        } else {
+            vec![row[column].clone()]
+        }
+    });
     let height = parts.iter().map(Vec::len).max().unwrap_or(1);
-    let cell = |column: usize, line: usize| parts[column].get(line).copied().unwrap_or_default().to_owned();
+    let cell = |column: usize, line: usize| parts[column].get(line).cloned().unwrap_or_default();
     (0..height).map(|line| std::array::from_fn(|column| cell(column, line))).collect()
+}
+
+/// A text in lines of so many characters, broken between words.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// Reads what there is of a file. `host` is the name of this one, else the system's; `waits` is what waits to be confirmed.
@@ -353,9 +381,19 @@ pub fn status(
     host: Option<&str>,
     waits: Option<String>,
 ) -> Result<Status, PrepareError> {
-    let (facts, Desired { state, warnings, chosen, refusals, .. }) = wanted(backend, config, host)?;
-    let state = where_there_is_a_namespace(state, config, &refusals);
-    let read = read(backend, &state)?;
+    let (facts, Desired { state, warnings, chosen, mut refusals, .. }) = wanted(backend, config, host)?;
+    let mut state = where_there_is_a_namespace(state, config, &refusals);
+    let read = loop {
+        match read(backend, &state) {
+            // What a name leads to is seen by looking there.
+            Err(ReadError::OtherKind(netns)) => {
+                let refusal = of_another_kind(config, &netns).filter(|refusal| !refusals.contains(refusal));
+                refusals.push(refusal.ok_or(ReadError::OtherKind(netns))?);
+                state = where_there_is_a_namespace(state, config, &refusals);
+            }
+            read => break read?,
+        }
+    };
     let what = Wanted { state, warnings, chosen, targets: &[], left_out: LeftOut::default() };
     let (prepared, conflicts) = planned(backend, config, host, facts.clone(), what, read);
     let part = Part::of(config, facts.members.as_deref(), &prepared.plan.host)?;
@@ -387,7 +425,10 @@ fn where_there_is_a_namespace(state: State, config: &Config, refusals: &[Refusal
     if refused.is_empty() {
         return state;
     }
-    let stays = |(key, entry): &(Key, _)| !sources::places(key, Some(entry)).any(|netns| refused.contains(netns));
+    let stays = |(key, entry): &(Key, _)| {
+        let is_one = matches!(key, Key::Netns { netns } if refused.contains(netns));
+        !is_one && !sources::places(key, Some(entry)).any(|netns| refused.contains(netns))
+    };
     state.into_iter().filter(stays).collect()
 }
 
@@ -593,5 +634,21 @@ db         10.20.0.9/24   1 missing of 6
         assert_eq!(shown(Some(52)), wide, "it just fits");
         assert_eq!(shown(Some(51)), narrow);
         assert_eq!(shown(Some(10)), narrow, "what cannot be made narrower is shown all the same");
+    }
+
+    #[test]
+    fn a_long_reason_goes_on_below() {
+        let why = "refused: container `web` (netrec.toml:3) is to live in /run/x, where there is no network namespace";
+        let rows = [["web", "10.20.0.10/24 fd20::10/64", why], ["db", "10.20.0.9/24", "ok"]];
+        let rows = rows.into_iter().map(|row| row.map(str::to_owned));
+        let shown = "
+CONTAINER  ADDRESSES      STATE
+web        10.20.0.10/24  refused: container `web` (netrec.toml:3)
+           fd20::10/64    is to live in /run/x, where there is no
+                          network namespace
+db         10.20.0.9/24   ok
+";
+        assert_eq!(table(["CONTAINER", "ADDRESSES", "STATE"], rows, Some(66)), shown);
+        assert!(shown.lines().all(|line| line.chars().count() <= 66));
     }
 }

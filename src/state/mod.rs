@@ -34,7 +34,7 @@ pub use rate::Rate;
 pub use remote::{Answer, Endpoint, Health, PluginNetwork, PluginPort, PluginRoute, PluginSubnet};
 pub use ruleset::Ruleset;
 pub(crate) use shown::{clean, push_visible};
-pub use source::{Lead, SearchedFor, Source, SourceKind, Whereabouts};
+pub use source::{Lead, OTHER_KIND, SearchedFor, Source, SourceKind, Whereabouts};
 pub use surroundings::{
     At, Condition, ForeignChain, ForeignRule, ForeignTable, ForeignVerdict, Listener, OneOf, Process, Published,
     Surroundings, TableFamily,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
 
 use super::facts;
@@ -236,6 +236,16 @@ impl Key {
     pub fn plugin_network(&self) -> Option<&Arc<str>> {
         match self {
             Self::Network { network } | Self::Endpoint { network, .. } => Some(network),
+            _ => None,
+        }
+    }
+
+    /// The subnet of an IPv4 address on a device, of whose addresses there the kernel sends from the first.
+    pub fn ipv4_subnet(&self) -> Option<(&Netns, InterfaceName, Ipv4Network)> {
+        match self {
+            Self::Address { netns, link, ip: IpNetwork::V4(ip) } => {
+                Some((netns, *link, Ipv4Network::new(ip.network(), ip.prefix()).ok()?))
+            }
             _ => None,
         }
     }
@@ -670,12 +680,16 @@ pub struct Address {
     /// 4862). IPv4 keeps the flag and looks at it nowhere.
     #[serde(default)]
     pub deprecated: bool,
+    /// Whether its device has an earlier IPv4 address of the same subnet (`IFA_F_SECONDARY`), which is what packets are
+    /// sent from; the kernel goes by the order in which they were added. Said of netrec's own devices alone.
+    #[serde(default)]
+    pub secondary: bool,
 }
 
 impl Address {
     /// One that stays until removed, with the route to its subnet.
     pub fn lasting() -> Self {
-        Self { permanent: true, no_prefix_route: false, deprecated: false }
+        Self { permanent: true, no_prefix_route: false, deprecated: false, secondary: false }
     }
 }
 

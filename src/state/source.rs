@@ -96,6 +96,9 @@ pub enum Lead {
     Refused(String),
 }
 
+/// What is said of a mount namespace or the like where one of a network is to be.
+pub const OTHER_KIND: &str = "it is a namespace of another kind, not of a network";
+
 /// Somebody else's namespace, to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SearchedFor {

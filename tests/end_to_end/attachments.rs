@@ -504,3 +504,92 @@ fn no_link_local_address_is_left_by_a_death() {
         }
     });
 }
+
+/// A container with these addresses, and one that answers.
+fn addressed(list: &str) -> String {
+    format!(
+        "[networks.front]\nsubnet = '10.20.0.0/24'\n[networks.back]\nsubnet = '10.21.0.0/24'\n\
+         [containers.web]\nnetworks.front = {{ address = [{list}] }}\n\
+         networks.back = {{ address = ['10.21.0.9', '10.21.0.5'] }}\n"
+    )
+}
+
+#[test]
+fn a_container_speaks_from_the_first_address_of_a_subnet() {
+    lab::in_lab(|lab| {
+        let _host = lab.host.listen_tcp("host", "[::]:99");
+        let speaks = |front: &str| {
+            lab.expect(&format!(
+                "web tcp 10.20.0.1:99 -> host sees {front}\nweb tcp 10.21.0.1:99 -> host sees 10.21.0.9"
+            ));
+            let way = lab.container("web").run(["ip", "route", "get", "192.0.2.9"]);
+            assert!(way.contains(&format!("via 10.20.0.1 dev eth0 src {front} ")), "{way}");
+        };
+        let of = |list: &[u8]| {
+            let list: Vec<String> = list.iter().map(|last| format!("'10.20.0.{last}'")).collect();
+            addressed(&list.join(", "))
+        };
+        lab.host.apply(&of(&[30, 10, 20]));
+        assert_eq!(lab.host.plan(&of(&[30, 10, 20])).actions(), [""; 0]);
+        speaks("10.20.0.30");
+        // The order of the others is none.
+        becomes(lab, "the others", &of(&[30, 20, 10]), "");
+        let becomes_first = |list: &[u8], actions: &str, first: &str| {
+            becomes(lab, &format!("{list:?}"), &of(list), actions);
+            speaks(first);
+        };
+        becomes_first(
+            &[10, 20, 30],
+            "update address 10.20.0.10/24 dev eth0 in web
+            replace address 10.20.0.20/24 dev eth0 in web
+            replace address 10.20.0.30/24 dev eth0 in web",
+            "10.20.0.10",
+        );
+        // One that is new, with and without those before it; and the first goes.
+        becomes_first(
+            &[40, 10],
+            "create address 10.20.0.40/24 dev eth0 in web
+            replace address 10.20.0.10/24 dev eth0 in web
+            delete address 10.20.0.20/24 dev eth0 in web
+            delete address 10.20.0.30/24 dev eth0 in web",
+            "10.20.0.40",
+        );
+        becomes_first(
+            &[10],
+            "update address 10.20.0.10/24 dev eth0 in web
+            delete address 10.20.0.40/24 dev eth0 in web",
+            "10.20.0.10",
+        );
+        becomes_first(
+            &[50],
+            "create address 10.20.0.50/24 dev eth0 in web
+            delete address 10.20.0.10/24 dev eth0 in web",
+            "10.20.0.50",
+        );
+        becomes_first(&[50, 10], "create address 10.20.0.10/24 dev eth0 in web", "10.20.0.50");
+        // By hand: another order, another first, and one less.
+        let damages = [
+            (
+                "ip addr del 10.20.0.50/24 dev eth0; ip addr add 10.20.0.50/24 dev eth0",
+                "update address 10.20.0.50/24 dev eth0 in web
+                replace address 10.20.0.10/24 dev eth0 in web",
+            ),
+            (
+                "ip addr flush dev eth0; for n in 60 10 50; do ip addr add 10.20.0.$n/24 dev eth0; done;
+                 ip route add default via 10.20.0.1 proto 78",
+                "update address 10.20.0.50/24 dev eth0 in web
+                replace address 10.20.0.10/24 dev eth0 in web
+                delete address 10.20.0.60/24 dev eth0 in web",
+            ),
+            (
+                "ip addr del 10.20.0.50/24 dev eth0",
+                "create address 10.20.0.50/24 dev eth0 in web
+                replace address 10.20.0.10/24 dev eth0 in web",
+            ),
+        ];
+        for (damage, actions) in damages {
+            lab.container("web").sh(damage);
+            becomes_first(&[50, 10], actions, "10.20.0.50");
+        }
+    });
+}

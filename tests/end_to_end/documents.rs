@@ -151,7 +151,8 @@ fn the_commands_of_the_tutorial() {
     });
 }
 
-/// README's commands, in order: blocks for a shell, and commands within sentences. `cargo run` is what was built for the tests, and
+/// README's commands, in order: blocks for a shell, and commands within sentences. Nothing is replaced but `cargo run
+/// --release --`, by the program that was built for the tests, which would else be built once more; and
 /// who is asked says yes.
 #[test]
 fn the_commands_of_the_readme() {

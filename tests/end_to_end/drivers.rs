@@ -209,6 +209,47 @@ fn every_damage_to_a_macvlan_is_shown_and_mended() {
     });
 }
 
+/// What nothing of netrec's depends on is others' to set: the plan stays empty, and packets of both families pass.
+#[test]
+fn what_nothing_depends_on_is_no_drift() {
+    const FILE: &str = "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\n\
+        [networks.lan]\ndriver = 'macvlan'\nparent = 'uplink'\ntype = 'passthru'\ngateway = false\n\
+        subnet = ['10.40.0.0/24', 'fd40::/64']\n\
+        [containers.web.networks]\nfront.address = ['10.20.0.10', 'fd20::10']\nlan.address = ['10.40.0.10', 'fd40::10']\n\
+        [containers.db]\nnetworks.front = { address = ['10.20.0.11', 'fd20::11'] }\n";
+    lab::in_lab(|lab| {
+        lab.world.add_address("w0", "10.40.0.9/24");
+        lab.world.add_address("w0", "fd40::9/64");
+        lab.host.apply(FILE);
+        let web = lab.container("web");
+        let _listens = web.listen_tcp("web", "[::]:99");
+        for change in [
+            "ip -n web link set eth1 type macvlan mode passthru nopromisc",
+            "ip link set nr-front multicast off",
+            "ip -n web link set eth0 multicast off; ip -n web link set eth1 multicast off",
+            "ip -n web addr flush dev eth0 scope link; ip -n web addr flush dev eth1 scope link",
+            "ip addr flush dev nr-front scope link",
+            "ip -n web addr del 10.20.0.10/24 dev eth0
+             ip -n web addr add 10.20.0.10/24 brd 10.20.0.255 label eth0:x dev eth0
+             ip -n web route add default via 10.20.0.1 proto 78",
+        ] {
+            lab.host.sh(change);
+            assert_eq!(lab.host.plan(FILE).actions(), [""; 0], "{change}");
+            lab.host.sh("for n in web db; do ip netns exec $n sh -c 'ip neigh flush all; ip -6 neigh flush all'; done");
+            lab.host.sh("ip neigh flush dev nr-front; ip -6 neigh flush dev nr-front");
+            lab.world.sh("ip neigh flush dev w0; ip -6 neigh flush dev w0");
+            lab.expect(
+                "db tcp 10.20.0.10:99 -> web sees 10.20.0.11
+                db tcp [fd20::10]:99 -> web sees fd20::11
+                host tcp 10.20.0.10:99 -> web sees 10.20.0.1
+                host tcp [fd20::10]:99 -> web sees fd20::1
+                world tcp 10.40.0.10:99 -> web sees 10.40.0.9
+                world tcp [fd40::10]:99 -> web sees fd40::9",
+            );
+        }
+    });
+}
+
 /// A plan of more than a screen, most of which is the firewall's.
 const LONG: &str = "…";
 

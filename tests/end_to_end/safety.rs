@@ -185,9 +185,15 @@ fn a_path_that_is_no_network_namespace_is_refused_before_anything_is_written() {
         // Another kind under a name.
         lab.host.sh("mkdir -p /run/netns; touch /run/netns/a; mount --bind /proc/self/ns/uts /run/netns/a");
         let output = lab.host.try_netrec(&text("a"), &["apply", "-y"]);
-        assert_eq!(
-            (output.status, output.stderr.as_str()),
-            (1, "error: read namespace a: it is a namespace of another kind, not of a network\n")
-        );
+        let said = output.stderr.split_once(" (").and_then(|(who, rest)| Some((who, rest.split_once(".toml:3) ")?.1)));
+        let wanted = ("error: container `a`", &*format!("is to live in a, {kind}\n"));
+        assert_eq!((output.status, said), (1, Some(wanted)), "{}", output.stderr);
+        // All else has its line.
+        let more = text("a") + "[containers.b]\nnetworks = ['front']\n";
+        let shown = lab.host.try_netrec(&more, &["status", "--json"]);
+        let shown: serde_json::Value = serde_json::from_str(&shown.stdout).expect("a document");
+        let states = [0, 1].map(|n| (&shown["containers"][n]["hindered"], &shown["containers"][n]["state"]["missing"]));
+        assert!(states[0].0["refused"].as_str().is_some_and(|why| why.ends_with(kind)), "{shown}");
+        assert_eq!(states[1], (&serde_json::Value::Null, &5.into()), "{shown}");
     });
 }

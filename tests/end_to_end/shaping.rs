@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::attachments::{becomes, mends, named};
+use crate::changes::veth;
 use crate::lab::{self, Snapshot, Space, assert_same};
 
 /// `web` with these settings, and `api` beside it.
@@ -129,6 +130,66 @@ fn damaged_limits_are_mended() {
             mends(lab, &file, damage, actions);
             assert_eq!(shown(), before, "{damage}");
             lab.expect("api tcp 10.20.0.10:80 -> web sees 10.20.0.11\nworld tcp 192.0.2.1:8080 -> web sees 192.0.2.9");
+        }
+    });
+}
+
+/// The same in a container that is on a device of the host's, beside others and as a whole.
+#[test]
+fn damaged_limits_of_a_macvlan_are_mended() {
+    lab::in_lab(|lab| {
+        let shaper = veth("lan", "web").replacen("ve-", "if-", 1);
+        for kind in ["bridge", "passthru"] {
+            let file = format!(
+                "[networks.lan]\ndriver = 'macvlan'\nparent = 'uplink'\ntype = '{kind}'\ngateway = false\n\
+                 subnet = ['10.40.0.0/24', 'fd40::/64']\n[containers.web]\n\
+                 networks.lan = {{ address = ['10.40.0.10', 'fd40::10'], ingress = '20mbit', egress = '10mbit' }}\n"
+            );
+            lab.host.apply(&file);
+            let web = lab.container("web");
+            let shown = || {
+                let show =
+                    "tc qdisc show dev eth0; tc qdisc show dev IF; tc filter show dev eth0 ingress | grep -v index";
+                web.sh(&show.replace("IF", &shaper))
+            };
+            let before = shown();
+            for (damage, actions) in [
+                ("tc qdisc del dev eth0 root", "create qdisc root dev eth0 in web"),
+                ("tc qdisc del dev IF root", "create qdisc root dev IF in web"),
+                ("tc qdisc del dev eth0 clsact", "create qdisc ingress dev eth0 in web"),
+                ("tc filter del dev eth0 ingress", "update qdisc ingress dev eth0 in web"),
+                (
+                    "tc qdisc change dev eth0 root tbf rate 1mbit burst 16k limit 32k",
+                    "update qdisc root dev eth0 in web",
+                ),
+                ("tc qdisc change dev IF root tbf rate 1mbit burst 16k limit 32k", "update qdisc root dev IF in web"),
+                (
+                    "tc qdisc del dev eth0 root; tc qdisc add dev eth0 root handle 6e72: htb",
+                    "replace qdisc root dev eth0 in web",
+                ),
+                (
+                    "tc qdisc del dev eth0 clsact; tc qdisc add dev eth0 ingress",
+                    "replace qdisc ingress dev eth0 in web",
+                ),
+                ("ip link set IF down", "update link IF in web"),
+                ("ip link set IF mtu 1400; ip link set IF alias mine", "update link IF in web"),
+                (
+                    "ip link del IF",
+                    "create link IF in web\ncreate qdisc root dev IF in web\nupdate qdisc ingress dev eth0 in web",
+                ),
+                (
+                    "ip link del eth0",
+                    "create link eth0 in web
+                    create address 10.40.0.10/24 dev eth0 in web\ncreate address fd40::10/64 dev eth0 in web
+                    create sysctl net/ipv6/conf/eth0/accept_ra in web
+                    create qdisc root dev eth0 in web\ncreate qdisc ingress dev eth0 in web",
+                ),
+            ] {
+                web.sh(&damage.replace("IF", &shaper));
+                becomes(lab, &format!("{kind}: {damage}"), &file, &actions.replace("IF", &shaper));
+                assert_eq!(shown(), before, "{kind}: {damage}");
+            }
+            lab.host.destroy(&file);
         }
     });
 }

@@ -30,6 +30,8 @@ pub struct Fake {
     pub flows: Option<BTreeMap<(u8, SocketAddr), Flow>>,
     /// How often connection tracking was asked.
     pub asked: u64,
+    /// When addresses came: of a subnet the next one takes the place of a first that goes.
+    pub born: BTreeMap<Key, u64>,
 }
 
 /// The host's own addresses, as far as flows go.
@@ -146,7 +148,13 @@ impl Fake {
         let all: Vec<(Key, Entry)> = std::mem::take(&mut self.state).into_iter().collect();
         for (mut key, mut entry) in all {
             match (&mut key, &mut entry.object) {
-                (Key::Address { netns: n, link, .. }, _) if n == netns && *link == old => *link = new,
+                (Key::Address { netns: n, link, .. }, _) if n == netns && *link == old => {
+                    let born = self.born.remove(&key);
+                    if let Key::Address { link, .. } = &mut key {
+                        *link = new;
+                    }
+                    self.born.extend(born.map(|born| (key.clone(), born)));
+                }
                 (Key::Route { netns: n, .. }, Object::Route(Route { dev: Some(dev), .. }))
                     if n == netns && *dev == old =>
                 {
@@ -247,8 +255,32 @@ impl Fake {
             entry.owners.clear();
         }
         entry.owners.truncate(1);
+        if let Object::Address(address) = &mut entry.object {
+            address.secondary = match present.map(|present| &present.object) {
+                Some(Object::Address(present)) => present.secondary,
+                _ => self.of_subnet(key).next().is_some(),
+            };
+            if present.is_none() {
+                self.born.insert(key.clone(), self.writes);
+            }
+        }
         self.state.insert(key.clone(), entry);
         Ok(())
+    }
+
+    /// The IPv4 addresses of a device in the subnet of one of them.
+    fn of_subnet<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Key> {
+        self.state.iter().map(|(k, _)| k).filter(|k| k.ipv4_subnet().is_some() && k.ipv4_subnet() == key.ipv4_subnet())
+    }
+
+    /// The next address of a subnet takes the place of the first.
+    fn promoted(&mut self, gone: &Key) {
+        let next = self.of_subnet(gone).min_by_key(|key| (self.born.get(*key).copied(), *key)).cloned();
+        let Some(mut entry) = next.as_ref().and_then(|key| self.get(key)).cloned() else { return };
+        if let Object::Address(address) = &mut entry.object {
+            address.secondary = false;
+        }
+        self.state.extend(next.map(|key| (key, entry)));
     }
 
     fn link(&self, name: InterfaceName) -> Option<&Link> {
@@ -409,7 +441,10 @@ impl Fake {
             }
             _ => {}
         }
-        self.state.remove(key);
+        let gone = self.state.remove(key);
+        if let Some(Object::Address(Address { secondary: false, .. })) = gone.map(|entry| entry.object) {
+            self.promoted(key);
+        }
         self.sourceless_go();
         Ok(())
     }
@@ -690,8 +725,8 @@ impl Fake {
     }
 
     /// Somebody changes an object, as far as the kernel lets them.
-    pub fn change_by_hand(&mut self, key: &Key, before: &Entry, after: &Entry) {
-        let step = Step::new(key.clone(), Some(before.clone()), Some(after.clone()));
+    pub fn change_by_hand(&mut self, key: &Key, before: Option<&Entry>, after: &Entry) {
+        let step = Step::new(key.clone(), before.cloned(), Some(after.clone()));
         let _ = if key.kind().is_firewall() { self.firewall(&[&step]) } else { self.step(&step) };
     }
 

@@ -245,6 +245,34 @@ fn failure_of_a_single_write_puts_back_what_there_was() {
     lab::in_lab(|lab| fails(lab, &files::first(), &files::second(), &[("NETREC_SINGLE", "1")]));
 }
 
+/// The first address of a subnet becomes another, and a write of each sort fails: all are in their order again.
+#[test]
+fn failure_at_a_write_puts_addresses_back_in_their_order() {
+    lab::in_lab(|lab| {
+        let file = |list: &str| {
+            format!("[networks.front]\nsubnet = '10.20.0.0/24'\n[containers.web.networks.front]\naddress = [{list}]\n")
+        };
+        let (before, after) = (file("'10.20.0.30', '10.20.0.10'"), file("'10.20.0.10', '10.20.0.30', '10.20.0.20'"));
+        prepare(lab);
+        lab.host.apply(&before);
+        let n = writes(lab, &after);
+        lab.host.apply(&before);
+        let was = at_rest(lab);
+        assert!(was.text().contains("\"secondary\":true"), "{}", was.text());
+        for at in 1..=n {
+            let output = faulty(lab, &after, &[("NETREC_SINGLE", "1")], &format!("fail:{at}:EBUSY"));
+            assert_eq!(
+                (output.status, output.stderr.ends_with(AS_BEFORE)),
+                (4, true),
+                "{at} of {n}: {}",
+                output.stderr
+            );
+            assert_eq!(was.diff(&at_rest(lab)), "", "{at} of {n}: {}", output.stderr);
+        }
+        assert_eq!(n, 3, "one goes, and two come");
+    });
+}
+
 /// What an apply says is left is what there is to do to get back, each with what is amiss, and then why it was not done.
 fn says_what_is_left(lab: &Lab, before: &str, stderr: &str, what: &str) {
     let head = "what had been done could not all be taken back; left to do:\n";

@@ -29,7 +29,7 @@ fn close(schema: &mut Value) {
 }
 
 /// Asserts that a text is one of the documents; or the file with all filled in, where it is what is `shown`.
-pub(super) fn check(text: &str, shown: bool) {
+pub(crate) fn check(text: &str, shown: bool) {
     let document: Value = serde_json::from_str(text).unwrap_or_default();
     let known = DOCUMENTS.is_valid(&document) || shown && FILE.is_valid(&document);
     assert!(known, "no schema has this:\n{text}");

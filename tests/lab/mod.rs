@@ -32,7 +32,7 @@
     clippy::wildcard_imports,
 )]
 
-mod documents;
+pub mod documents;
 mod events;
 mod expect;
 pub mod kernel;

@@ -182,6 +182,9 @@ impl Paused {
         self.said.read_to_string(&mut self.heard).expect("standard error");
         let status = self.child.wait().expect("its end");
         let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        if stdout.starts_with('{') {
+            documents::check(&stdout, false);
+        }
         Output { status, stdout, stderr: std::mem::take(&mut self.heard) }
     }
 }

@@ -99,7 +99,11 @@ impl Ordinary {
     fn rehearse(&self, toml: &str, env: &[(&str, &str)], args: &[&str]) -> Output {
         let mut command = self.command();
         command.args(["-c", "-", "rehearse"]).args(args).envs(env.iter().copied());
-        answer(command, toml)
+        let output = answer(command, toml);
+        if args.contains(&"--json") && !output.stdout.is_empty() {
+            lab::documents::check(&String::from_utf8_lossy(&output.stdout), false);
+        }
+        output
     }
 }
 
