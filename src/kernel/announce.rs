@@ -45,6 +45,12 @@ impl Sent {
         sent
     }
 
+    /// Closes them while the caller goes on.
+    pub(super) fn close_meanwhile(self) {
+        // Where there can be no more threads it is this one that waits.
+        let _ = thread::Builder::new().name("announced".into()).spawn(move || drop(self));
+    }
+
     fn close(&mut self) {
         // Where there can be no more threads it is this one that waits.
         let close = |socket: OwnedFd| move || drop(socket);

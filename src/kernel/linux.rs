@@ -377,6 +377,10 @@ impl Backend for Linux {
                 let _ = self.namespaces.within(&first.netns, || sent.send(of_one.iter()));
             }
         }
+        // Who watches has other things to do than to wait until they are closed.
+        if self.events.is_some() {
+            sent.close_meanwhile();
+        }
     }
 
     fn writes(&self) -> u64 {

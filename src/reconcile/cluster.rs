@@ -28,7 +28,25 @@ pub(super) enum Part {
     /// It becomes a member where it is none.
     Joins,
     /// It is one for as long as this lives: `tell` is called when something has changed.
-    Follows(Tell, Turn, Option<Follower>),
+    Follows(Tell, Turn, Option<Follower>, Option<Kept>),
+}
+
+/// What a follower keeps for when nobody tells.
+pub(super) struct Kept {
+    path: PathBuf,
+    cluster: Arc<Cluster>,
+    members: Arc<Membership>,
+    /// Whether the file has it. With thousands of members that is a piece of work, and the kernel comes first.
+    written: bool,
+}
+
+impl Kept {
+    fn write(&mut self) {
+        if !self.written {
+            remember(&self.path, &self.cluster, &self.members);
+            self.written = true;
+        }
+    }
 }
 
 /// What is remembered between two runs, in a file that a boot empties.
@@ -58,15 +76,14 @@ impl Part {
     /// Who is a member of a cluster, for a host with this namespace.
     pub(super) fn members(&mut self, cluster: &Arc<Cluster>, host_inode: u64) -> Result<Arc<Membership>, ReadError> {
         let path = files::run_file("cluster", host_inode);
-        let remembered = remembered(&path, cluster);
         let memory = || Memory {
-            held: remembered.as_ref().map(|(known, _)| known.members.own.clone()),
+            held: remembered(&path, cluster).map(|(known, _)| known.members.own),
             before: cluster.subnet_env.as_deref().and_then(pieces_in).into_iter().collect(),
         };
         let found = match self {
             Self::Looks => look(cluster, &memory()).map(Arc::new),
             Self::Joins => join(cluster, &memory()).map(Arc::new),
-            Self::Follows(tell, turn, follower) => {
+            Self::Follows(tell, turn, follower, _) => {
                 if follower.as_ref().is_none_or(|follower| follower.cluster() != &**cluster) {
                     let started = Follower::start(cluster.clone(), memory(), tell.clone(), turn.clone());
                     *follower = Some(started.map_err(|error| ReadError::Other(format!("start a thread: {error}")))?);
@@ -80,13 +97,13 @@ impl Part {
         };
         match found {
             Ok(members) => {
-                if !matches!(self, Self::Looks) && members.held && members.away.is_none() {
-                    remember(&path, cluster, &members, remembered.as_ref().map(|(known, _)| known));
+                if members.held && members.away.is_none() {
+                    self.keep(path, cluster, &members);
                 }
                 Ok(members)
             }
             Err(Trouble::Unknown(why)) => {
-                let Some((Remembered { members, .. }, since)) = remembered else {
+                let Some((Remembered { members, .. }, since)) = remembered(&path, cluster) else {
                     return Err(ReadError::Other(format!(
                         "{why}; nothing is known of the cluster's hosts from before"
                     )));
@@ -97,33 +114,65 @@ impl Part {
         }
     }
 
+    /// Keeps what is known for when nobody tells: at once where it says something else of this host, else when there is time.
+    fn keep(&mut self, path: PathBuf, cluster: &Arc<Cluster>, members: &Arc<Membership>) {
+        let kept = match self {
+            Self::Looks => return,
+            Self::Joins => return remember(&path, cluster, members),
+            Self::Follows(.., kept) => kept,
+        };
+        let same = |kept: &&mut Kept| kept.path == path && Arc::ptr_eq(&kept.cluster, cluster);
+        match kept.as_mut().filter(same) {
+            // It is as true as before, and newer.
+            Some(kept) if Arc::ptr_eq(&kept.members, members) => kept.written &= touched(&path),
+            Some(kept) if kept.members.own == members.own => {
+                kept.members = members.clone();
+                kept.written = false;
+            }
+            _ => {
+                let (cluster, members) = (cluster.clone(), members.clone());
+                kept.insert(Kept { path, cluster, members, written: false }).write();
+            }
+        }
+    }
+
+    /// The round is over, and there is time.
+    pub(super) fn rest(&mut self) {
+        if let Self::Follows(.., Some(kept)) = self {
+            kept.write();
+        }
+    }
+
     /// The file is of no cluster any more.
     pub(super) fn leave(&mut self) {
-        if let Self::Follows(_, _, follower) = self {
-            *follower = None;
+        if let Self::Follows(_, _, follower, kept) = self {
+            (*follower, *kept) = (None, None);
         }
     }
 
     /// What is to be said of the cluster, each once.
     pub(super) fn news(&self) -> Vec<Warning> {
         match self {
-            Self::Follows(_, _, Some(follower)) => follower.news(),
+            Self::Follows(_, _, Some(follower), _) => follower.news(),
             _ => Vec::new(),
         }
     }
 }
 
 /// Keeps what is known for when nobody tells. That it cannot be kept is no matter now.
-fn remember(path: &Path, cluster: &Cluster, members: &Membership, before: Option<&Remembered>) {
+fn remember(path: &Path, cluster: &Cluster, members: &Membership) {
     let members = Membership { notes: BTreeSet::new(), ..members.clone() };
     let now = Remembered { of: name_of(cluster), members, told: cluster.subnet_env.clone() };
-    if before == Some(&now) {
-        // It is as true as before, and newer.
-        let kept = std::fs::File::options().write(true).open(path);
-        let _ = kept.and_then(|kept| kept.set_modified(SystemTime::now()));
+    if remembered(path, cluster).is_some_and(|(before, _)| before == now) && touched(path) {
         return;
     }
     let _ = serde_json::to_vec(&now).map_err(io::Error::from).and_then(|bytes| files::keep(path, &bytes));
+}
+
+/// Says that what a file tells is true at this moment, where it is there.
+fn touched(path: &Path) -> bool {
+    let kept = std::fs::File::options().write(true).open(path);
+    kept.and_then(|kept| kept.set_modified(SystemTime::now())).is_ok()
 }
 
 /// What was known of a cluster before, and when it was true, in seconds since 1970.

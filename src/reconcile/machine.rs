@@ -49,7 +49,7 @@ impl Machine {
     /// The same, which is a member of its cluster for as long as it lives, and calls `tell` when others come or go.
     #[must_use]
     pub fn following(self, tell: Tell) -> Self {
-        Self { cluster: Part::Follows(tell, Turn::default(), None), ..self }
+        Self { cluster: Part::Follows(tell, Turn::default(), None, None), ..self }
     }
 
     /// What is to be said of the cluster, each once.
@@ -72,10 +72,12 @@ impl Machine {
         self.linux.doubt();
     }
 
-    /// Gives up the namespaces that are open, and plugins, of which another round may think otherwise.
+    /// Gives up the namespaces that are open, and plugins, of which another round may think otherwise, and writes down what has
+    /// waited for the end of the round.
     pub fn rest(&mut self) {
         self.linux.rest();
         self.remote = Remote::default();
+        self.cluster.rest();
     }
 
     /// The device and inode number of the host's namespace, which tell it from all others while it lives.

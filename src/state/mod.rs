@@ -348,7 +348,8 @@ impl Scope {
         let old_names: BTreeMap<(Netns, InterfaceName), InterfaceName> = live
             .iter()
             .filter_map(|(key, found)| {
-                let ((netns, new), (_, old)) = (end(desired.get(key)?)?, end(found)?);
+                let (_, old) = end(found)?;
+                let (netns, new) = end(desired.get(key)?)?;
                 (new != old).then_some(((netns, new), old))
             })
             .collect();
