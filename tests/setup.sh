@@ -10,6 +10,7 @@ need conntrack conntrack
 need iptables iptables
 need python3 python3
 need faketime faketime
+need valgrind valgrind
 need curl curl
 need etcd etcd-server
 need etcdctl etcd-client
