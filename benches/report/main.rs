@@ -207,7 +207,7 @@ fn machine() -> String {
     let said = |script: &str| run(Command::new("sh").args(["-c", script])).trim().to_owned();
     let cpu = said("sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1");
     let versions = said(
-        "nft --version | cut -d' ' -f1,2; ip -V | sed 's/.*, //'; rustc -V | cut -d' ' -f1,2
+        "nft --version | cut -d' ' -f1,2; ip -V | sed 's/.*\\(iproute2[^,]*\\).*/\\1/'; rustc -V | cut -d' ' -f1,2
          for p in netavark containernetworking-plugins docker.io; do dpkg-query -W -f '${Package} ${Version}\\n' $p 2>/dev/null || :; done",
     );
     format!(
@@ -232,6 +232,7 @@ fn main() {
     let text = fs::read_to_string(&path).unwrap();
     let (before, rest) = text.split_once(BEGIN).expect("the line where the tables begin");
     let (_, after) = rest.split_once(END).expect("the line where the tables end");
-    let made = format!("\n{}\n{aims}\n{contenders}\n{ways}\n", machine());
+    let pictures = "![time against containers](performance/containers.svg)\n\n![time against published ports](performance/ports.svg)";
+    let made = format!("\n{}\n{aims}\n{contenders}\n{ways}\n{pictures}\n\n", machine());
     fs::write(path, format!("{before}{BEGIN}{made}{END}{after}")).unwrap();
 }
