@@ -56,12 +56,12 @@ fn prepare(lab: &Lab) {
 }
 
 /// The host as the file before the change has it, and nothing of what the change leaves for good, so that each time it takes
-/// all writes that it took at first: those that make the folder of names a mount point, and parameters that the file does not
-/// name.
+/// all writes that it took at first: those that make the folder of names, and a mount point of it, and parameters that the file
+/// does not name.
 fn begin(lab: &Lab, before: &str) {
     lab.host.apply(before);
     if before.is_empty() {
-        lab.host.sh("! mountpoint -q /run/netns || umount /run/netns");
+        lab.host.sh("! mountpoint -q /run/netns || umount /run/netns; ! test -d /run/netns || rmdir /run/netns");
         return;
     }
     for (name, device) in files::STAYING {
