@@ -78,7 +78,7 @@ pub enum Phase {
     Detach,
     /// Links go.
     Remove,
-    /// Namespaces go.
+    /// Namespaces go, and links stop to promote secondary addresses.
     Unname,
     /// The firewall's removals, in one transaction.
     Unguard,
@@ -301,7 +301,8 @@ fn raise_link(
     after: Option<Entry>,
     emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>),
 ) {
-    let (Some(before), Some(after)) = (before, after) else { return };
+    let (Some(before), Some(last)) = (before, after) else { return };
+    let after = promoting(&before, last.clone());
     let (near, far) = up(&before);
     let attributes = with_up(after.clone(), near, far);
     let raised = with_up(after.clone(), up(&after).0, far);
@@ -311,7 +312,20 @@ fn raise_link(
     let waits = matches!(&after.object, Object::Link(Link { kind: LinkKind::Ifb, .. }));
     let raise = if key.netns().is_host() || waits { Phase::Raise } else { Phase::Up };
     emit(raise, Some(attributes), Some(raised.clone()));
-    emit(Phase::Up, Some(raised), Some(after));
+    emit(Phase::Up, Some(raised), Some(after.clone()));
+    emit(Phase::Unname, Some(after), Some(last));
+}
+
+/// A link that still promotes secondary addresses where it did: as long as addresses go, the first of a subnet is not to take
+/// the others along.
+fn promoting(before: &Entry, mut entry: Entry) -> Entry {
+    if let (Object::Link(before), Object::Link(link)) = (&before.object, &mut entry.object) {
+        link.device.promote_secondaries |= before.device.promote_secondaries;
+        if let (LinkKind::Veth { peer: before }, LinkKind::Veth { peer }) = (&before.kind, &mut link.kind) {
+            peer.device.promote_secondaries |= before.device.promote_secondaries;
+        }
+    }
+    entry
 }
 
 /// Whether a link's end in the host, and its other end if it has one, are up.

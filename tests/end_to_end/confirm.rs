@@ -382,3 +382,29 @@ fn a_boot_applies_nothing_where_none_was_confirmed_before() {
         assert_eq!(wrong.status, 64);
     });
 }
+
+/// Where somebody has turned off that a device promotes its secondary addresses, the first that goes must not take the others
+/// along on the way back.
+#[test]
+fn an_order_of_addresses_is_taken_back_where_secondary_ones_are_not_promoted() {
+    lab::in_lab(|lab| {
+        let file = |addresses: &str| {
+            format!(
+                "[networks.front]\nsubnet = '10.20.0.0/24'\n\
+                 [containers.web]\nnetworks.front = {{ address = [{addresses}] }}\n"
+            )
+        };
+        for after in ["'10.20.0.6', '10.20.0.5'", "'10.20.0.6'"] {
+            lab.host.apply(&file("'10.20.0.5', '10.20.0.6'"));
+            lab.container("web").set_sysctl("net/ipv4/conf/eth0/promote_secondaries", "0");
+            let before = at_rest(lab);
+            let path = lab.host.write("after.toml", &file(after));
+            assert_eq!(lab.host.netrec(&["-c", &path, "apply", "-y", "--confirm", "1h"]).status, 0);
+            lab.expect("web ping 10.20.0.1 -> answer");
+            let back = lab.host.netrec(&["rollback"]);
+            assert_eq!(back.status, 0, "{}", back.stderr);
+            assert_eq!(before.diff(&at_rest(lab)), "", "{after}");
+            no_guard(lab);
+        }
+    });
+}
