@@ -193,6 +193,8 @@ pub struct HostDevice {
     pub port: bool,
     /// Whether a default route of the host's leads there, of either family.
     pub uplink: bool,
+    /// Whether it has the Ethernet address of the device that it is on, as all on that have (`ipvlan`).
+    pub shares_mac: bool,
 }
 
 /// For what is done beside the kernel.
@@ -214,10 +216,20 @@ impl Linux {
                 let Device { mac, mtu, no_arp, .. } = found.device;
                 let (ours, bridge) =
                     (found.loopback || found.is_marked(), matches!(found.kind, RawKind::Bridge { .. }));
+                let shares_mac = matches!(found.kind, RawKind::Ipvlan(_));
                 let routes = route::dump_deciding(self.namespaces.host());
                 let routes = routes.map_err(|error| dump_error("routes", &Netns::HOST, error))?;
                 let uplink = facts::defaults(&routes).any(|route| route.index == Some(found.index));
-                Ok(Some(HostDevice { mac, mtu, no_arp, ours, bridge, port: found.master.is_some(), uplink }))
+                Ok(Some(HostDevice {
+                    mac,
+                    mtu,
+                    no_arp,
+                    ours,
+                    bridge,
+                    port: found.master.is_some(),
+                    uplink,
+                    shares_mac,
+                }))
             }
         }
     }

@@ -132,7 +132,8 @@ impl Work<'_> {
         if found.ours {
             return Err(format!("it names the device `{device}`, which is netrec's own"));
         }
-        if let Some(other) = self.who_has(|_, answer| answer.device == device)? {
+        let all = self.all_records().map_err(|error| error.to_string())?;
+        if let Some(other) = who_has(&all, |_, answer| answer.device == device) {
             return Err(format!("it names the device `{device}`, which is that of {other}"));
         }
         if found.bridge {
@@ -148,22 +149,11 @@ impl Work<'_> {
             return Err(format!("it names the device `{device}`, which has no Ethernet address"));
         }
         let mac = given.mac.unwrap_or(found.mac);
-        if let Some(other) = self.who_has(|on, answer| on == network && answer.mac == mac)? {
+        let same = |on: &str, answer: &Answer| on == network && answer.mac == mac;
+        if let Some(other) = who_has(&all, same).filter(|_| !found.shares_mac) {
             return Err(format!("the device `{device}` has the MAC address {mac}, which is that of {other}"));
         }
         Ok(Answer { device, mac, mtu: found.mtu, no_arp: found.no_arp, addresses: given.addresses, gateways, routes })
-    }
-
-    /// The container on a network whose answer is such a one.
-    fn who_has(&self, is_such: impl Fn(&str, &Answer) -> bool) -> Result<Option<Key>, String> {
-        let all = self.all_records().map_err(|error| error.to_string())?;
-        let has = |record: &&Record| match &record.what {
-            What::Endpoint(endpoint) => {
-                endpoint.answer.as_ref().is_some_and(|answer| is_such(&endpoint.network, answer))
-            }
-            What::Network(_) => false,
-        };
-        Ok(all.iter().find(has).map(Record::key))
     }
 
     /// Changes what can change in place: whether the container's way out is by it.
@@ -236,6 +226,15 @@ impl Work<'_> {
         let known = draft.plugin.endpoint_is_known(&draft.network, &draft.id);
         gone(called, matches!(known, Err(Fault::Refused(_))))
     }
+}
+
+/// The first container on a network whose answer is such a one.
+fn who_has(all: &[Record], is_such: impl Fn(&str, &Answer) -> bool) -> Option<Key> {
+    let has = |record: &&Record| match &record.what {
+        What::Endpoint(endpoint) => endpoint.answer.as_ref().is_some_and(|answer| is_such(&endpoint.network, answer)),
+        What::Network(_) => false,
+    };
+    all.iter().find(has).map(Record::key)
 }
 
 /// The path of a container's namespace.
