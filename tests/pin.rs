@@ -329,7 +329,20 @@ fn what_cannot_be_replaced_is_told() {
     let (status, out, said) = pin(Path::new("/dev/fd/0"), &text);
     assert_eq!((status, out.as_str()), (Some(1), ""));
     let way = "`-c -` reads standard input and prints the new text";
-    assert_eq!(said, format!("error: cannot write /dev/fd/0: it is no regular file: {way}\n"));
+    assert_eq!(
+        said,
+        format!("error: cannot write /dev/fd/0: it is no regular file: {way}; nothing has been written\n")
+    );
+    // Of two files the second has a name to which nothing can be added, as that of a file beside it must be.
+    let two = Folder::new("two");
+    let first = two.write("netrec.toml", &text);
+    let long = format!("{}.toml", "z".repeat(250));
+    let second = two.write(&long, "[containers.db]\nnetworks = [\"back\"]\n");
+    let (status, _, said) = pin(&two.0, "");
+    let why = "File name too long (os error 36); nothing has been written";
+    assert_eq!((status, said), (Some(1), format!("error: cannot write {}: {why}\n", second.display())));
+    assert_eq!(fs::read_to_string(&first).unwrap(), text);
+    assert_eq!(two.names(), ["netrec.toml", &long]);
     let wrong = folder.write("wrong.toml", "[containers.web]\nnetworks = [\"back\"]\n");
     let (status, _, said) = pin(&wrong, "");
     assert_eq!(status, Some(3), "{said}");

@@ -106,7 +106,7 @@ fn state(random: &mut Random) -> State {
             let has_address = !random.one_in(4);
             if has_address {
                 let address = Address::lasting();
-                all.push((Key::Address { netns: NETNS, link: home, ip: own }, Object::Address(address)));
+                all.push((Key::address(NETNS, home, own), Object::Address(address)));
             }
             for host in (2..5).filter(|_| !random.one_in(3)).collect::<Vec<u8>>() {
                 let to = if own.is_ipv4() { format!("10.3{n}.{host}.0/24") } else { format!("fd3{n}:{host}::/64") };

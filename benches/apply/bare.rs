@@ -114,7 +114,7 @@ impl Recipe {
                     }));
                     ups.push(set(named(*name).up()));
                 }
-                (Key::Address { netns, link, ip }, _) => {
+                (Key::Address { netns, link, ip, .. }, _) => {
                     let mut message = AddressMessage::default();
                     message.header.family = family(*ip);
                     message.header.prefix_len = ip.prefix();

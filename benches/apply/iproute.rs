@@ -62,7 +62,7 @@ impl Script {
                     }
                     let _ = writeln!(host, "link set dev {name} up");
                 }
-                (Key::Address { netns, link, ip }, _) => {
+                (Key::Address { netns, link, ip, .. }, _) => {
                     let line = format!("addr add {ip} dev {link}\n");
                     *(if netns.is_host() { &mut host } else { inside.entry(netns).or_default() }) += &line;
                 }

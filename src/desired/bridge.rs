@@ -27,7 +27,7 @@ impl Build<'_> {
         }
         let own = self.whole.and_then(|whole| names.hosts.get(whole.here));
         let mut address = |ip, object| {
-            let key = Key::Address { netns: Netns::HOST, link: names.bridge, ip };
+            let key = Key::address(Netns::HOST, names.bridge, ip);
             self.want(key, Object::Address(object), &network.owner);
         };
         if network.is_switched() {

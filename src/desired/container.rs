@@ -94,7 +94,7 @@ impl<'a> Build<'a> {
         for member in self.members().filter(|member| !member.container.shares_host()) {
             let container = member.container;
             if let ContainerNetns::Named(netns) = &container.netns {
-                let object = Object::Netns(NetnsObject { lo_up: true, unbound: false });
+                let object = Object::Netns(NetnsObject { lo_up: true, lo_bare: false, unbound: false });
                 self.want(Key::Netns { netns: netns.clone() }, object, &container.owner);
             }
             for index in 0..container.attachments.len() {
@@ -131,7 +131,7 @@ impl<'a> Build<'a> {
         }
         let mut first = BTreeSet::new();
         for ip in addresses {
-            let key = Key::Address { netns: netns.clone(), link: attachment.interface, ip };
+            let key = Key::address(netns.clone(), attachment.interface, ip);
             if chosen.addresses.iter().any(|address| address.automatic && address.ip == ip) {
                 self.out.chosen.insert(key.clone());
             }

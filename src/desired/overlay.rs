@@ -173,7 +173,7 @@ impl<'a> Build<'a> {
         let vxlan = tunnel.device;
         let carried = |subnet: &&Subnet| tunnel.carries(subnet.net.is_ipv6());
         for gateway in network.subnets.iter().filter(carried).filter_map(|subnet| subnet.gateway) {
-            let key = Key::Address { netns: Netns::HOST, link: vxlan, ip: gateway.into() };
+            let key = Key::address(Netns::HOST, vxlan, gateway.into());
             self.want(key, Object::Address(Address::lasting()), &network.owner);
         }
         let parameter = |family: &str, name: &str| format!("net/{family}/conf/{vxlan}/{name}");

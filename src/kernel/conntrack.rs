@@ -7,6 +7,8 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::panic::resume_unwind;
+use std::thread::{self, JoinHandle};
 
 use ipnetwork::IpNetwork;
 use nix::libc;
@@ -78,19 +80,44 @@ impl FromIterator<IpNetwork> for Local {
     }
 }
 
+/// All flows with what it takes to delete them, which a thread of its own lists: the kernel looks through a table of hundreds
+/// of thousands of places for them, full or not.
+#[derive(Debug)]
+pub(super) struct Listing(JoinHandle<Result<Vec<(Flow, Doomed)>, Trouble>>);
+
+impl Listing {
+    /// Begins to list the flows of the calling thread's network namespace; none where there is no thread to be had.
+    pub(super) fn begin() -> Option<Self> {
+        thread::Builder::new()
+            .name("flows".into())
+            .spawn(|| open()?.map_or(Ok(Vec::new()), |mut s| list(&mut s)))
+            .ok()
+            .map(Self)
+    }
+
+    fn end(self) -> Result<Vec<(Flow, Doomed)>, Trouble> {
+        self.0.join().unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
 /// Forgets the flows that are stale, in the network namespace of the calling thread, and says how many they were. Every
-/// deletion is a write. A kernel without connection tracking, or without a way to ask it, has no flows.
+/// deletion is a write. A kernel without connection tracking, or without a way to ask it, has no flows. What has been listed
+/// already is not listed again, unless it was torn.
 ///
 /// # Errors
 /// When the kernel refuses to list or to delete; an entry that is gone already is none.
-pub(super) fn forget(stale: &dyn Fn(&Flow) -> bool, writes: &mut Writes) -> Result<u64, StepError> {
+pub(super) fn forget(
+    stale: &dyn Fn(&Flow) -> bool,
+    mut listing: Option<Listing>,
+    writes: &mut Writes,
+) -> Result<u64, StepError> {
     let failed = |trouble: Trouble| StepError {
         errno: trouble.errno(),
         message: format!("flush conntrack entries that the change leaves behind: {trouble}"),
     };
     let Some(mut socket) = open().map_err(failed)? else { return Ok(0) };
     let mut flush = Flush { socket: &mut socket, writes, count: 0 };
-    insist(|| flush.run(stale)).map_err(failed)?;
+    insist(|| flush.run(listing.take(), stale)).map_err(failed)?;
     Ok(flush.count)
 }
 
@@ -98,11 +125,8 @@ pub(super) fn forget(stale: &dyn Fn(&Flow) -> bool, writes: &mut Writes) -> Resu
 /// way to ask it, has none.
 pub(super) fn flows() -> Result<Vec<Flow>, Trouble> {
     let Some(mut socket) = open()? else { return Ok(Vec::new()) };
-    insist(|| {
-        let mut flows = Vec::new();
-        each(&mut socket, &mut |flow, _| flows.push(flow))?;
-        Ok(flows)
-    })
+    let listed = insist(|| list(&mut socket))?;
+    Ok(listed.into_iter().map(|(flow, _)| flow).collect())
 }
 
 /// A socket to ask by, where this kernel has a way to ask.
@@ -127,19 +151,18 @@ fn insist<T>(mut run: impl FnMut() -> Result<T, Trouble>) -> Result<T, Trouble> 
 }
 
 /// Lists all entries.
-fn each(socket: &mut Socket, take: &mut dyn FnMut(Flow, Doomed)) -> Result<(), Trouble> {
+fn list(socket: &mut Socket) -> Result<Vec<(Flow, Doomed)>, Trouble> {
+    let mut listed = Vec::new();
     let mut read = |message: Message<'_>| {
-        if message.kind == CT_NEW
-            && let Some((flow, entry)) = parse(message.attributes())
-        {
-            take(flow, entry);
+        if message.kind == CT_NEW {
+            listed.extend(parse(message.attributes()));
         }
     };
     // Of both families.
     match socket.dump((CT_GET, 0), |_| {}, &mut read) {
         // nfnetlink has no such subsystem.
-        Err(trouble) if matches!(trouble.errno(), libc::EINVAL | libc::EOPNOTSUPP) => Ok(()),
-        outcome => outcome,
+        Err(trouble) if matches!(trouble.errno(), libc::EINVAL | libc::EOPNOTSUPP) => Ok(Vec::new()),
+        outcome => outcome.map(|()| listed),
     }
 }
 
@@ -176,13 +199,9 @@ struct Flush<'a> {
 }
 
 impl Flush<'_> {
-    fn run(&mut self, stale: &dyn Fn(&Flow) -> bool) -> Result<(), Trouble> {
-        let mut doomed = Vec::new();
-        each(self.socket, &mut |flow, entry| {
-            if stale(&flow) {
-                doomed.push(entry);
-            }
-        })?;
+    fn run(&mut self, listing: Option<Listing>, stale: &dyn Fn(&Flow) -> bool) -> Result<(), Trouble> {
+        let listed = listing.map_or_else(|| list(self.socket), Listing::end)?;
+        let doomed: Vec<Doomed> = listed.into_iter().filter(|(flow, _)| stale(flow)).map(|(_, entry)| entry).collect();
         self.delete(&doomed)
     }
 

@@ -22,7 +22,8 @@ pub fn disown(device: InterfaceName) -> Result<(), ReadError> {
     let addresses = address::dump(&mut socket).map_err(|e| dump_error("addresses", &Netns::HOST, e))?;
     let routes = route::dump_of(&mut socket, PROTOCOL).map_err(|e| dump_error("routes", &Netns::HOST, e))?;
     let mut requests: Vec<Request> = vec![link::disown(device)];
-    requests.extend(addresses.iter().filter(|a| a.protocol == PROTOCOL).map(|a| address::disown(a.index, a.ip)));
+    requests
+        .extend(addresses.iter().filter(|a| a.protocol == PROTOCOL).map(|a| address::disown(a.index, (a.ip, a.peer))));
     requests.extend(routes.into_iter().filter(|r| r.table == RT_TABLE_MAIN && r.index == Some(index)).map(|raw| {
         let scope = raw.unusual_scope();
         let route::RawRoute { to, table, metric, via, index, onlink, src, kind, .. } = raw;

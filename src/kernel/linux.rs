@@ -43,6 +43,8 @@ pub struct Linux {
     /// What tells what of the picture is another now; without, all of it may be.
     events: Option<Arc<Events>>,
     picture: Picture,
+    /// The flows as they are after the last step.
+    flows: Option<conntrack::Listing>,
     /// The last facts, and what they were asked for.
     facts: Option<(Asked, Facts)>,
 }
@@ -60,6 +62,7 @@ impl Linux {
             unseen: Vec::new(),
             events: None,
             picture: Picture::default(),
+            flows: None,
             facts: None,
         })
     }
@@ -167,7 +170,10 @@ impl Linux {
     /// Moves the calling thread into a namespace, for good: what it becomes by `execve` lives there. One that was searched
     /// for is found as it was. False where there is none.
     pub fn enter(self, netns: &Netns) -> Result<bool, ReadError> {
-        self.namespaces.enter(netns).map_err(|refusal| read_error(&netns::whose(netns), &refusal))
+        self.namespaces.enter(netns).map_err(|refusal| match refusal.errno {
+            libc::EINVAL => ReadError::OtherKind(netns.clone()),
+            _ => read_error(&netns::whose(netns), &refusal),
+        })
     }
 
     /// The device and inode number of the host's namespace, which tell it from all others while it lives.
@@ -339,7 +345,8 @@ impl Backend for Linux {
     }
 
     fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
-        let Self { namespaces, writes, can, picture, .. } = self;
+        let Self { namespaces, writes, can, picture, flows, .. } = self;
+        *flows = None;
         let can = *can.get_or_insert_with(abilities);
         let mut outcomes = Runner { namespaces, writes, can }.run(steps);
         for step in steps {
@@ -358,6 +365,10 @@ impl Backend for Linux {
         outcomes
     }
 
+    fn look_at_flows(&mut self) {
+        self.flows = conntrack::Listing::begin();
+    }
+
     fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError> {
         let local: Local = route::dump_local(self.namespaces.host())
             .map_err(|error| StepError {
@@ -366,7 +377,7 @@ impl Backend for Linux {
             })?
             .into_iter()
             .collect();
-        conntrack::forget(&|flow| stale(flow, &|ip| local.contains(ip)), &mut self.writes)
+        conntrack::forget(&|flow| stale(flow, &|ip| local.contains(ip)), self.flows.take(), &mut self.writes)
     }
 
     fn flows(&mut self) -> Result<Vec<Flow>, ReadError> {

@@ -2,6 +2,7 @@
 //! in `reach`.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -128,7 +129,7 @@ impl Reader<'_> {
                 Ok(Some(space)) => space,
                 Ok(None) => {
                     if netns::left_by_crash(netns) {
-                        let object = Object::Netns(NetnsObject { lo_up: false, unbound: true });
+                        let object = Object::Netns(NetnsObject { lo_up: false, lo_bare: false, unbound: true });
                         self.add(Key::Netns { netns: netns.clone() }, object, None, Standing::Ours);
                     }
                     continue;
@@ -145,7 +146,7 @@ impl Reader<'_> {
             }
             seen.insert(space.id, netns.clone());
             self.add_sysctls(&space)?;
-            self.add_namespace(netns, &space.links);
+            self.add_namespace(&space);
             self.spaces.push(space);
         }
         Ok((seen, second))
@@ -180,7 +181,7 @@ impl Reader<'_> {
         let why = if first.is_host() { "the host's own".to_owned() } else { format!("the same as {first}") };
         self.add(
             Key::Netns { netns: netns.clone() },
-            Object::Netns(NetnsObject { lo_up, unbound: false }),
+            Object::Netns(NetnsObject { lo_up, lo_bare: false, unbound: false }),
             None,
             Standing::Foreign(why),
         );
@@ -188,8 +189,9 @@ impl Reader<'_> {
 
     /// Adds a namespace by the mark on its `lo`: netrec's, or a foreign one of a wanted name. What the file calls otherwise
     /// is somebody else's to make and to remove, also where netrec once made it by a name.
-    fn add_namespace(&mut self, netns: &Netns, links: &[RawLink]) {
-        let Some(lo) = links.iter().find(|l| l.loopback) else { return };
+    fn add_namespace(&mut self, space: &Space) {
+        let netns = &space.netns;
+        let Some(lo) = space.links.iter().find(|l| l.loopback) else { return };
         let mark = namespace_mark(lo);
         let standing = match mark {
             Some(mark) if mark.inode == Some(self.inode) && netns::is_name(netns) => Standing::Ours,
@@ -198,7 +200,8 @@ impl Reader<'_> {
             None => Standing::Foreign("not made by netrec".into()),
         };
         if standing.is_ours() || self.scope.namespaces.contains(netns) {
-            let object = Object::Netns(NetnsObject { lo_up: lo.device.up, unbound: false });
+            let object =
+                Object::Netns(NetnsObject { lo_up: lo.device.up, lo_bare: is_bare(lo, space), unbound: false });
             self.add(Key::Netns { netns: netns.clone() }, object, mark, standing);
         }
     }
@@ -368,7 +371,7 @@ impl Reader<'_> {
         let netns = &space.netns;
         let connected = space.routes.iter().filter(|route| route.is_connected());
         let connected: BTreeSet<(Option<u32>, IpNetwork)> = connected.map(|route| (route.index, route.to)).collect();
-        let has_route = |raw: &RawAddress| connected.contains(&(Some(raw.index), subnet(raw.ip)));
+        let has_route = |raw: &RawAddress| connected.contains(&(Some(raw.index), raw.subnet()));
         for raw in space.addresses.iter().filter(|a| !a.kernel_made) {
             let of_interest = |link: &&RawLink| netns.is_host() || link.is_marked();
             let Some(link) = link::by_index(&space.links, raw.index).filter(of_interest) else { continue };
@@ -382,14 +385,15 @@ impl Reader<'_> {
                     _ => continue,
                 };
             }
-            let key = Key::Address { netns: netns.clone(), link: link.name, ip: raw.ip };
-            let routed = link.device.up && !raw.secondary && !is_single(raw.ip);
+            let key = Key::Address { netns: netns.clone(), link: link.name, ip: raw.ip, peer: raw.peer };
+            let routed = link.device.up && !raw.secondary && !raw.is_single();
             let address = Address {
                 permanent: raw.permanent,
                 no_prefix_route: routed && !has_route(raw),
                 deprecated: raw.deprecated,
                 // On a device of somebody else's the order is theirs.
                 secondary: raw.secondary && link.is_marked(),
+                scope: raw.scope,
             };
             self.add(key, Object::Address(address), link.mark.as_ref(), standing);
         }
@@ -484,14 +488,10 @@ impl Reader<'_> {
     }
 }
 
-/// The subnet that an address is in.
-fn subnet(ip: IpNetwork) -> IpNetwork {
-    IpNetwork::new(ip.network(), ip.prefix()).unwrap_or(ip)
-}
-
-/// Whether an address has no subnet, so that no route comes with it.
-fn is_single(ip: IpNetwork) -> bool {
-    ip.prefix() == if ip.is_ipv4() { 32 } else { 128 }
+/// Whether a namespace's `lo` has lost 127.0.0.1.
+fn is_bare(lo: &RawLink, space: &Space) -> bool {
+    let is_its = |a: &RawAddress| a.index == lo.index && a.ip.ip() == Ipv4Addr::LOCALHOST;
+    lo.device.up && !space.addresses.iter().any(is_its)
 }
 
 /// The value of a parameter that the listing of devices tells along: to open its file takes longer.

@@ -85,6 +85,9 @@ pub trait Backend {
     /// A failed step does not keep the others from being tried; firewall steps succeed or fail together.
     fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>>;
 
+    /// Begins to look at the tracked flows, where [`Self::forget`] is what comes next but for reading: it takes a while.
+    fn look_at_flows(&mut self) {}
+
     /// Ends the tracked flows that are stale after a change which has been carried out. Says how many there were. Doing it
     /// again does no harm.
     fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError>;

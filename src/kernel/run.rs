@@ -13,6 +13,7 @@ use nix::libc;
 
 use super::StepError;
 use super::fault::Writes;
+use super::netlink::address::Ends;
 use super::netlink::change::{self, Abilities, Change, End, Stage};
 use super::netlink::link::{Mark, RawKind, RawLink, Related};
 use super::netlink::neighbour::{self, Place};
@@ -143,8 +144,14 @@ impl Runner<'_> {
         if before.is_none_or(|b| matches!(&b.object, Object::Netns(found) if found.unbound)) {
             return self.namespaces.create(netns, &mark, wanted.lo_up, self.writes);
         }
-        let request = link::mark_lo(GROUP, &mark, Some(wanted.lo_up));
-        self.namespaces.socket(netns)?.batch(vec![request], self.writes).into_iter().collect()
+        let mut requests = vec![link::mark_lo(GROUP, &mark, Some(wanted.lo_up))];
+        let was_bare = before.is_some_and(|b| matches!(&b.object, Object::Netns(found) if found.lo_bare));
+        match (was_bare, wanted.lo_bare) {
+            (true, false) => requests.push(address::add_loopback()),
+            (false, true) => requests.push(address::delete_loopback()),
+            _ => {}
+        }
+        self.namespaces.socket(netns)?.batch(requests, self.writes).into_iter().collect()
     }
 
     fn send_operations(&mut self, steps: &[Step], outcomes: &mut Outcomes) {
@@ -222,7 +229,7 @@ impl Runner<'_> {
         operation: &Operation<'_>,
         answer: Result<(), Refusal>,
     ) -> Result<(), Refusal> {
-        let (Err(refusal), Key::Address { netns, link, ip }, Some(_)) = (&answer, &step.key, &step.after) else {
+        let (Err(refusal), Key::Address { netns, link, ip, .. }, Some(_)) = (&answer, &step.key, &step.after) else {
             return answer;
         };
         if refusal.errno != libc::EACCES || ip.is_ipv4() {
@@ -243,7 +250,7 @@ impl Runner<'_> {
                     Ok(source_of(step).map(|source| give_back_operation(netns, *name, source)).into_iter().collect())
                 }
             },
-            Key::Address { netns, link, ip } => address_operations(netns, *link, *ip, step),
+            Key::Address { netns, link, ip, peer } => address_operations(netns, *link, (*ip, *peer), step),
             Key::Route { netns, .. } => route_operation(netns, step).map(|o| vec![o]),
             Key::Neighbour { netns, link, ip } => neighbour_operation(netns, *link, *ip, step).map(|o| vec![o]),
             Key::Fdb { netns, link, mac } => fdb_operations(netns, *link, *mac, step),
@@ -323,11 +330,11 @@ impl Runner<'_> {
         let has_one = |end: &End| end.device.link_local && end.device.up;
         if before.device.mac != after.device.mac && has_one(before) && has_one(after) {
             let come = operation(Stage::Own, after.device.mac, &[libc::EEXIST][..], address::add_link_local);
-            let gone = operation(Stage::Own, before.device.mac, GONE, address::delete);
+            let gone = operation(Stage::Own, before.device.mac, GONE, address::delete_link_local);
             return come.into_iter().chain(gone).collect();
         }
         if change::gets_ipv6(before, after) && !after.device.link_local {
-            return operation(Stage::Clear, after.device.mac, GONE, address::delete).into_iter().collect();
+            return operation(Stage::Clear, after.device.mac, GONE, address::delete_link_local).into_iter().collect();
         }
         Vec::new()
     }
@@ -561,7 +568,7 @@ fn create_operation<'a>(netns: &'a Netns, name: InterfaceName, wanted: &'a Link)
 fn address_operations<'a>(
     netns: &'a Netns,
     link: InterfaceName,
-    ip: IpNetwork,
+    (ip, peer): Ends,
     step: &'a Step,
 ) -> Result<Vec<Operation<'a>>, Refusal> {
     let operation = |accept, request: Box<dyn Fn(u32) -> Request + 'a>| Operation {
@@ -572,17 +579,23 @@ fn address_operations<'a>(
     };
     let (before, after) = (address_of(step.before.as_ref())?, address_of(step.after.as_ref())?);
     let Some(after) = after else {
-        return Ok(vec![operation(GONE, Box::new(move |index| address::delete(index, ip)))]);
+        return Ok(vec![operation(GONE, Box::new(move |index| address::delete(index, (ip, peer))))]);
     };
     let replace = before.is_some();
-    let mut list = vec![operation(&[], Box::new(move |index| address::add(index, ip, after, replace)))];
+    let mut list = vec![operation(&[], Box::new(move |index| address::add(index, (ip, peer), after, replace)))];
     match before {
         // Of an IPv4 address that is there already the kernel leaves the route as it is.
         Some(before) if ip.is_ipv4() && before.no_prefix_route != after.no_prefix_route => {
             list.push(if after.no_prefix_route {
-                operation(GONE, Box::new(move |index| route::delete(&route::connected(index, ip))))
+                operation(
+                    GONE,
+                    Box::new(move |index| route::delete(&route::connected(index, address::subnet(ip, peer)))),
+                )
             } else {
-                operation(&[libc::EEXIST], Box::new(move |index| route::restore_connected(index, ip)))
+                operation(
+                    &[libc::EEXIST],
+                    Box::new(move |index| route::restore_connected(index, address::subnet(ip, peer), ip.ip())),
+                )
             });
         }
         _ => {}

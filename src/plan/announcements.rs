@@ -53,7 +53,7 @@ pub fn announcements(actions: &[Action], desired: &State) -> Vec<Announcement> {
         }
     }
     let told = |key: &Key, entry: &Entry| match (key, &entry.object) {
-        (Key::Address { netns, link, ip }, _) => {
+        (Key::Address { netns, link, ip, .. }, _) => {
             let end = (netns.clone(), *link);
             let (mac, bridge) = ends.get(&end)?;
             let news = !made.contains(bridge) && (fresh.contains(key) || changed.contains(&end));
@@ -99,7 +99,7 @@ mod tests {
     fn state(bridge: u8, containers: &[(&str, u8, &str)]) -> State {
         let name = |name: &str| Key::Link { netns: Netns::HOST, name: name.parse().unwrap() };
         let address = |netns: &Netns, link: &str, ip: &str| {
-            let key = Key::Address { netns: netns.clone(), link: link.parse().unwrap(), ip: ip.parse().unwrap() };
+            let key = Key::address(netns.clone(), link.parse().unwrap(), ip.parse().unwrap());
             (key, Object::Address(Address::lasting()))
         };
         let mut all = vec![

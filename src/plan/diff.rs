@@ -97,12 +97,12 @@ impl Order {
         let wanted = desired.iter().filter(|(_, entry)| is_first(entry));
         for (subnet, first) in wanted.filter_map(|(key, _)| Some((key.ipv4_subnet()?, key))) {
             let found = subnets.get(&subnet).map_or(&[][..], Vec::as_slice);
-            let Some(leads) = found.iter().find(|found| is_first(found.entry)).filter(|leads| leads.key != first)
-            else {
-                continue;
-            };
+            let out_of_place = |leads: &&&Found<'_>| leads.key != first || yields(desired, leads.key, leads.entry);
+            let Some(leads) = found.iter().find(|found| is_first(found.entry)).filter(out_of_place) else { continue };
             let Key::Address { ip: IpNetwork::V4(ip), .. } = first else { continue };
-            let others = found.iter().filter(|other| other.key != first && desired.get(other.key).is_some());
+            let stays =
+                |other: &Found<'_>| desired.get(other.key).is_some() && !yields(desired, other.key, other.entry);
+            let others = found.iter().filter(|other| other.key != first && stays(other));
             let others: Vec<Key> = others.map(|other| other.key.clone()).collect();
             if desired.get(leads.key).is_none() {
                 order.waiting.extend(others.iter().chain([first]).cloned());
@@ -137,10 +137,10 @@ struct Fate {
     /// Links of the host that lose their neighbours: the kernel drops them all, permanent ones too, when the device's MAC
     /// address or its wish to be asked for one changes (`neigh_changeaddr`).
     flushed: BTreeSet<InterfaceName>,
-    /// Links of the host that lose their last IPv4 address: with it the kernel drops all that they reach by IPv4, permanent
+    /// Links that lose their last IPv4 address for a while: with it the kernel drops all that they reach by IPv4, permanent
     /// neighbours too (`fib_disable_ip`). Of IPv6 it drops nothing.
-    bared: BTreeSet<InterfaceName>,
-    /// Addresses that go before things are made: a link's last of IPv4, and those in the way of routes.
+    bared: BTreeSet<End>,
+    /// Addresses that go before things are made: a link's last of IPv4, and those in the way of routes or of other addresses.
     early: BTreeSet<Key>,
     /// Links that are deleted first, as another one takes what the kernel gives out but once.
     displaced: BTreeSet<Key>,
@@ -230,9 +230,9 @@ impl Fate {
             return None;
         }
         match key {
-            Key::Address { netns, link, ip } => {
+            Key::Address { netns, link, ip, peer } => {
                 let link = *self.renamed.get(&(netns.clone(), *link))?;
-                Some(Key::Address { netns: netns.clone(), link, ip: *ip })
+                Some(Key::Address { netns: netns.clone(), link, ip: *ip, peer: *peer })
             }
             Key::Neighbour { netns, link, ip } => {
                 let link = *self.renamed.get(&(netns.clone(), *link))?;
@@ -275,7 +275,7 @@ impl Fate {
             (Key::Neighbour { netns, link, .. }, _) if netns.is_host() && self.flushed.contains(link) => {
                 Some(Falls::AtOnce("a new MAC address of its link, or another ARP flag, drops it"))
             }
-            _ if behind(key, object).is_some_and(|link| self.bared.contains(&link)) => {
+            _ if behind(key, object).is_some_and(|(netns, link)| self.bares(netns, link)) => {
                 Some(Falls::AtOnce("the last IPv4 address of its link takes it along"))
             }
             (_, Object::Fdb(Fdb { port: Some(port), .. })) if self.lost.contains(&(key.netns().clone(), *port)) => {
@@ -291,6 +291,11 @@ impl Fate {
             }
             _ => None,
         }
+    }
+
+    /// Whether a link loses its last IPv4 address for a while.
+    fn bares(&self, netns: &Netns, link: InterfaceName) -> bool {
+        !self.bared.is_empty() && self.bared.contains(&(netns.clone(), link))
     }
 
     /// Whether an object goes because what it hangs on goes.
@@ -366,36 +371,58 @@ fn overwritten(desired: &State, live: &State) -> BTreeSet<Key> {
     desired.iter().filter(loses).map(|(key, _)| key.clone()).collect()
 }
 
-/// The link of the host that something is reached by over IPv4.
-fn behind(key: &Key, object: &Object) -> Option<InterfaceName> {
+/// A link by its name in a namespace.
+type LinkOf<'a> = (&'a Netns, InterfaceName);
+
+/// The link that something is reached by over IPv4.
+fn behind<'a>(key: &'a Key, object: &Object) -> Option<LinkOf<'a>> {
     match (key, object) {
-        (Key::Neighbour { netns: Netns::HOST, link, ip: IpAddr::V4(_) }, _) => Some(*link),
-        (Key::Route { netns: Netns::HOST, to: IpNetwork::V4(_), .. }, Object::Route(route)) => route.dev,
+        (Key::Neighbour { netns, link, ip: IpAddr::V4(_) }, _) => Some((netns, *link)),
+        (Key::Route { netns, to: IpNetwork::V4(_), .. }, Object::Route(route)) => route.dev.map(|dev| (netns, dev)),
         _ => None,
     }
 }
 
-/// The router of one of the host's routes.
-fn router(key: &Key, object: &Object) -> Option<Ipv4Addr> {
+/// The router of a route.
+fn router<'a>(key: &'a Key, object: &Object) -> Option<(&'a Netns, Ipv4Addr)> {
     match (key, object) {
-        (Key::Route { netns: Netns::HOST, .. }, Object::Route(Route { via: Some(IpAddr::V4(via)), .. })) => Some(*via),
+        (Key::Route { netns, .. }, Object::Route(Route { via: Some(IpAddr::V4(via)), .. })) => Some((netns, *via)),
         _ => None,
     }
 }
 
-/// An IPv4 address of the host, with its link.
-fn of_host(key: &Key) -> Option<(InterfaceName, Ipv4Network)> {
+/// The link of an IPv4 address.
+fn link_of(key: &Key) -> Option<LinkOf<'_>> {
     match key {
-        Key::Address { netns: Netns::HOST, link, ip: IpNetwork::V4(ip) } => Some((*link, *ip)),
+        Key::Address { netns, link, ip: IpNetwork::V4(_), .. } => Some((netns, *link)),
         _ => None,
     }
 }
 
-/// The IPv4 addresses of the host that go before things are made, and the links that are left without any by then.
-fn early(desired: &State, live: &State) -> (BTreeSet<Key>, BTreeSet<InterfaceName>) {
-    let goes = |key: &Key, entry: &Entry| entry.standing.is_ours() && desired.get(key).is_none();
-    let mut going: BTreeMap<InterfaceName, Vec<(&Key, bool)>> = BTreeMap::new();
-    let found = live.into_iter().filter(|(key, _)| of_host(key).is_some()).filter(|(key, entry)| goes(key, entry));
+/// Whether a live IPv4 address goes before others of its subnet come: the kernel refuses those that have another scope, and
+/// the same address once more.
+fn yields(desired: &State, key: &Key, live: &Entry) -> bool {
+    let (Key::Address { ip, .. }, Object::Address(found)) = (key, &live.object) else { return false };
+    let Some((netns, link, subnet)) = key.ipv4_subnet() else { return false };
+    if let Some(wanted) = desired.get(key) {
+        return !forced(&live.object, &wanted.object).is_empty();
+    }
+    let first = Key::address(netns.clone(), link, Ipv4Network::from(Ipv4Addr::UNSPECIFIED).into());
+    let of_link = desired.iter_from(&first).take_while(|(key, _)| link_of(key) == Some((netns, link)));
+    let mut of_subnet = of_link.filter(|(key, _)| key.ipv4_subnet() == Some((netns, link, subnet)));
+    of_subnet.any(|(key, wanted)| {
+        let is_same = matches!(key, Key::Address { ip: other, .. } if other.ip() == ip.ip());
+        is_same || matches!(&wanted.object, Object::Address(wanted) if wanted.scope != found.scope)
+    })
+}
+
+/// The IPv4 addresses that go before things are made, and the links that are left without any by then.
+fn early<'a>(desired: &'a State, live: &'a State) -> (BTreeSet<Key>, BTreeSet<End>) {
+    let goes = |key: &Key, entry: &Entry| {
+        entry.standing.is_ours() && (desired.get(key).is_none() || yields(desired, key, entry))
+    };
+    let mut going: BTreeMap<LinkOf<'a>, Vec<(&Key, bool)>> = BTreeMap::new();
+    let found = live.into_iter().filter(|(key, _)| link_of(key).is_some()).filter(|(key, entry)| goes(key, entry));
     let found: Vec<(&Key, &Entry)> = found.collect();
     if found.is_empty() {
         return Default::default();
@@ -403,24 +430,24 @@ fn early(desired: &State, live: &State) -> (BTreeSet<Key>, BTreeSet<InterfaceNam
     let routers: BTreeSet<_> = desired.into_iter().filter_map(|(key, entry)| router(key, &entry.object)).collect();
     // Where a device does not promote secondary addresses, as one of somebody else's need not, a subnet's first address takes
     // the others along (`inet_del_ifa`), so that it goes before another one comes.
-    let takes_along = |link: InterfaceName, subnet: Ipv4Network| {
-        let device = live.get(&Key::Link { netns: Netns::HOST, name: link }).map(|entry| &entry.object);
+    let takes_along = |subnet: (&Netns, InterfaceName, Ipv4Network)| {
+        let (netns, link, _) = subnet;
+        let device = live.get(&Key::Link { netns: netns.clone(), name: link }).map(|entry| &entry.object);
         let promotes = matches!(device, Some(Object::Link(link)) if link.device.promote_secondaries);
-        let of_subnet = |(on, ip): (InterfaceName, Ipv4Network)| {
-            on == link && (ip.network(), ip.prefix()) == (subnet.network(), subnet.prefix())
-        };
-        !promotes && desired.into_iter().any(|(key, _)| of_host(key).is_some_and(of_subnet) && live.get(key).is_none())
+        let is_of = |key: &Key| key.ipv4_subnet() == Some(subnet);
+        netns.is_host() && !promotes && desired.into_iter().any(|(key, _)| is_of(key) && live.get(key).is_none())
     };
     for (key, entry) in found {
-        let (Some((link, ip)), Object::Address(address)) = (of_host(key), &entry.object) else { continue };
-        let Ok(subnet) = Ipv4Network::new(ip.network(), ip.prefix()) else { continue };
-        let route = Key::route(Netns::HOST, subnet.into());
+        let (Some(subnet), Object::Address(address)) = (key.ipv4_subnet(), &entry.object) else { continue };
+        let (netns, link, network) = subnet;
+        let Key::Address { ip: IpNetwork::V4(ip), .. } = key else { continue };
+        let route = Key::route(netns.clone(), network.into());
         let comes = desired.get(&route).is_some() && live.get(&route).is_none();
-        // In the way of a route: as its router, which the host cannot be itself, or by the kernel's own to its subnet.
-        let blocks = (comes && !address.no_prefix_route) || routers.contains(&ip.ip()) || takes_along(link, subnet);
-        going.entry(link).or_default().push((key, blocks));
+        // In the way of a route: as its router, which a machine cannot be itself, or by the kernel's own to its subnet.
+        let blocks = (comes && !address.no_prefix_route) || routers.contains(&(netns, ip.ip())) || takes_along(subnet);
+        going.entry((netns, link)).or_default().push((key, blocks || yields(desired, key, entry)));
     }
-    let links = |(key, _): (&Key, &Entry)| of_host(key).map(|(link, _)| link);
+    let links = |(key, _): (&'a Key, &Entry)| link_of(key);
     let stay: BTreeSet<_> = live.into_iter().filter(|(key, entry)| !goes(key, entry)).filter_map(links).collect();
     let come: BTreeSet<_> = desired.into_iter().filter_map(links).collect();
     let reaching: BTreeSet<_> = desired.into_iter().filter_map(|(key, entry)| behind(key, &entry.object)).collect();
@@ -429,7 +456,7 @@ fn early(desired: &State, live: &State) -> (BTreeSet<Key>, BTreeSet<InterfaceNam
         let none_left = !stay.contains(&link) && (!come.contains(&link) || addresses.iter().all(|(_, blocks)| *blocks));
         let last_goes = none_left && reaching.contains(&link);
         if last_goes {
-            bared.insert(link);
+            bared.insert((link.0.clone(), link.1));
         }
         keys.extend(addresses.into_iter().filter(|(_, blocks)| last_goes || *blocks).map(|(key, _)| key.clone()));
     }
@@ -469,6 +496,7 @@ fn forced(before: &Object, after: &Object) -> Vec<&'static str> {
             (LinkKind::Plugin { .. }, LinkKind::Plugin { .. }) => vec!["source"],
             _ => vec!["type"],
         },
+        (Object::Address(b), Object::Address(a)) if b.scope != a.scope => vec!["scope"],
         (Object::Network(b), Object::Network(a)) => fixed_of_network(b, a),
         (Object::Endpoint(b), Object::Endpoint(a)) => fixed_of_endpoint(b, a),
         (Object::Qdisc(b), Object::Qdisc(a)) if discriminant(b) != discriminant(a) => vec!["type"],
@@ -726,12 +754,12 @@ pub fn moved_addresses(
 ) -> Vec<Warning> {
     let mut gone: BTreeMap<(End, bool), IpAddr> = BTreeMap::new();
     for action in actions.iter().filter(|a| a.op == Op::Delete && !a.implied) {
-        if let Key::Address { netns, link, ip } = &action.key {
+        if let Key::Address { netns, link, ip, .. } = &action.key {
             gone.insert(((netns.clone(), *link), ip.is_ipv6()), ip.ip());
         }
     }
     let moved = |action: &Action| {
-        let Key::Address { netns, link, ip } = &action.key else { return None };
+        let Key::Address { netns, link, ip, .. } = &action.key else { return None };
         if action.op != Op::Create || !chosen.contains(&action.key) {
             return None;
         }

@@ -123,7 +123,7 @@ fn asks_for_addresses(entry: Option<&Entry>) -> bool {
 /// An IPv6 address on a device, whatever its prefix length.
 fn address(key: &Key) -> Option<(&Netns, InterfaceName, Ipv6Addr)> {
     match key {
-        Key::Address { netns, link, ip: IpNetwork::V6(ip) } => Some((netns, *link, ip.ip())),
+        Key::Address { netns, link, ip: IpNetwork::V6(ip), .. } => Some((netns, *link, ip.ip())),
         _ => None,
     }
 }
@@ -161,7 +161,14 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
         (Key::Netns { .. }, Op::Delete) => emit(Phase::Unname, before, None),
         (Key::Netns { .. }, _) => emit(Phase::Namespaces, before, after),
         (Key::Address { .. }, Op::Delete) => emit(Phase::Detach, before, None),
-        (Key::Address { .. }, op) => address_steps(op, action.early, (before, after), emit),
+        (Key::Address { .. }, op) => {
+            let leaves = match (action.early, action.replace.is_empty()) {
+                (true, _) => Some(Phase::StepBack),
+                (false, false) => Some(Phase::Yield),
+                _ => None,
+            };
+            address_steps(op, leaves, (before, after), emit);
+        }
         (Key::Route { .. }, Op::Delete) => emit(Phase::Unroute, before, None),
         // The route in its place, if it is there, goes by a device that goes, perhaps under another name.
         (Key::Route { .. }, Op::Replace) => emit(Phase::Routes, before.map(without_device), after),
@@ -194,10 +201,11 @@ fn stage(action: &Action, aside: &Aside, emit: &mut impl FnMut(Phase, Option<Ent
     }
 }
 
-/// An address is added where its place in its subnet is, which changes with what comes and goes before it alone.
+/// An address is added where its place in its subnet is, which changes with what comes and goes before it alone. One that is
+/// made anew leaves in some phase, if it does not go by itself.
 fn address_steps(
     op: Op,
-    steps_back: bool,
+    leaves: Option<Phase>,
     (before, mut after): (Option<Entry>, Option<Entry>),
     emit: &mut impl FnMut(Phase, Option<Entry>, Option<Entry>),
 ) {
@@ -206,21 +214,17 @@ fn address_steps(
         _ => None,
     };
     let comes = if secondary(&after) == Some(true) { Phase::Followers } else { Phase::Addresses };
-    match op {
-        Op::Replace if steps_back => {
-            emit(Phase::StepBack, before, None);
-            emit(comes, None, after);
+    if op == Op::Replace {
+        if let Some(phase) = leaves {
+            emit(phase, before, None);
         }
-        Op::Replace => emit(comes, None, after),
-        _ => {
-            if let (Some(place), Some(Object::Address(address))) =
-                (secondary(&before), after.as_mut().map(|e| &mut e.object))
-            {
-                address.secondary = place;
-            }
-            emit(comes, before, after);
-        }
+        emit(comes, None, after);
+        return;
     }
+    if let (Some(place), Some(Object::Address(address))) = (secondary(&before), after.as_mut().map(|e| &mut e.object)) {
+        address.secondary = place;
+    }
+    emit(comes, before, after);
 }
 
 /// What goes in one phase and comes in another.

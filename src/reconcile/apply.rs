@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
+use std::panic::resume_unwind;
+use std::thread;
 
 use crate::kernel::{Backend, ReadError, StepError};
-use crate::plan::flows::Change;
+use crate::plan::flows::{self, Change};
 use crate::plan::{Action, Diff, Op, Phase, announcements, diff, phases};
 use crate::state::{Endpoint, Entry, Key, Kind, Object, PluginNetwork, Qdisc, Scope, State, Step};
 
@@ -159,8 +161,8 @@ fn round(
     progress: Progress<'_>,
 ) -> Result<(), Errors> {
     let mut run = Run { backend, desired: &prepared.desired, scope: &prepared.scope, apart };
-    run.all(&prepared.plan.actions, progress)?;
-    run.forget(&prepared.live)?;
+    let change = run.all(&prepared.plan.actions, &prepared.live, progress)?;
+    run.forget(change)?;
     let news = announcements(&prepared.plan.actions, &prepared.desired);
     if !news.is_empty() {
         run.backend.announce(&news);
@@ -198,8 +200,14 @@ struct Run<'a> {
     apart: &'a mut Apart,
 }
 
-impl Run<'_> {
-    fn all(&mut self, actions: &[Action], progress: Progress<'_>) -> Result<(), Errors> {
+impl<'a> Run<'a> {
+    /// Carries out all steps, reads back what came of it, and says what it means for flows.
+    fn all(
+        &mut self,
+        actions: &[Action],
+        before: &'a State,
+        progress: Progress<'_>,
+    ) -> Result<Option<Change<'a>>, Errors> {
         let phases = phases(actions);
         let total = phases.iter().map(|(_, steps)| steps.len()).sum();
         let mut done = 0;
@@ -225,9 +233,19 @@ impl Run<'_> {
             }
             verified &= phase.removes();
         }
-        self.verify(false)?;
+        let concerned = flows::concern(actions);
+        if concerned {
+            self.backend.look_at_flows();
+        }
+        let desired = self.desired;
+        let change = thread::scope(|scope| {
+            let change = concerned.then(|| scope.spawn(|| Change::between(before, desired)));
+            self.verify(false)?;
+            Ok::<_, Errors>(change.and_then(|change| change.join().unwrap_or_else(|panic| resume_unwind(panic))))
+        })?;
         // What follows cannot be taken back.
-        go_on(done)
+        go_on(done)?;
+        Ok(change)
     }
 
     /// Steps of plugins', one by one. Where one fails, that is no matter of the others'.
@@ -293,8 +311,8 @@ impl Run<'_> {
     /// Ends the flows that the change leaves behind. It cannot be undone and harms nobody before all else has succeeded,
     /// so it comes last. When it fails, so does the apply: the next one would see no difference and leave these flows be,
     /// and a mapping that was taken away would still be used.
-    fn forget(&mut self, before: &State) -> Result<(), Errors> {
-        forget(self.backend, before, self.desired).map_err(|error| vec![(Key::Table, error.message)])
+    fn forget(&mut self, change: Option<Change<'_>>) -> Result<(), Errors> {
+        forget(self.backend, change).map_err(|error| vec![(Key::Table, error.message)])
     }
 }
 
@@ -335,7 +353,7 @@ pub(super) fn restore(backend: &mut dyn Backend, before: &State, scope: &Scope) 
             }
         }
         if let Some(changed) = &left_behind {
-            match forget(backend, changed, &before) {
+            match forget(backend, Change::between(changed, &before)) {
                 Ok(()) => left_behind = None,
                 Err(error) => refused.push(error.message),
             }
@@ -377,8 +395,8 @@ fn restored(entry: &Entry) -> Option<Entry> {
 }
 
 /// Ends the flows that a change which has been made leaves behind. Where none can be concerned, the kernel is not asked.
-fn forget(backend: &mut dyn Backend, before: &State, after: &State) -> Result<(), StepError> {
-    let Some(change) = Change::between(before, after) else { return Ok(()) };
+fn forget(backend: &mut dyn Backend, change: Option<Change<'_>>) -> Result<(), StepError> {
+    let Some(change) = change else { return Ok(()) };
     backend.forget(&|flow, local| change.leaves(flow, local)).map(drop)
 }
 

@@ -174,6 +174,10 @@ impl Backend for Kept<'_> {
         results
     }
 
+    fn look_at_flows(&mut self) {
+        self.inner.look_at_flows();
+    }
+
     fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError> {
         self.inner.forget(stale)
     }

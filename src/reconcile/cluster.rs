@@ -226,7 +226,7 @@ impl Told {
             let whole = cluster.known.network.subnets[usize::from(ipv6)];
             let (Some(whole), Some(piece)) = (whole, own.piece(ipv6)) else { continue };
             let addresses = desired.iter().filter_map(|(key, _)| match key {
-                Key::Address { netns, link, ip } if netns.is_host() && *link == bridge_name(network) => Some(*ip),
+                Key::Address { netns, link, ip, .. } if netns.is_host() && *link == bridge_name(network) => Some(*ip),
                 _ => None,
             });
             // The bridge's own, which is the containers' gateway.

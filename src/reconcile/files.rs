@@ -63,9 +63,31 @@ fn beside(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Puts other bytes in the place of those of a file that is somebody else's: all or none, with the owner and the mode that it has,
-/// and only where it still says what it said. Of a link, what it leads to is replaced.
-pub(super) fn replace(path: &Path, before: &[u8], after: &[u8]) -> io::Result<()> {
+/// Other bytes that are to come in the place of those of a file that is somebody else's. They are written already, under another
+/// name that goes with this.
+#[derive(Debug)]
+pub(super) struct Replacement {
+    new: PathBuf,
+    real: PathBuf,
+}
+
+impl Replacement {
+    /// Puts them there.
+    pub(super) fn take_place(self) -> io::Result<()> {
+        fs::rename(&self.new, &self.real)?;
+        File::open(self.real.parent().unwrap_or(Path::new("/")))?.sync_all()
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        let _ = remove(&self.new);
+    }
+}
+
+/// Writes what is to come in a file's place: all or none, with the owner and the mode that it has, and only where it still says
+/// what it said. Of a link, what it leads to is replaced.
+pub(super) fn replacement(path: &Path, before: &[u8], after: &[u8]) -> io::Result<Replacement> {
     let real = path.canonicalize()?;
     // Whoever may not write it may not replace it.
     let mut old = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&real)?;
@@ -77,17 +99,16 @@ pub(super) fn replace(path: &Path, before: &[u8], after: &[u8]) -> io::Result<()
     }
     let new = beside(&real);
     remove(&new)?;
-    let written = private().write(true).create_new(true).open(&new).and_then(|mut file| {
-        file.write_all(after)?;
-        let is = file.metadata()?;
-        if (is.uid(), is.gid()) != (was.uid(), was.gid()) {
-            fchown(&file, Some(was.uid()), Some(was.gid()))?;
-        }
-        file.set_permissions(Permissions::from_mode(was.mode() & 0o7777))?;
-        file.sync_all()
-    });
-    written.and_then(|()| fs::rename(&new, &real)).inspect_err(|_| drop(fs::remove_file(&new)))?;
-    File::open(real.parent().unwrap_or(Path::new("/")))?.sync_all()
+    let replacement = Replacement { new, real };
+    let mut file = private().write(true).create_new(true).open(&replacement.new)?;
+    file.write_all(after)?;
+    let is = file.metadata()?;
+    if (is.uid(), is.gid()) != (was.uid(), was.gid()) {
+        fchown(&file, Some(was.uid()), Some(was.gid()))?;
+    }
+    file.set_permissions(Permissions::from_mode(was.mode() & 0o7777))?;
+    file.sync_all()?;
+    Ok(replacement)
 }
 
 /// A file's bytes; none where there is no such file.

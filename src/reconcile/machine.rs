@@ -133,6 +133,10 @@ impl Backend for Machine {
         steps.iter().map(|step| self.remote.run(step, &mut self.linux)).collect()
     }
 
+    fn look_at_flows(&mut self) {
+        self.linux.look_at_flows();
+    }
+
     fn forget(&mut self, stale: Stale<'_>) -> Result<u64, StepError> {
         self.linux.forget(stale)
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::files;
+use super::files::{self, Replacement};
 use super::input::{InputError, read_placed};
 use crate::config::{self, Addresses, Attachment, Config, Invalid, Source, Sources, with_addresses};
 use crate::desired::{Chosen, DesiredError, filled_in};
@@ -29,13 +29,23 @@ pub enum PinError {
         pins: Vec<Pin>,
     },
     /// The file could not be replaced.
-    #[error("cannot write {file}: {error}")]
+    #[error("cannot write {file}: {error}{}", so_far(.done))]
     Write {
         /// The name of the file.
         file: String,
         /// The system's reason.
         error: io::Error,
+        /// The files that had been replaced by then.
+        done: Vec<String>,
     },
+}
+
+fn so_far(done: &[String]) -> String {
+    if done.is_empty() {
+        "; nothing has been written".to_owned()
+    } else {
+        format!("; written already: {}", done.join(", "))
+    }
 }
 
 fn lines(pins: &[Pin]) -> String {
@@ -73,24 +83,31 @@ pub struct Pinned {
     pub stdin: Option<String>,
 }
 
-/// Writes the chosen addresses into the files that the paths name, each into the one that its container stands in. No file is written
-/// before the new text of each is known to want the same as before.
+/// Writes the chosen addresses into the files that the paths name, each into the one that its container stands in. No file is replaced
+/// before the new text of each is known to want the same as before, and is written beside it.
 pub fn pin(paths: &[PathBuf]) -> Result<Pinned, PinError> {
     let (sources, places) = read_placed(paths)?;
     let config = config::parse(sources)?;
     let chosen = Chosen::new(&config)?;
     let pins = open(&config, &chosen);
     let texts = texts(&config, &pins)?;
-    let mut stdin = None;
+    let (mut stdin, mut written) = (None, Vec::new());
     for ((source, path), text) in config.sources.0.iter().zip(places).zip(texts) {
         let Some(path) = path else {
             stdin = Some(text);
             continue;
         };
         if text != source.text {
-            replace(&path, &source.text, &text)
-                .map_err(|error| PinError::Write { file: source.name.clone(), error })?;
+            let failed = |error| PinError::Write { file: source.name.clone(), error, done: Vec::new() };
+            written.push((&source.name, replacement(&path, &source.text, &text).map_err(failed)?));
         }
+    }
+    let mut done = Vec::new();
+    for (name, replacement) in written {
+        if let Err(error) = replacement.take_place() {
+            return Err(PinError::Write { file: name.clone(), error, done });
+        }
+        done.push(name.clone());
     }
     let of_cluster = |a: &Attachment| config.cluster.as_ref().is_some_and(|cluster| cluster.network == a.network);
     let leased = config.containers.iter().flat_map(|c| &c.attachments).any(|a| of_cluster(a) && a.addresses.is_empty());
@@ -98,12 +115,12 @@ pub fn pin(paths: &[PathBuf]) -> Result<Pinned, PinError> {
     Ok(Pinned { files: config.sources.names(), pins, leased, stdin })
 }
 
-fn replace(path: &Path, before: &str, after: &str) -> io::Result<()> {
+fn replacement(path: &Path, before: &str, after: &str) -> io::Result<Replacement> {
     if !fs::metadata(path)?.is_file() {
         let way = "`-c -` reads standard input and prints the new text";
         return Err(io::Error::other(format!("it is no regular file: {way}")));
     }
-    files::replace(path, before.as_bytes(), after.as_bytes())
+    files::replacement(path, before.as_bytes(), after.as_bytes())
 }
 
 /// What a file leaves open: the source that it stands in, what is to be said of it, and what is to be written.
@@ -169,10 +186,12 @@ mod tests {
     fn a_file_that_changed_meanwhile_is_left_alone() {
         let path = std::env::temp_dir().join(format!("netrec-pin-race-{}", std::process::id()));
         fs::write(&path, "of somebody else").unwrap();
-        let error = replace(&path, "as it was", "as it is to be").unwrap_err();
+        let error = replacement(&path, "as it was", "as it is to be").unwrap_err();
         assert_eq!(error.to_string(), "it has changed since it was read: try again");
         assert_eq!(fs::read_to_string(&path).unwrap(), "of somebody else");
-        replace(&path, "of somebody else", "as it is to be").unwrap();
+        let replacement = replacement(&path, "of somebody else", "as it is to be").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "of somebody else");
+        replacement.take_place().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "as it is to be");
         fs::remove_file(&path).unwrap();
     }

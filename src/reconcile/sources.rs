@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::PrepareError;
+use super::{PrepareError, placed};
 use crate::config::{Config, ContainerNetns, closest};
 use crate::kernel::{Backend, Linux};
 use crate::plan::Action;
@@ -43,7 +43,7 @@ pub fn enter(mut kernel: Linux, config: &Config, host: Option<&str>, name: &str)
             return Err(PrepareError::Host(format!("container `{name}` lives in {source}, {why}")));
         }
     }
-    if kernel.enter(netns)? {
+    if kernel.enter(netns).map_err(|error| placed(error, config))? {
         return Ok(());
     }
     let hint = if matches!(container.netns, ContainerNetns::Named(_)) { ": `netrec apply` makes it" } else { "" };

@@ -143,6 +143,11 @@ impl State {
     pub fn iter(&self) -> btree_map::Iter<'_, Key, Entry> {
         self.entries.iter()
     }
+
+    /// The entries from a key on, in the order of keys.
+    pub fn iter_from(&self, key: &Key) -> btree_map::Range<'_, Key, Entry> {
+        self.entries.range(key..)
+    }
 }
 
 impl<'a> IntoIterator for &'a State {

@@ -122,6 +122,10 @@ pub enum Key {
         link: InterfaceName,
         /// Address and prefix length (host bits kept).
         ip: IpNetwork,
+        /// The other end's address, where the subnet is that one's (`IFA_ADDRESS` beside `IFA_LOCAL`). A device may have the same
+        /// IPv4 address several times with different ones.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<IpAddr>,
     },
     /// A route.
     Route {
@@ -207,6 +211,11 @@ pub enum Key {
 }
 
 impl Key {
+    /// An address in the subnet that its prefix length says.
+    pub fn address(netns: Netns, link: InterfaceName, ip: IpNetwork) -> Self {
+        Self::Address { netns, link, ip, peer: None }
+    }
+
     /// A route of the main table with the metric that the kernel gives a family's routes.
     pub fn route(netns: Netns, to: IpNetwork) -> Self {
         Self::Route { netns, table: RT_TABLE_MAIN, to, metric: usual_metric(to) }
@@ -243,8 +252,10 @@ impl Key {
     /// The subnet of an IPv4 address on a device, of whose addresses there the kernel sends from the first.
     pub fn ipv4_subnet(&self) -> Option<(&Netns, InterfaceName, Ipv4Network)> {
         match self {
-            Self::Address { netns, link, ip: IpNetwork::V4(ip) } => {
-                Some((netns, *link, Ipv4Network::new(ip.network(), ip.prefix()).ok()?))
+            Self::Address { netns, link, ip: IpNetwork::V4(ip), peer } => {
+                let of = if let Some(IpAddr::V4(peer)) = peer { *peer } else { ip.ip() };
+                let subnet = Ipv4Network::new(of, ip.prefix()).ok()?;
+                Some((netns, *link, Ipv4Network::new(subnet.network(), ip.prefix()).ok()?))
             }
             _ => None,
         }
@@ -269,6 +280,7 @@ impl Key {
         match self {
             Self::Netns { netns } => netns.to_string(),
             Self::Link { name, .. } => name.to_string(),
+            Self::Address { link, ip, peer: Some(peer), .. } => format!("{ip} peer {peer} dev {link}"),
             Self::Address { link, ip, .. } => format!("{ip} dev {link}"),
             Self::Route { table, to, metric, .. } => {
                 let mut text = if to.prefix() == 0 {
@@ -383,6 +395,10 @@ pub enum Object {
 pub struct NetnsObject {
     /// Whether its `lo` is up.
     pub lo_up: bool,
+    /// Whether its `lo` has lost 127.0.0.1, which the kernel gives it when it goes up for the first time. (::1 is lost and comes
+    /// back with each time.)
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lo_bare: bool,
     /// Whether a crash left only the empty file for its name, with no namespace behind it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unbound: bool,
@@ -684,12 +700,16 @@ pub struct Address {
     /// sent from; the kernel goes by the order in which they were added. Said of netrec's own devices alone.
     #[serde(default)]
     pub secondary: bool,
+    /// Its scope (`ifa_scope`), where it is another than `universe` (0): where it may be a source address. Of IPv6 the
+    /// address itself says it.
+    #[serde(default)]
+    pub scope: Option<u8>,
 }
 
 impl Address {
     /// One that stays until removed, with the route to its subnet.
     pub fn lasting() -> Self {
-        Self { permanent: true, no_prefix_route: false, deprecated: false, secondary: false }
+        Self { permanent: true, no_prefix_route: false, deprecated: false, secondary: false, scope: None }
     }
 }
 

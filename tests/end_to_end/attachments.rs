@@ -593,3 +593,82 @@ fn a_container_speaks_from_the_first_address_of_a_subnet() {
         }
     });
 }
+
+/// Addresses that are changed by hand in what cannot change in place: with which scope, and with which other end.
+#[test]
+fn addresses_with_another_scope_or_another_end_are_put_back() {
+    lab::in_lab(|lab| {
+        let file = "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd00:20::/64']\n\
+             [containers.web.networks.front]\naddress = ['10.20.0.50', '10.20.0.10', 'fd00:20::50']\n\
+             [containers.db.networks.front]\naddress = '10.20.0.60'\n";
+        lab.host.apply(file);
+        let before = lab.at_rest();
+        let _host = lab.host.listen_tcp("host", "[::]:99");
+        let web = lab.container("web");
+        let db = lab.container("db");
+        let mended = |what: &str, actions: &str| {
+            // And what was there comes back where it is taken back.
+            let odd = lab.at_rest();
+            let path = lab.host.write("same.toml", file);
+            assert_eq!(lab.host.netrec(&["-c", &path, "apply", "-y", "--confirm", "1h"]).status, 0, "{what}");
+            let back = lab.host.netrec(&["rollback"]);
+            assert_eq!(back.status, 0, "{what}: {}", back.stderr);
+            assert_eq!(odd.diff(&lab.at_rest()), "", "{what}: taken back");
+            becomes(lab, what, file, actions);
+            assert_eq!(before.diff(&lab.at_rest()), "", "{what}");
+            lab.expect(
+                "web tcp 10.20.0.1:99 -> host sees 10.20.0.50\nweb tcp [fd00:20::1]:99 -> host sees fd00:20::50",
+            );
+            lab.expect("db tcp 10.20.0.1:99 -> host sees 10.20.0.60");
+        };
+        db.sh("ip -4 addr flush dev eth0; ip addr add 10.20.0.60/24 dev eth0 scope link");
+        mended(
+            "the only address of a device, with another scope",
+            "replace address 10.20.0.60/24 dev eth0 in db
+            create route default in db",
+        );
+        db.sh("ip addr add 10.99.0.1/24 dev eth0; ip addr del 10.20.0.60/24 dev eth0
+             ip addr add 10.20.0.60/24 dev eth0 scope link; ip addr del 10.99.0.1/24 dev eth0");
+        mended(
+            "the same, with the route that goes along",
+            "replace address 10.20.0.60/24 dev eth0 in db
+            replace route default in db",
+        );
+        web.sh("ip -4 addr flush dev eth0; for n in 50 10; do ip addr add 10.20.0.$n/24 dev eth0 scope link; done");
+        mended(
+            "all of a subnet, with another scope",
+            "replace address 10.20.0.10/24 dev eth0 in web
+            replace address 10.20.0.50/24 dev eth0 in web
+            create route default in web",
+        );
+        web.sh("ip -4 addr flush dev eth0; for n in 70 10; do ip addr add 10.20.0.$n/24 dev eth0 scope host; done");
+        mended(
+            "one that nobody wants, and another scope",
+            "replace address 10.20.0.10/24 dev eth0 in web
+            create address 10.20.0.50/24 dev eth0 in web
+            delete address 10.20.0.70/24 dev eth0 in web
+            create route default in web",
+        );
+        web.sh("ip -4 addr flush dev eth0; ip addr add 10.20.0.50/24 peer 10.20.0.10/24 dev eth0");
+        mended(
+            "another end in the subnet",
+            "create address 10.20.0.10/24 dev eth0 in web
+            create address 10.20.0.50/24 dev eth0 in web
+            delete address 10.20.0.50/24 peer 10.20.0.10 dev eth0 in web
+            create route default in web",
+        );
+        web.sh("ip addr add 10.20.0.50/24 peer 10.99.0.1/24 dev eth0");
+        mended("one more with another end", "delete address 10.20.0.50/24 peer 10.99.0.1 dev eth0 in web");
+        web.sh("ip addr del fd00:20::50/64 dev eth0; ip addr add fd00:20::50 peer fd00:20::51/64 dev eth0 nodad");
+        mended(
+            "another end by IPv6",
+            "create address fd00:20::50/64 dev eth0 in web
+            delete address fd00:20::50/64 peer fd00:20::51 dev eth0 in web",
+        );
+        lab.host.sh("b=$(ip -br link show type bridge | cut -d' ' -f1); ip addr del 10.20.0.1/24 dev $b
+             ip addr add 10.20.0.1/24 dev $b scope link");
+        mended("a gateway, with another scope", "replace address 10.20.0.1/24 dev nr-front");
+        web.sh("ip addr del 127.0.0.1/8 dev lo");
+        mended("the loopback address", "update netns web");
+    });
+}

@@ -18,15 +18,10 @@ networks.other = {}
 ports = ["8080:81"]
 "#;
 
-fn at_rest(lab: &Lab) -> Snapshot {
-    drop(lab.host.settle());
-    Snapshot::of_machine(&lab.host)
-}
-
 /// Applies the file before, and then the one after for so long. Yields the state before.
 fn try_for(lab: &Lab, time: &str) -> Snapshot {
     lab.host.apply(SHOP);
-    let before = at_rest(lab);
+    let before = lab.at_rest();
     let file = lab.host.write("after.toml", AFTER);
     let applied = lab.host.netrec(&["-c", &file, "apply", "-y", "--confirm", time]);
     assert_eq!(applied.status, 0, "{}", applied.stderr);
@@ -47,7 +42,7 @@ fn no_guard(lab: &Lab) {
 fn is_back(lab: &Lab, before: &Snapshot) {
     until("what there was before is back", || lab.host.try_netrec(SHOP, &["plan", "--detailed-exitcode"]).status == 0);
     no_guard(lab);
-    assert_eq!(before.diff(&at_rest(lab)), "");
+    assert_eq!(before.diff(&lab.at_rest()), "");
     let plan = lab.host.try_netrec(SHOP, &["plan"]);
     assert_eq!(plan.stderr, "/run/lab/after.toml was not confirmed, and was taken back\n");
     let late = lab.host.netrec(&["confirm"]);
@@ -70,12 +65,12 @@ fn what_nobody_confirms_is_taken_back() {
 fn what_is_confirmed_stays() {
     lab::in_lab(|lab| {
         try_for(lab, "1h");
-        let after = at_rest(lab);
+        let after = lab.at_rest();
         let confirmed = lab.host.netrec(&["confirm"]);
         let told = "/run/lab/after.toml is confirmed: it stays.\n";
         assert_eq!((confirmed.status, confirmed.stderr.as_str()), (0, told));
         no_guard(lab);
-        assert_eq!(after.diff(&at_rest(lab)), "");
+        assert_eq!(after.diff(&lab.at_rest()), "");
         assert_eq!(lab.host.sh("cat /var/lib/netrec/confirmed.toml"), AFTER);
         assert_eq!(lab.host.sh("stat -c %a /var/lib/netrec/confirmed.toml"), "600\n");
         // From then on whatever somebody applies for good is the last confirmed one.
@@ -93,7 +88,7 @@ fn what_is_confirmed_stays() {
 fn while_one_waits_no_other_is_applied() {
     lab::in_lab(|lab| {
         let before = try_for(lab, "1h");
-        let after = at_rest(lab);
+        let after = lab.at_rest();
         for command in [vec!["apply", "-y"], vec!["apply", "-y", "--confirm", "5s"], vec!["destroy", "-y"]] {
             let refused = lab.host.try_netrec(SHOP, &command);
             assert_eq!((refused.status, refused.stdout.as_str()), (1, ""), "{command:?}");
@@ -103,7 +98,7 @@ fn while_one_waits_no_other_is_applied() {
             assert!((3500..=3600).contains(&seconds.parse().unwrap_or(0)), "{seconds}");
             assert_eq!(rest, ": `netrec confirm` keeps it, `netrec rollback` takes it back\n");
         }
-        assert_eq!(after.diff(&at_rest(lab)), "");
+        assert_eq!(after.diff(&lab.at_rest()), "");
         let back = lab.host.netrec(&["rollback"]);
         let told = "/run/lab/after.toml is taken back: the host is as it was before.\n";
         assert_eq!((back.status, back.stderr.as_str()), (0, told));
@@ -115,7 +110,7 @@ fn while_one_waits_no_other_is_applied() {
 fn a_guard_outlives_the_terminal() {
     lab::in_lab(|lab| {
         lab.host.apply(SHOP);
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         let file = lab.host.write("after.toml", AFTER);
         // `script` gives it a terminal of its own, and takes it away with all that is on it.
         let line = format!("{NETREC} -c {file} apply -y --confirm 2s; kill -HUP -$$");
@@ -129,7 +124,7 @@ fn a_guard_outlives_the_terminal() {
 fn a_guard_outlives_its_netrec() {
     lab::in_lab(|lab| {
         lab.host.apply(SHOP);
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         let file = lab.host.write("after.toml", AFTER);
         let fault = [("NETREC_FAULT", "die:20")];
         let died = lab.host.netrec_with_env(&fault, &["-c", &file, "apply", "-y", "--confirm", "2s"]);
@@ -143,7 +138,7 @@ fn a_guard_outlives_its_netrec() {
 fn a_guard_does_not_mind_the_clock() {
     lab::in_lab(|lab| {
         lab.host.apply(SHOP);
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         let file = lab.host.write("after.toml", AFTER);
         let clock = lab.host.write("clock", "+0d\n");
         let env = [
@@ -172,14 +167,14 @@ fn a_guard_does_not_mind_the_clock() {
 fn what_is_confirmed_stays_also_where_no_copy_can_be_kept() {
     lab::in_lab(|lab| {
         try_for(lab, "1h");
-        let after = at_rest(lab);
+        let after = lab.at_rest();
         lab.host.sh("mkdir /var/lib/netrec/confirmed.toml");
         let confirmed = lab.host.netrec(&["confirm"]);
         let told = "error: /run/lab/after.toml is confirmed and stays, but could not be kept as the last confirmed \
                     configuration: /var/lib/netrec/confirmed.toml: Is a directory (os error 21)\n";
         assert_eq!((confirmed.status, confirmed.stderr.as_str()), (1, told));
         no_guard(lab);
-        assert_eq!(after.diff(&at_rest(lab)), "");
+        assert_eq!(after.diff(&lab.at_rest()), "");
     });
 }
 
@@ -187,14 +182,14 @@ fn what_is_confirmed_stays_also_where_no_copy_can_be_kept() {
 fn nothing_is_done_where_a_boot_would_not_know_of_it() {
     lab::in_lab(|lab| {
         lab.host.apply(SHOP);
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         lab.host.sh("echo > /var/lib/netrec");
         let file = lab.host.write("after.toml", AFTER);
         let refused = lab.host.netrec(&["-c", &file, "apply", "-y", "--confirm", "1h"]);
         let told = "error: /var/lib/netrec/held.json: File exists (os error 17)\n";
         assert_eq!((refused.status, refused.stderr.as_str()), (1, told));
         no_guard(lab);
-        assert_eq!(before.diff(&at_rest(lab)), "");
+        assert_eq!(before.diff(&lab.at_rest()), "");
     });
 }
 
@@ -202,7 +197,7 @@ fn nothing_is_done_where_a_boot_would_not_know_of_it() {
 fn half_a_change_is_not_confirmed() {
     lab::in_lab(|lab| {
         lab.host.apply(SHOP);
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         let file = lab.host.write("after.toml", AFTER);
         let fault = [("NETREC_FAULT", "die:20")];
         let died = lab.host.netrec_with_env(&fault, &["-c", &file, "apply", "-y", "--confirm", "1h"]);
@@ -245,13 +240,13 @@ fn where_the_guard_was_killed_the_next_command_says_so() {
 fn a_change_that_fails_needs_no_guard() {
     lab::in_lab(|lab| {
         lab.host.apply(SHOP);
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         let file = lab.host.write("after.toml", AFTER);
         let fault = [("NETREC_FAULT", "fail:20:EPERM")];
         let failed = lab.host.netrec_with_env(&fault, &["-c", &file, "apply", "-y", "--confirm", "1h"]);
         assert_eq!(failed.status, 4, "{}", failed.stderr);
         no_guard(lab);
-        assert_eq!(before.diff(&at_rest(lab)), "");
+        assert_eq!(before.diff(&lab.at_rest()), "");
         assert_eq!(lab.host.try_netrec(SHOP, &["apply", "-y"]).stderr, "");
         // Nor does one that changes nothing.
         let nothing = lab.host.try_netrec(SHOP, &["apply", "-y", "--confirm", "1h"]);
@@ -397,13 +392,13 @@ fn an_order_of_addresses_is_taken_back_where_secondary_ones_are_not_promoted() {
         for after in ["'10.20.0.6', '10.20.0.5'", "'10.20.0.6'"] {
             lab.host.apply(&file("'10.20.0.5', '10.20.0.6'"));
             lab.container("web").set_sysctl("net/ipv4/conf/eth0/promote_secondaries", "0");
-            let before = at_rest(lab);
+            let before = lab.at_rest();
             let path = lab.host.write("after.toml", &file(after));
             assert_eq!(lab.host.netrec(&["-c", &path, "apply", "-y", "--confirm", "1h"]).status, 0);
             lab.expect("web ping 10.20.0.1 -> answer");
             let back = lab.host.netrec(&["rollback"]);
             assert_eq!(back.status, 0, "{}", back.stderr);
-            assert_eq!(before.diff(&at_rest(lab)), "", "{after}");
+            assert_eq!(before.diff(&lab.at_rest()), "", "{after}");
             no_guard(lab);
         }
     });

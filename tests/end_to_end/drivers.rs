@@ -163,11 +163,6 @@ fn lines(text: &str) -> Vec<String> {
     text.lines().map(|line| line.trim().to_owned()).collect()
 }
 
-fn at_rest(lab: &Lab) -> Snapshot {
-    drop(lab.host.settle());
-    Snapshot::of_machine(&lab.host)
-}
-
 /// Waits until the host is as it was; link states follow a little later.
 fn is_again(what: &str, lab: &Lab, before: &Snapshot) {
     let mut left = String::new();
@@ -190,7 +185,7 @@ fn every_damage_to_a_macvlan_is_shown_and_mended() {
                     let mends = |damage: &'static str, actions: &'static str| {
                         let lab = Lab::new();
                         lab.host.apply(LAN);
-                        let before = at_rest(&lab);
+                        let before = lab.at_rest();
                         lab.host.sh(damage);
                         assert_same(damage, &lines(actions), &lab.host.plan(LAN).actions());
                         lab.host.apply(LAN);
@@ -329,7 +324,7 @@ fn every_change_of_a_key_is_made_and_taken_back() {
                         assert!(LAN.contains(old), "{old}");
                         let changed = LAN.replace(old, new);
                         lab.host.apply(LAN);
-                        let before = at_rest(&lab);
+                        let before = lab.at_rest();
                         let plan = lab.host.plan(&changed).actions();
                         if actions != LONG {
                             assert_same(new, &lines(&actions.replace("VE-BOTH", &veth("front", "both"))), &plan);
@@ -386,7 +381,7 @@ fn destroy_finds_macvlans_in_every_namespace_that_has_a_name() {
     lab::in_lab(|lab| {
         // One that netrec did not make, and that no file names any more.
         lab.host.sh("ip netns add theirs; ip -n theirs link set lo up");
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         let file = "[networks.lan]\ndriver = \"macvlan\"\nparent = \"uplink\"\nsubnet = \"10.40.0.0/24\"\n\
             [containers.one]\nnetns = \"/run/netns/theirs\"\nnetworks = [\"lan\"]\n[containers.two]\nnetworks = [\"lan\"]\n";
         lab.host.apply(file);
@@ -407,7 +402,7 @@ fn destroy_finds_macvlans_in_every_namespace_that_has_a_name() {
 #[test]
 fn a_driver_that_the_kernel_lacks_is_named() {
     lab::in_lab(|lab| {
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         let file = |driver: &str, parent: &str| {
             format!(
                 "[networks.lan]\ndriver = \"{driver}\"\nparent = \"{parent}\"\nsubnet = \"10.40.0.0/24\"\n\
@@ -483,7 +478,7 @@ fn parents_that_will_not_do_are_refused() {
 fn an_mtu_may_be_too_small_for_ipv6() {
     lab::in_lab(|lab| {
         lab.host.set_sysctl("net/ipv4/ip_forward", "1");
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         let file = |mtu: u32| {
             format!(
                 "[networks.front]\nmtu = {mtu}\nsubnet = '10.20.0.0/24'\n\
@@ -511,7 +506,7 @@ fn what_is_in_a_covered_namespace_is_found() {
         lab.host.sh(
             "mkdir /run/theirs; touch /run/theirs/app; unshare --net mount --bind /proc/self/ns/net /run/theirs/app",
         );
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         let file = "[networks.lan]\ndriver = 'macvlan'\nparent = 'uplink'\nsubnet = '10.40.0.0/24'\n\
                     [containers.one]\nnetns = '/run/theirs/app'\nnetworks = ['lan']\n";
         lab.host.apply(file);

@@ -3,7 +3,7 @@
 
 use std::thread;
 
-use crate::lab::{self, Lab, Snapshot};
+use crate::lab::{self, Lab};
 
 const AS_BEFORE: &str = "what had been done was taken back: the host is as it was before\n";
 
@@ -29,11 +29,6 @@ fn theirs_goes(lab: &Lab) {
     lab.host.sh("umount -l /run/theirs/app; rm /run/theirs/app");
 }
 
-fn at_rest(lab: &Lab) -> Snapshot {
-    drop(lab.host.settle());
-    Snapshot::of_machine(&lab.host)
-}
-
 #[test]
 fn a_namespace_that_vanishes_before_an_apply_or_after_one_is_named() {
     lab::in_lab(|lab| {
@@ -41,28 +36,28 @@ fn a_namespace_that_vanishes_before_an_apply_or_after_one_is_named() {
         let gone = "container `app` (FILE:3) is to live in /run/theirs/app, where there is no network namespace: start what \
                     makes it first\n";
         let refused = || {
-            let before = at_rest(lab);
+            let before = lab.at_rest();
             let file = lab.host.write("netrec.toml", FILE);
             let output = lab.host.netrec(&["-c", &file, "apply", "-y"]);
             assert_eq!((output.status, output.stderr), (1, format!("error: {}", gone.replace("FILE", &file))));
-            assert_eq!(before.diff(&at_rest(lab)), "");
+            assert_eq!(before.diff(&lab.at_rest()), "");
         };
         theirs_goes(lab);
         refused();
         theirs_comes(lab);
-        let bare = at_rest(lab);
+        let bare = lab.at_rest();
         lab.host.apply(FILE);
-        let whole = at_rest(lab);
+        let whole = lab.at_rest();
         theirs_goes(lab);
         refused();
         // It comes back, empty, and gets its network again.
         theirs_comes(lab);
         lab.host.apply(FILE);
-        assert_eq!(whole.diff(&at_rest(lab)), "");
+        assert_eq!(whole.diff(&lab.at_rest()), "");
         // Nothing is needed of it to be rid of the rest.
         theirs_goes(lab);
         lab.host.destroy(FILE);
-        assert_eq!(bare.diff(&at_rest(lab)), "");
+        assert_eq!(bare.diff(&lab.at_rest()), "");
     });
 }
 
@@ -74,7 +69,7 @@ fn a_namespace_that_vanishes_during_an_apply_has_all_taken_back() {
         prepare(lab);
         lab.host.apply(FILE);
         lab.host.destroy(FILE);
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         let writes = lab.host.apply(FILE).json["writes"].as_u64().expect("writes");
         let writes = usize::try_from(writes).expect("a small number");
         lab.host.destroy(FILE);
@@ -94,7 +89,7 @@ fn a_namespace_that_vanishes_during_an_apply_has_all_taken_back() {
             let output = netrec.end();
             let said = if at == 1 { never } else { gone };
             assert_eq!((output.status, output.stderr), (4, format!("{said}{AS_BEFORE}")), "write {at} of {writes}");
-            assert_eq!(before.diff(&at_rest(lab)), "", "write {at} of {writes}");
+            assert_eq!(before.diff(&lab.at_rest()), "", "write {at} of {writes}");
             theirs_comes(lab);
         }
     });
@@ -109,7 +104,7 @@ fn small(lab: &Lab, folder: &str, options: &str) {
 fn a_run_without_room_is_enough_or_named_and_nothing_is_left() {
     lab::in_lab(|lab| {
         prepare(lab);
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         let file = lab.host.write("netrec.toml", FILE);
         let apply = || lab.host.netrec(&["-c", &file, "apply", "-y"]);
         // No block left, but inodes: names are empty files, and the lock's text is no part of it.
@@ -121,7 +116,7 @@ fn a_run_without_room_is_enough_or_named_and_nothing_is_left() {
         assert_eq!(lab.host.plan(FILE).actions(), [""; 0]);
         lab.host.destroy(FILE);
         lab.host.sh("umount /run/netrec; umount -l /run/netns; rmdir /run/netrec /run/netns");
-        assert_eq!(before.diff(&at_rest(lab)), "");
+        assert_eq!(before.diff(&lab.at_rest()), "");
 
         // No inode left for a name: one root, one file.
         small(lab, "/run/netns", "nr_inodes=2");
@@ -132,7 +127,7 @@ fn a_run_without_room_is_enough_or_named_and_nothing_is_left() {
             (4, format!("error: create netns web: No space left on device\n{AS_BEFORE}"))
         );
         lab.host.sh("umount -l /run/netns; rmdir /run/netns");
-        assert_eq!(before.diff(&at_rest(lab)), "");
+        assert_eq!(before.diff(&lab.at_rest()), "");
 
         // Nor for the lock.
         lab.host.sh("rm -r /run/netrec");
@@ -144,7 +139,7 @@ fn a_run_without_room_is_enough_or_named_and_nothing_is_left() {
             format!("error: cannot lock /run/netrec/lock-{}: No space left on device (os error 28)\n", inode.trim());
         assert_eq!((output.status, output.stderr), (1, said));
         lab.host.sh("umount /run/netrec; rmdir /run/netrec");
-        assert_eq!(before.diff(&at_rest(lab)), "");
+        assert_eq!(before.diff(&lab.at_rest()), "");
     });
 }
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::SHOP;
-use crate::lab::{self, Lab, Snapshot};
+use crate::lab::{self, Lab};
 
 /// One thing of every sort that netrec makes too, of somebody else's making, close to netrec's.
 const FOREIGN: &str = "
@@ -46,17 +46,12 @@ fn forwarding_on(lab: &Lab) {
     lab.host.set_sysctl("net/ipv6/conf/all/forwarding", "1");
 }
 
-fn at_rest(lab: &Lab) -> Snapshot {
-    drop(lab.host.settle());
-    Snapshot::of_machine(&lab.host)
-}
-
 #[test]
 fn destroy_leaves_the_host_as_it_was() {
     lab::in_lab(|lab| {
         lab.host.sh(FOREIGN);
         forwarding_on(lab);
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         lab.host.apply(SHOP);
         drop(lab.host.settle());
         let _web = lab.container("web").listen_tcp("web", "[::]:80");
@@ -64,7 +59,7 @@ fn destroy_leaves_the_host_as_it_was() {
             "world tcp 192.0.2.1:8080 -> web sees 192.0.2.9\nworld tcp [2001:db8::1]:8080 -> web sees 2001:db8::9",
         );
         lab.host.destroy(SHOP);
-        assert_eq!(before.diff(&at_rest(lab)), "");
+        assert_eq!(before.diff(&lab.at_rest()), "");
         assert_eq!(lab.host.destroy(SHOP).json["writes"], 0);
     });
 }
@@ -74,10 +69,10 @@ fn an_empty_file_leaves_the_host_as_it_was() {
     lab::in_lab(|lab| {
         lab.host.sh(FOREIGN);
         forwarding_on(lab);
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         lab.host.apply(SHOP);
         lab.host.apply("");
-        assert_eq!(before.diff(&at_rest(lab)), "");
+        assert_eq!(before.diff(&lab.at_rest()), "");
     });
 }
 
@@ -85,10 +80,10 @@ fn an_empty_file_leaves_the_host_as_it_was() {
 fn destroy_works_when_the_file_names_other_things() {
     lab::in_lab(|lab| {
         forwarding_on(lab);
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         lab.host.apply(SHOP);
         lab.host.destroy("[networks.somethingelse]\nsubnet = '10.77.0.0/24'\n");
-        assert_eq!(before.diff(&at_rest(lab)), "");
+        assert_eq!(before.diff(&lab.at_rest()), "");
     });
 }
 
@@ -115,10 +110,10 @@ fn a_removed_container_port_or_network_leaves_nothing() {
         for (what, more) in &more {
             let less = less_of(what);
             lab.host.apply(&less);
-            let before = at_rest(lab);
+            let before = lab.at_rest();
             lab.host.apply(more);
             lab.host.apply(&less);
-            assert_eq!(before.diff(&at_rest(lab)), "", "{what}");
+            assert_eq!(before.diff(&lab.at_rest()), "", "{what}");
         }
     });
 }
@@ -128,12 +123,12 @@ fn a_removed_container_port_or_network_leaves_nothing() {
 fn a_removed_container_that_still_runs_leaves_nothing() {
     lab::in_lab(|lab| {
         forwarding_on(lab);
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         lab.host.apply(SHOP);
         let web = lab.container("web");
         let mut inside = web.spawn(Command::new("sleep").arg("600")).expect("a process");
         lab.host.destroy(SHOP);
-        assert_eq!(before.diff(&at_rest(lab)), "");
+        assert_eq!(before.diff(&lab.at_rest()), "");
         assert_eq!(web.run(["ip", "-o", "link"]).lines().count(), 1, "only lo is left");
         assert_eq!(lab.host.plan("").actions(), [""; 0], "the namespace without a name is nothing to do");
         lab.host.apply(SHOP);
@@ -146,7 +141,7 @@ fn a_removed_container_that_still_runs_leaves_nothing() {
 #[test]
 fn forwarding_that_was_turned_on_stays_on_and_is_mentioned() {
     lab::in_lab(|lab| {
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         let warned = lab.host.apply(SHOP).warnings();
         assert!(warned.iter().any(|w| w == "forwarding-enabled"), "{warned:?}");
         let destroyed = lab.host.try_netrec(SHOP, &["destroy", "-y"]);
@@ -158,7 +153,7 @@ fn forwarding_that_was_turned_on_stays_on_and_is_mentioned() {
             assert_eq!(lab.host.sysctl(path), "1", "{path}");
             lab.host.set_sysctl(path, "0");
         }
-        assert_eq!(before.diff(&at_rest(lab)), "");
+        assert_eq!(before.diff(&lab.at_rest()), "");
     });
 }
 

@@ -20,12 +20,7 @@ fn prepare(lab: &Lab) -> Snapshot {
     for path in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
         lab.host.set_sysctl(path, "1");
     }
-    at_rest(lab)
-}
-
-fn at_rest(lab: &Lab) -> Snapshot {
-    drop(lab.host.settle());
-    Snapshot::of_machine(&lab.host)
+    lab.at_rest()
 }
 
 /// Without the numbers, which are not the file's alone.
@@ -52,7 +47,7 @@ fn an_interrupted_apply_is_taken_back() {
             let output = netrec.end();
             let said = format!("{FIRST}error: interrupted after N of N steps\n{AS_BEFORE}");
             assert_eq!((output.status, steps(&output.stderr)), (4, said), "{signal} at write {at} of {writes}");
-            assert_eq!(before.diff(&at_rest(lab)), "", "{signal} at write {at} of {writes}");
+            assert_eq!(before.diff(&lab.at_rest()), "", "{signal} at write {at} of {writes}");
         }
         let mut netrec = lab.host.netrec_paused(&[writes / 2], &["-c", &file, "apply", "-y", "--json"]);
         netrec.signal(SIGTERM);
@@ -71,7 +66,7 @@ fn an_interrupted_change_and_an_interrupted_destroy_are_taken_back() {
     lab::in_lab(|lab| {
         prepare(lab);
         lab.host.apply(SHOP);
-        let before = at_rest(lab);
+        let before = lab.at_rest();
         let other = SHOP
             .replace("8080:80", "8081:80")
             .replace("10.20.", "10.30.")
@@ -85,7 +80,7 @@ fn an_interrupted_change_and_an_interrupted_destroy_are_taken_back() {
             let output = netrec.end();
             let said = format!("{FIRST}error: interrupted after N of N steps\n{AS_BEFORE}");
             assert_eq!((output.status, steps(&output.stderr)), (4, said), "{command} at write {at}");
-            assert_eq!(before.diff(&at_rest(lab)), "", "{command} at write {at}");
+            assert_eq!(before.diff(&lab.at_rest()), "", "{command} at write {at}");
         }
     });
 }
@@ -131,7 +126,7 @@ fn a_second_interrupt_ends_at_once_and_says_what_is_left() {
             let said = format!("{FIRST}error: interrupted again, and ended at once: {left}{WAYS}");
             assert_eq!((output.status, output.stderr), (1, said), "at write {at}");
             lab.host.destroy(SHOP);
-            assert_eq!(before.diff(&at_rest(lab)), "", "at write {at}");
+            assert_eq!(before.diff(&lab.at_rest()), "", "at write {at}");
         }
         // While it is taken back: the first of the three namespaces is gone already, but what of the batch is done is not known.
         let mut netrec = lab.host.netrec_paused(&[5, 13], &["-c", &file, "apply", "-y", "--json"]);
@@ -149,7 +144,7 @@ fn a_second_interrupt_ends_at_once_and_says_what_is_left() {
         lab.host.apply(SHOP);
         assert_eq!(lab.host.plan(SHOP).actions(), [""; 0]);
         lab.host.destroy(SHOP);
-        assert_eq!(before.diff(&at_rest(lab)), "");
+        assert_eq!(before.diff(&lab.at_rest()), "");
     });
 }
 
@@ -232,6 +227,6 @@ fn an_interrupt_before_the_work_changes_nothing() {
         holder.kill().expect("kill");
         holder.wait().ok();
         lab.host.sh("rm -r /run/netrec");
-        assert_eq!(before.diff(&at_rest(lab)), "");
+        assert_eq!(before.diff(&lab.at_rest()), "");
     });
 }

@@ -198,7 +198,7 @@ impl Fake {
     fn put(&mut self, key: &Key, present: Option<&Entry>, after: &Entry) -> Refusal {
         match (key, &after.object) {
             (Key::Link { .. }, Object::Link(link)) => return self.put_link(key, present, link, after),
-            (Key::Address { netns, link, ip }, Object::Address(Address { .. })) => {
+            (Key::Address { netns, link, ip, .. }, Object::Address(Address { .. })) => {
                 refuse(present.is_some_and(|p| p.object == after.object), || format!("{key} exists"))?;
                 refuse(self.end(netns, *link).is_none(), || format!("{key}: no such device"))?;
                 let _ = ip;
@@ -217,7 +217,7 @@ impl Fake {
                 refuse(!src.is_none_or(is_own), || format!("{key}: {src:?} is no address of {netns}"))?;
                 let reachable = *onlink || via.is_none_or(|via| {
                     self.state.iter().any(|(k, _)| {
-                        matches!(k, Key::Address { netns: n, link, ip } if n == netns && link == dev && ip.contains(via))
+                        matches!(k, Key::Address { netns: n, link, ip, .. } if n == netns && link == dev && ip.contains(via))
                     })
                 });
                 refuse(!reachable, || format!("{key}: network of {via:?} is unreachable"))?;
@@ -421,9 +421,9 @@ impl Fake {
             }
             // A device's last IPv4 address takes its routes and neighbours with it. That of IPv6 does not; here those by a
             // router go all the same, as nothing could put them back without the address.
-            Key::Address { netns, link, ip } => {
+            Key::Address { netns, link, ip, .. } => {
                 let other = |k: &Key| {
-                    matches!(k, Key::Address { netns: n, link: l, ip: other }
+                    matches!(k, Key::Address { netns: n, link: l, ip: other, .. }
                         if n == netns && l == link && k != key && other.is_ipv4() == ip.is_ipv4())
                 };
                 if !self.state.iter().any(|(k, _)| other(k)) {

@@ -16,7 +16,7 @@ mod lab;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use lab::{Lab, NETREC, Output, Snapshot};
+use lab::{Lab, NETREC, Output};
 
 /// How many writes of a change are tried in a sample.
 const SAMPLE: usize = 3;
@@ -41,11 +41,6 @@ fn tried(n: usize) -> impl Iterator<Item = usize> {
 fn writes(lab: &Lab, toml: &str) -> usize {
     let n = lab.host.apply(toml).json["writes"].as_u64().expect("writes");
     usize::try_from(n).expect("a small number")
-}
-
-fn at_rest(lab: &Lab) -> Snapshot {
-    drop(lab.host.settle());
-    Snapshot::of_machine(&lab.host)
 }
 
 /// The host as a foreign apply finds it: forwarding is on already, since it stays on, and others are there too.
@@ -83,10 +78,10 @@ fn faulty(lab: &Lab, file: &str, env: &[(&str, &str)], fault: &str) -> Output {
 /// netrec dies at each write of a change that is tried; the next apply makes what an undisturbed one would have made.
 fn dies(lab: &Lab, before: &str, after: &str) {
     prepare(lab);
-    let bare = at_rest(lab);
+    let bare = lab.at_rest();
     begin(lab, before);
     let n = writes(lab, after);
-    let wanted = at_rest(lab);
+    let wanted = lab.at_rest();
     let mut deaths = 0;
     for at in tried(n) {
         begin(lab, before);
@@ -98,11 +93,11 @@ fn dies(lab: &Lab, before: &str, after: &str) {
         assert_eq!(died.status, 137, "write {at} of {n}: {}", died.stderr);
         lab.host.apply(after);
         assert_eq!(lab.host.plan(after).actions(), [""; 0], "write {at} of {n}: the plan is not empty");
-        assert_eq!(wanted.diff(&at_rest(lab)), "", "write {at} of {n}: another state than without a crash");
+        assert_eq!(wanted.diff(&lab.at_rest()), "", "write {at} of {n}: another state than without a crash");
         deaths += 1;
     }
     lab.host.destroy(after);
-    assert_eq!(bare.diff(&at_rest(lab)), "", "destroy leaves something");
+    assert_eq!(bare.diff(&lab.at_rest()), "", "destroy leaves something");
     println!("\ntried: {deaths} deaths, all converged, of {n} writes");
     assert!(deaths >= SAMPLE.min(n) - 1, "only {deaths} deaths");
 }
@@ -122,7 +117,7 @@ fn death_and_then_destroy_leaves_nothing() {
     lab::in_lab(|lab| {
         let first = files::first();
         prepare(lab);
-        let bare = at_rest(lab);
+        let bare = lab.at_rest();
         let n = writes(lab, &first);
         lab.host.destroy(&first);
         let mut deaths = 0;
@@ -130,7 +125,7 @@ fn death_and_then_destroy_leaves_nothing() {
             begin(lab, "");
             let died = faulty(lab, &first, &[], &format!("die:{at}"));
             lab.host.destroy(&first);
-            assert_eq!(bare.diff(&at_rest(lab)), "", "write {at} of {n}");
+            assert_eq!(bare.diff(&lab.at_rest()), "", "write {at} of {n}");
             deaths += usize::from(died.status == 137);
         }
         println!("\ntried: {deaths} deaths, nothing left, of {n} writes");
@@ -142,7 +137,7 @@ fn death_and_then_destroy_leaves_nothing() {
 /// what an undisturbed one would have made, or a destroy leaves nothing.
 fn is_killed(lab: &Lab, part: u64, before: &str, after: &str) {
     prepare(lab);
-    let bare = at_rest(lab);
+    let bare = lab.at_rest();
     let file = lab.host.write("after.toml", after);
     let start = || {
         let mut command = Command::new(NETREC);
@@ -154,7 +149,7 @@ fn is_killed(lab: &Lab, part: u64, before: &str, after: &str) {
     let begin = Instant::now();
     assert!(start().wait().expect("its end").success());
     let usual = begin.elapsed();
-    let wanted = at_rest(lab);
+    let wanted = lab.at_rest();
     let seed = number("NETREC_SEED").unwrap_or(0);
     // xorshift64*, so that a failure can be had again by its seed.
     let mut random = (seed + part).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -174,16 +169,16 @@ fn is_killed(lab: &Lab, part: u64, before: &str, after: &str) {
         let what = format!("seed {seed}, kill {n} of {kills} after {instant:?} of {usual:?}");
         if n % 4 == 3 {
             lab.host.destroy(after);
-            assert_eq!(bare.diff(&at_rest(lab)), "", "{what}: destroy leaves something");
+            assert_eq!(bare.diff(&lab.at_rest()), "", "{what}: destroy leaves something");
         } else {
             lab.host.apply(after);
             assert_eq!(lab.host.plan(after).actions(), [""; 0], "{what}: the plan is not empty");
-            assert_eq!(wanted.diff(&at_rest(lab)), "", "{what}: another state than without a crash");
+            assert_eq!(wanted.diff(&lab.at_rest()), "", "{what}: another state than without a crash");
         }
         converged += 1;
     }
     lab.host.destroy(after);
-    assert_eq!(bare.diff(&at_rest(lab)), "", "destroy leaves something");
+    assert_eq!(bare.diff(&lab.at_rest()), "", "destroy leaves something");
     println!("\ntried: {converged} of {kills} converged, {died} of them killed before their end, seed {seed}");
     assert!(died > 0 || kills == 0, "all had ended before they were killed: {usual:?} is too long");
 }
@@ -206,7 +201,7 @@ fn fails(lab: &Lab, before: &str, after: &str, env: &[(&str, &str)]) {
     begin(lab, before);
     let n = writes(lab, after);
     begin(lab, before);
-    let was = at_rest(lab);
+    let was = lab.at_rest();
     let (mut failed, mut needless) = (0, 0);
     let codes = number("NETREC_CODES").and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
     for (at, code) in tried(n).flat_map(|at| (at..at + codes).map(move |code| (at, code))) {
@@ -220,7 +215,7 @@ fn fails(lab: &Lab, before: &str, after: &str, env: &[(&str, &str)]) {
             continue;
         }
         assert_eq!((output.status, output.stderr.ends_with(AS_BEFORE)), (4, true), "{fault} of {n}: {}", output.stderr);
-        assert_eq!(was.diff(&at_rest(lab)), "", "{fault} of {n}: {}", output.stderr);
+        assert_eq!(was.diff(&lab.at_rest()), "", "{fault} of {n}: {}", output.stderr);
         begin(lab, before);
         failed += 1;
     }
@@ -257,7 +252,7 @@ fn failure_at_a_write_puts_addresses_back_in_their_order() {
         lab.host.apply(&before);
         let n = writes(lab, &after);
         lab.host.apply(&before);
-        let was = at_rest(lab);
+        let was = lab.at_rest();
         assert!(was.text().contains("\"secondary\":true"), "{}", was.text());
         for at in 1..=n {
             let output = faulty(lab, &after, &[("NETREC_SINGLE", "1")], &format!("fail:{at}:EBUSY"));
@@ -267,7 +262,7 @@ fn failure_at_a_write_puts_addresses_back_in_their_order() {
                 "{at} of {n}: {}",
                 output.stderr
             );
-            assert_eq!(was.diff(&at_rest(lab)), "", "{at} of {n}: {}", output.stderr);
+            assert_eq!(was.diff(&lab.at_rest()), "", "{at} of {n}: {}", output.stderr);
         }
         assert_eq!(n, 3, "one goes, and two come");
     });
@@ -312,12 +307,12 @@ fn says_what_is_left(lab: &Lab, before: &str, stderr: &str, what: &str) {
 /// all is as before; else it is said what is left, and neither the next apply nor a destroy minds.
 fn fails_twice(lab: &Lab, before: &str, after: &str) {
     prepare(lab);
-    let bare = at_rest(lab);
+    let bare = lab.at_rest();
     begin(lab, before);
     let n = writes(lab, after);
-    let wanted = at_rest(lab);
+    let wanted = lab.at_rest();
     begin(lab, before);
-    let was = at_rest(lab);
+    let was = lab.at_rest();
     let (mut mended, mut stuck) = (0, 0);
     for at in tried(n) {
         let once = format!("fail:{at}:EBUSY");
@@ -332,7 +327,7 @@ fn fails_twice(lab: &Lab, before: &str, after: &str) {
         assert!(all >= at, "{once}: {all} writes");
         if all == at {
             // Nothing had been done.
-            assert_eq!(was.diff(&at_rest(lab)), "", "{once}");
+            assert_eq!(was.diff(&lab.at_rest()), "", "{once}");
             continue;
         }
         // Another one of them each time, the last one too.
@@ -342,7 +337,7 @@ fn fails_twice(lab: &Lab, before: &str, after: &str) {
         let output = faulty(lab, after, &[], &twice);
         let what = format!("{twice} of {n} and {all}");
         assert_eq!((output.status, output.stderr.ends_with(AS_BEFORE)), (4, true), "{what}: {}", output.stderr);
-        assert_eq!(was.diff(&at_rest(lab)), "", "{what}: {}", output.stderr);
+        assert_eq!(was.diff(&lab.at_rest()), "", "{what}: {}", output.stderr);
         mended += 1;
 
         begin(lab, before);
@@ -355,17 +350,17 @@ fn fails_twice(lab: &Lab, before: &str, after: &str) {
         if stuck % 2 == 1 {
             lab.host.apply(after);
             assert_eq!(lab.host.plan(after).actions(), [""; 0], "{what}: the plan is not empty");
-            assert_eq!(wanted.diff(&at_rest(lab)), "", "{what}: another state than without failures");
+            assert_eq!(wanted.diff(&lab.at_rest()), "", "{what}: another state than without failures");
         } else {
             lab.host.destroy(after);
-            assert_eq!(bare.diff(&at_rest(lab)), "", "{what}: destroy leaves something");
+            assert_eq!(bare.diff(&lab.at_rest()), "", "{what}: destroy leaves something");
             begin(lab, before);
             lab.host.apply(after);
         }
         begin(lab, before);
     }
     lab.host.destroy(before);
-    assert_eq!(bare.diff(&at_rest(lab)), "", "destroy leaves something");
+    assert_eq!(bare.diff(&lab.at_rest()), "", "destroy leaves something");
     println!("\ntried: {mended} ways back that failed once, {stuck} that failed for good, of {n} writes");
     assert!(stuck >= SAMPLE.min(n) / 2, "only {stuck} ways back failed");
 }

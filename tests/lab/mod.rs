@@ -71,6 +71,12 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// The host and its namespaces as they are when the kernel has come to rest.
+    pub fn at_rest(&self) -> Snapshot {
+        drop(self.host.settle());
+        Snapshot::of_machine(&self.host)
+    }
+
     /// A host and a world, joined. Only in a [`sandbox`].
     pub fn new() -> Self {
         let host = Machine::new("host");

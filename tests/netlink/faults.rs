@@ -94,7 +94,7 @@ fn a_crash_at_any_write_leaves_a_marked_namespace_or_an_empty_file() {
             }
             // At most the empty file is left, known by its mode; it is taken, or else removed.
             let left = live.iter().next().map(|(_, entry)| entry.clone());
-            let unbound = Object::Netns(NetnsObject { lo_up: false, unbound: true });
+            let unbound = Object::Netns(NetnsObject { lo_up: false, lo_bare: false, unbound: true });
             assert!(
                 live.len() <= 1 && left.iter().all(|e| e.object == unbound),
                 "after a crash at write {n}: {live:?}"

@@ -97,12 +97,12 @@ pub(crate) fn veth(text: &str, netns: &Netns, last: u8) -> (Key, Entry) {
 }
 
 pub(crate) fn namespace(netns: &Netns) -> (Key, Entry) {
-    let object = Object::Netns(NetnsObject { lo_up: true, unbound: false });
+    let object = Object::Netns(NetnsObject { lo_up: true, lo_bare: false, unbound: false });
     (Key::Netns { netns: netns.clone() }, Entry::new(object, owner("containers.web")))
 }
 
 pub(crate) fn address(netns: &Netns, link: &str, ip: &str, path: &str) -> (Key, Entry) {
-    let key = Key::Address { netns: netns.clone(), link: name(link), ip: ip.parse().unwrap() };
+    let key = Key::address(netns.clone(), name(link), ip.parse().unwrap());
     (key, Entry::new(Object::Address(Address::lasting()), owner(path)))
 }
 
@@ -180,7 +180,7 @@ pub(crate) fn with_veth(linux: &mut Linux) -> (Key, Entry) {
 pub(crate) fn found(linux: &mut Linux, key: &Key) -> Option<Entry> {
     let scope = Scope::of(&State::from_iter([(
         key.clone(),
-        Entry::new(Object::Netns(NetnsObject { lo_up: true, unbound: false }), owner("x")),
+        Entry::new(Object::Netns(NetnsObject { lo_up: true, lo_bare: false, unbound: false }), owner("x")),
     )]));
     linux.live(&scope).unwrap().remove(key)
 }

@@ -30,7 +30,7 @@ fn namespaces_are_made_as_iproute2_makes_them() {
         assert_eq!(again.message, "create netns web: a namespace of that name is there already: File exists");
         let mut entry = entry;
         change(&mut linux, &key, &mut entry, |e| {
-            e.object = Object::Netns(NetnsObject { lo_up: false, unbound: false });
+            e.object = Object::Netns(NetnsObject { lo_up: false, lo_bare: false, unbound: false });
         });
         change(&mut linux, &key, &mut entry, |e| e.owners = vec![owner("containers.db")]);
         // The directory is a mount already, and is used as it is.

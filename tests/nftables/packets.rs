@@ -359,7 +359,7 @@ fn addresses(devices: &[&str]) -> Vec<(Key, Entry)> {
     all.into_iter()
         .filter(|(device, _)| devices.contains(device))
         .map(|(device, ip)| {
-            let key = Key::Address { netns: Netns::HOST, link: device.parse().unwrap(), ip: ip.parse().unwrap() };
+            let key = Key::address(Netns::HOST, device.parse().unwrap(), ip.parse().unwrap());
             (key, Entry::new(Object::Address(Address::lasting()), Owner::netrec()))
         })
         .collect()

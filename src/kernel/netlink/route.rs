@@ -251,18 +251,18 @@ pub(crate) fn add(route: &NewRoute, replace: bool) -> Request {
 
 /// Puts back the route that the kernel makes along with an IPv4 address, beside routes to the same subnet by other
 /// devices. (That of an IPv6 address comes back when the address is added once more.)
-pub(crate) fn restore_connected(index: u32, ip: IpNetwork) -> Request {
-    let mut message = described(&connected(index, ip));
+pub(crate) fn restore_connected(index: u32, subnet: IpNetwork, src: IpAddr) -> Request {
+    let mut message = described(&connected(index, subnet));
     message.header.scope = RouteScope::from(RT_SCOPE_LINK);
-    message.attributes.push(RouteAttribute::PrefSource(ip.ip().into()));
+    message.attributes.push(RouteAttribute::PrefSource(src.into()));
     Request { message: RouteNetlinkMessage::NewRoute(message), flags: NLM_F_CREATE | NLM_F_APPEND }
 }
 
-/// The route that the kernel makes along with an address.
-pub(crate) fn connected(index: u32, ip: IpNetwork) -> NewRoute {
-    let metric = if ip.is_ipv6() { IP6_RT_PRIO_ADDRCONF } else { 0 };
+/// The route that the kernel makes along with an address, to its subnet.
+pub(crate) fn connected(index: u32, subnet: IpNetwork) -> NewRoute {
+    let metric = if subnet.is_ipv6() { IP6_RT_PRIO_ADDRCONF } else { 0 };
     NewRoute {
-        to: ip,
+        to: subnet,
         table: RT_TABLE_MAIN,
         metric,
         protocol: RTPROT_KERNEL,

@@ -11,6 +11,7 @@ mod tests;
 
 use std::net::IpAddr;
 
+use super::Action;
 use crate::state::{End, Flow, InterfaceName, Key, Link, Object, Route, State};
 pub use ruleset::{Fate, Local, Ruleset, Way};
 
@@ -66,11 +67,23 @@ fn targets(fate: &Fate) -> Vec<Option<End>> {
 /// addresses that they are there is enough, and of rules it does not matter whose they are.
 fn concerned(state: &State) -> impl Iterator<Item = (&Key, Option<&Object>, Option<InterfaceName>)> {
     let ours = state.iter().filter(|(_, entry)| entry.standing.is_ours());
-    ours.filter_map(|(key, entry)| match (key, &entry.object) {
-        (Key::Address { .. }, _) => Some((key, None, None)),
-        (Key::Route { netns, .. }, Object::Route(Route { dev, .. })) if netns.is_host() => Some((key, None, *dev)),
-        (Key::Link { .. }, Object::Link(Link { master: Some(master), .. })) => Some((key, None, Some(*master))),
-        (key, object) if key.kind().is_firewall() => Some((key, Some(object), None)),
+    ours.filter_map(|(key, entry)| decides(key, &entry.object).map(|(object, device)| (key, object, device)))
+}
+
+/// What of an object decides on the ways of packets, if anything does.
+fn decides<'a>(key: &Key, object: &'a Object) -> Option<(Option<&'a Object>, Option<InterfaceName>)> {
+    match (key, object) {
+        (Key::Address { .. }, _) => Some((None, None)),
+        (Key::Route { netns, .. }, Object::Route(Route { dev, .. })) if netns.is_host() => Some((None, *dev)),
+        (Key::Link { .. }, Object::Link(Link { master: Some(master), .. })) => Some((None, Some(*master))),
+        (key, object) if key.kind().is_firewall() => Some((Some(object), None)),
         _ => None,
-    })
+    }
+}
+
+/// Whether actions may leave flows behind.
+pub fn concern(actions: &[Action]) -> bool {
+    let mut entries =
+        actions.iter().flat_map(|action| [&action.before, &action.after].map(|entry| (&action.key, entry)));
+    entries.find_map(|(key, entry)| decides(key, &entry.as_ref()?.object)).is_some()
 }

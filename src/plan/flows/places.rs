@@ -49,7 +49,7 @@ impl Places {
                         ends.insert((&peer.netns, peer.name), *master);
                     }
                 }
-                (Key::Address { netns, link, ip }, _) if netns.is_host() => {
+                (Key::Address { netns, link, ip, .. }, _) if netns.is_host() => {
                     places.devices.insert(*link);
                     places.own.insert(ip.ip());
                     places.subnets.extend(subnet(ip.ip(), ip.prefix()).map(|net| (net, *link)));
@@ -58,7 +58,7 @@ impl Places {
                     // Containers on another host.
                     places.subnets.insert(*to, *dev);
                 }
-                (Key::Address { netns, link, ip }, _) => {
+                (Key::Address { netns, link, ip, .. }, _) => {
                     places.containers.extend(ends.get(&(netns, *link)).map(|bridge| (ip.ip(), *bridge)));
                 }
                 _ => {}

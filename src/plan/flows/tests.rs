@@ -343,8 +343,7 @@ fn nothing_is_asked_where_nothing_has_changed_that_concerns_flows() {
     let link = Key::Link { netns: Netns::HOST, name: InterfaceName::LO };
     other.insert(link.clone(), Entry::new(bridge(), Owner::netrec()));
     assert!(Change::between(&state, &other).is_none(), "owners, a device without addresses");
-    let address =
-        Key::Address { netns: Netns::new("web"), link: InterfaceName::LO, ip: "10.0.0.1/24".parse().unwrap() };
+    let address = Key::address(Netns::new("web"), InterfaceName::LO, "10.0.0.1/24".parse().unwrap());
     let object = |no_prefix_route| Object::Address(Address { no_prefix_route, ..Address::lasting() });
     other.insert(address.clone(), Entry::new(object(false), Owner::netrec()));
     assert!(Change::between(&state, &other).is_some(), "an address");
@@ -386,7 +385,7 @@ fn networks() -> Vec<Part> {
         parts.push((veth, Object::Link(link)));
     }
     let address = |netns: Netns, link: &str, ip: &str| {
-        let key = Key::Address { netns, link: link.parse().unwrap(), ip: ip.parse().unwrap() };
+        let key = Key::address(netns, link.parse().unwrap(), ip.parse().unwrap());
         (key, Object::Address(Address::lasting()))
     };
     parts.extend([

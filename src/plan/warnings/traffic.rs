@@ -111,12 +111,12 @@ impl Traffic {
         let mut addresses: HashMap<IpAddr, usize> = HashMap::new();
         for (key, entry) in desired {
             match (key, &entry.object) {
-                (Key::Address { netns: Netns::HOST, link, ip }, _) => {
+                (Key::Address { netns: Netns::HOST, link, ip, .. }, _) => {
                     if let Some(&network) = by_bridge.get(link) {
                         networks[network].uses[usize::from(ip.is_ipv6())].gateway = true;
                     }
                 }
-                (Key::Address { netns, link, ip }, _) => {
+                (Key::Address { netns, link, ip, .. }, _) => {
                     if let Some(&network) = ends.get(&(netns, *link)) {
                         networks[network].uses[usize::from(ip.is_ipv6())].members += 1;
                         addresses.insert(ip.ip(), network);

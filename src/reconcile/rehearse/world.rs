@@ -342,7 +342,7 @@ impl Builder {
     }
 
     fn namespace(&mut self, name: String) {
-        let object = Object::Netns(NetnsObject { lo_up: true, unbound: false });
+        let object = Object::Netns(NetnsObject { lo_up: true, lo_bare: false, unbound: false });
         self.want(Key::Netns { netns: Netns::new(name) }, object);
     }
 
@@ -356,7 +356,7 @@ impl Builder {
     }
 
     fn address(&mut self, machine: &Machine, link: InterfaceName, ip: IpNetwork) {
-        let key = Key::Address { netns: Netns::new(machine.netns()), link, ip };
+        let key = Key::address(Netns::new(machine.netns()), link, ip);
         self.want(key, Object::Address(Address::lasting()));
     }
 
