@@ -331,15 +331,24 @@ fn the_role_puts_all_in_its_place() {
         };
         let matches = || host.netrec(&["plan", "--detailed-exitcode"]).status == 0;
 
+        // On a host that has nothing of it yet: what cannot be told is left out.
+        let (counts, said) = run(SHOP, &["--check"]);
+        assert_eq!(counts, "ok=6 changed=3 skipped=7", "{said}");
         let (counts, said) = run(SHOP, &[]);
         // Program, folder, file, networks, and that they are confirmed.
-        assert_eq!(counts, "ok=7 changed=5 skipped=5", "{said}");
+        assert_eq!(counts, "ok=8 changed=5 skipped=5", "{said}");
         assert!(matches());
         assert_eq!(host.sh("cat /etc/netrec/netrec.toml"), SHOP);
         assert_eq!(host.sh("cat /var/lib/netrec/confirmed.toml"), SHOP);
         let (counts, said) = run(SHOP, &["--check"]);
-        assert_eq!(counts, "ok=6 skipped=4", "{said}");
-        assert_eq!(run(SHOP, &[]).0, "ok=6 skipped=4");
+        assert_eq!(counts, "ok=7 skipped=4", "{said}");
+        assert_eq!(run(SHOP, &[]).0, "ok=7 skipped=4");
+        // What another file would do is told of that file.
+        let other = SHOP.replace("10.20.0.10", "10.20.0.11");
+        let (counts, said) = run(&other, &["--check"]);
+        assert_eq!(counts, "ok=7 changed=2 skipped=5", "{said}");
+        assert!(said.contains("10.20.0.11/24 dev eth0"), "{said}");
+        assert!(matches());
 
         let wrong = SHOP.replace("10.20.0.10", "10.21.0.10");
         let (counts, said) = run(&wrong, &[]);

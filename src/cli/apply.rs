@@ -217,7 +217,7 @@ impl Order {
                     "the file or the kernel changed while the question stood: nothing was done, look at the plan again"
                 )));
             }
-            None if !self.json => output.plan(&prepared.plan.to_text()),
+            None if !self.json && !output.is_quiet() => output.plan(&prepared.plan.to_text()),
             _ => {}
         }
         // A guard, and the word of how long it waits, are part of the work.

@@ -1,7 +1,8 @@
 //! `netrec man`: the manual, made of what the command line says of itself.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::CommandFactory;
@@ -20,7 +21,8 @@ pub(super) fn run(command: &Args, output: &Output) -> Result<Done, Error> {
     program.build();
     if let Some(folder) = &command.folder {
         fs::create_dir_all(folder)
-            .and_then(|()| clap_mangen::generate_to(program, folder))
+            .and_then(|()| clap_mangen::generate_to(program.clone(), folder))
+            .and_then(|()| with_dashes(&program, folder))
             .with_context(|| format!("cannot write the manual into {}", folder.display()))?;
     } else {
         let mut page = Vec::new();
@@ -28,4 +30,18 @@ pub(super) fn run(command: &Args, output: &Output) -> Result<Done, Error> {
         output.result(&String::from_utf8_lossy(&page));
     }
     Ok(Done::Ok)
+}
+
+/// What comes last after `--` is said to come so: the generator leaves that out.
+fn with_dashes(program: &clap::Command, folder: &Path) -> io::Result<()> {
+    for command in program.get_subcommands() {
+        for last in command.get_positionals().filter(|arg| arg.is_last_set()) {
+            let path = folder.join(format!("{}-{}.1", program.get_name(), command.get_name()));
+            let name = last.get_value_names().and_then(|names| names.first()).map_or("", |name| name.as_str());
+            let shown = format!(" <\\fI{name}\\fR>");
+            let page = fs::read_to_string(&path)?.replacen(&shown, &format!(" \\-\\- <\\fI{name}\\fR>..."), 1);
+            fs::write(path, page)?;
+        }
+    }
+    Ok(())
 }

@@ -59,7 +59,7 @@ struct Args {
     /// Say more about what is done (on standard error)
     #[arg(short, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
-    /// Say nothing but errors
+    /// Say nothing but errors, and what a command is to show: what `apply` and `destroy` do is not shown
     #[arg(short, long, global = true)]
     quiet: bool,
     #[command(subcommand)]

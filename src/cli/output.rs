@@ -105,6 +105,11 @@ impl Output {
         if self.color { self.result(&with_states(text)) } else { self.result(text) }
     }
 
+    /// Whether nothing is to be said but errors.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// A word on the way, for people.
     pub(super) fn note(&self, text: &dyn Display) {
         if !self.quiet {

@@ -11,6 +11,8 @@ const LINES: usize = 8;
 const LISTED: usize = 4;
 /// The longest line of a box, in characters.
 const COLUMNS: usize = 64;
+/// How many of them come before a list: `in from `.
+const AHEAD: usize = 8;
 
 /// Boxes and the lines between them.
 #[derive(Clone, Debug, Default)]
@@ -282,12 +284,16 @@ fn limited<T: fmt::Display>(items: &[T]) -> Vec<String> {
     items.iter().take(shown).map(text).chain([format!("and {} more", items.len() - shown)]).collect()
 }
 
-/// In one line, up to a number.
+/// In one line, as many as fit there, up to a number.
 pub(super) fn listed<T: fmt::Display>(items: &[T]) -> String {
-    let shown: Vec<String> = items.iter().take(LISTED).map(text).collect();
-    let more = items.len() - shown.len();
-    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    shown.join(", ") + &more
+    let first: Vec<String> = items.iter().take(LISTED).map(text).collect();
+    let some = (1..=first.len()).rev().map(|shown| {
+        let more = items.len() - shown;
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        first[..shown].join(", ") + &more
+    });
+    let fits = |line: &String| line.chars().count() <= COLUMNS - AHEAD;
+    some.clone().find(fits).or_else(|| some.last()).unwrap_or_default()
 }
 
 fn shortened(text: &str) -> String {

@@ -2,7 +2,7 @@
 //! in `reach`.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -312,8 +312,8 @@ impl Reader<'_> {
         for at in first.into_iter().chain(rest) {
             let raw = &space.links[at];
             let source = raw.mark.as_ref().and_then(|mark| mark.source);
-            // A pair of netrec's own is told of by its end in the host.
-            if !raw.is_marked() || (raw.kind == RawKind::Veth && source.is_none()) {
+            // A pair of netrec's own is told of by its end in the host, unless somebody took that elsewhere.
+            if !raw.is_marked() || (raw.kind == RawKind::Veth && source.is_none() && has_end_in(raw, host)) {
                 continue;
             }
             let is_on_parent = is_on_parent(raw);
@@ -488,9 +488,9 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a namespace's `lo` has lost 127.0.0.1.
+/// Whether a namespace's `lo` has lost 127.0.0.1, and nobody gave it another of that kind.
 fn is_bare(lo: &RawLink, space: &Space) -> bool {
-    let is_its = |a: &RawAddress| a.index == lo.index && a.ip.ip() == Ipv4Addr::LOCALHOST;
+    let is_its = |a: &RawAddress| a.index == lo.index && matches!(a.ip.ip(), IpAddr::V4(v4) if v4.is_loopback());
     lo.device.up && !space.addresses.iter().any(is_its)
 }
 
@@ -535,6 +535,12 @@ fn far_end(raw: &RawLink, host: &[RawLink], far_ends: &FarEnds) -> Option<FarEnd
 
 fn far_end_of(netns: &Netns, link: &RawLink) -> FarEnd {
     (Peer { netns: netns.clone(), name: link.name, device: link.device.clone() }, link.mark.clone())
+}
+
+/// Whether the other end of a container's veth may be among these devices.
+fn has_end_in(raw: &RawLink, host: &Space) -> bool {
+    let near = raw.peer.and_then(|index| link::by_index(&host.links, index));
+    near.is_some_and(|near| near.kind == RawKind::Veth && near.peer == Some(raw.index))
 }
 
 /// An end that is in none of the namespaces that can be seen.

@@ -34,7 +34,7 @@ pub use linux::{HostDevice, Linux};
 pub use netns::path as namespace_path;
 pub use space::Ahead;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::state::{
@@ -80,6 +80,12 @@ pub trait Backend {
 
     /// Reads the live state: all that carries netrec's mark, and those foreign objects that are in the way of the scope.
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError>;
+
+    /// The same after steps that touched nothing in other namespaces than the host's and these: what there is there is as it was
+    /// last read.
+    fn read_back(&mut self, scope: &Scope, _touched: &BTreeSet<Netns>) -> Result<State, ReadError> {
+        self.live(scope)
+    }
 
     /// Carries out steps of one phase, which do not depend on each other, and says of each how it went, in their order.
     /// A failed step does not keep the others from being tried; firewall steps succeed or fail together.

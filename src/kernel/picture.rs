@@ -143,6 +143,21 @@ impl Picture {
         }
     }
 
+    /// Gives up the host's, which each step may change, and what is of these namespaces.
+    pub(super) fn keep_untouched(&mut self, touched: &BTreeSet<Netns>) {
+        for netns in touched.iter().chain([&Netns::HOST]) {
+            self.forget_space(netns);
+        }
+        self.neighbours.clear();
+        self.databases.clear();
+        self.names = None;
+        if self.others.as_ref().is_some_and(|others| others.held) {
+            self.forget_others();
+        }
+        // All of the host is read again.
+        self.stale = Stale::default();
+    }
+
     /// Gives up the namespaces of a name that now leads elsewhere.
     pub(super) fn keep_only(&mut self, netns: &Netns, id: Option<Id>) {
         if self.spaces.get(netns).is_some_and(|space| Some(space.id) != id) {

@@ -41,7 +41,9 @@ pub(super) struct Runner<'a> {
     pub namespaces: &'a mut Namespaces,
     pub writes: &'a mut Writes,
     /// What the kernel can do.
-    pub can: Abilities,
+    can: Abilities,
+    /// Devices of the host's of which the first address takes the other ones of its subnet along, which are somebody else's.
+    taking: HashSet<InterfaceName>,
 }
 
 /// One message of a step's.
@@ -50,6 +52,8 @@ struct Operation<'a> {
     netns: &'a Netns,
     /// Error numbers that mean the wanted state is there already.
     accept: &'static [i32],
+    /// Whether it is sent also where one before it was refused.
+    in_any_case: bool,
     /// Makes the message, when those before it have done their work; with a descriptor that it names.
     build: Box<Build<'a>>,
 }
@@ -65,11 +69,30 @@ const AT_ONCE: usize = 128;
 /// The prefix length of link-local addresses (RFC 4291, 2.5.6).
 const LINK_LOCAL_PREFIX: u8 = 64;
 
-impl Runner<'_> {
+impl<'n> Runner<'n> {
+    pub(super) fn new(namespaces: &'n mut Namespaces, writes: &'n mut Writes, can: Abilities) -> Self {
+        Self { namespaces, writes, can, taking: HashSet::new() }
+    }
+
+    /// Looks which devices that are not netrec's lose more than the addresses that go.
+    fn look_at_adopted(&mut self, steps: &[Step]) {
+        for step in steps {
+            if let (Key::Address { netns: Netns::HOST, link, ip: IpNetwork::V4(_), .. }, None) =
+                (&step.key, &step.after)
+                && let Ok(found) = link::get_by_name(self.namespaces.host(), *link)
+                && !found.is_marked()
+                && !found.device.promote_secondaries
+            {
+                self.taking.insert(*link);
+            }
+        }
+    }
+
     /// Runs all steps but the firewall's, whose places in the answer are left at success.
     pub(super) fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
         let mut outcomes: Outcomes = vec![Ok(()); steps.len()];
         self.make_namespaces(steps, &mut outcomes);
+        self.look_at_adopted(steps);
         self.send_operations(steps, &mut outcomes);
         self.set_sysctls(steps, &mut outcomes);
         self.delete_links(steps, &mut outcomes);
@@ -177,7 +200,7 @@ impl Runner<'_> {
         let mut requests = Vec::new();
         let mut descriptors = Vec::new();
         for (i, operation) in batch {
-            if outcomes[*i].is_err() {
+            if outcomes[*i].is_err() && !operation.in_any_case {
                 continue;
             }
             match (operation.build)(self.namespaces) {
@@ -250,7 +273,10 @@ impl Runner<'_> {
                     Ok(source_of(step).map(|source| give_back_operation(netns, *name, source)).into_iter().collect())
                 }
             },
-            Key::Address { netns, link, ip, peer } => address_operations(netns, *link, (*ip, *peer), step),
+            Key::Address { netns, link, ip, peer } => {
+                let takes = netns.is_host() && self.taking.contains(link);
+                address_operations(netns, *link, (*ip, *peer), step, takes)
+            }
             Key::Route { netns, .. } => route_operation(netns, step).map(|o| vec![o]),
             Key::Neighbour { netns, link, ip } => neighbour_operation(netns, *link, *ip, step).map(|o| vec![o]),
             Key::Fdb { netns, link, mac } => fdb_operations(netns, *link, *mac, step),
@@ -309,6 +335,7 @@ impl Runner<'_> {
             stage: change.stage,
             netns,
             accept: change.accept,
+            in_any_case: false,
             build: Box::new(move |namespaces| Ok((change.request(|name| namespaces.index(netns, name))?, None))),
         };
         changes.into_iter().map(operation).collect()
@@ -325,7 +352,7 @@ impl Runner<'_> {
         let operation = |stage, mac: Mac, accept, request: fn(u32, IpNetwork) -> Request| {
             let ip = IpNetwork::new(mac.link_local().into(), LINK_LOCAL_PREFIX).ok()?;
             let build = move |namespaces: &mut Namespaces| Ok((request(namespaces.index(netns, name)?, ip), None));
-            Some(Operation { stage, netns, accept, build: Box::new(build) })
+            Some(Operation { stage, netns, accept, in_any_case: false, build: Box::new(build) })
         };
         let has_one = |end: &End| end.device.link_local && end.device.up;
         if before.device.mac != after.device.mac && has_one(before) && has_one(after) {
@@ -515,6 +542,7 @@ fn take_in_operation<'a>(
         stage: Stage::Create,
         netns: &Netns::HOST,
         accept: &[],
+        in_any_case: false,
         build: Box::new(move |namespaces| {
             let found = link::get_by_name(namespaces.host(), source)?;
             if found.loopback || found.is_marked() {
@@ -531,6 +559,7 @@ fn give_back_operation<'a>(netns: &'a Netns, name: InterfaceName, source: Interf
         stage: Stage::Create,
         netns,
         accept: GONE,
+        in_any_case: false,
         build: Box::new(move |namespaces| {
             namespaces.forget_indices();
             let index = namespaces.index(netns, name)?;
@@ -547,6 +576,7 @@ fn create_operation<'a>(netns: &'a Netns, name: InterfaceName, wanted: &'a Link)
         stage: if wanted.master.is_none() { Stage::Create } else { Stage::CreatePort },
         netns: from,
         accept: &[],
+        in_any_case: false,
         build: Box::new(move |namespaces| {
             let underlay = if let LinkKind::Vxlan { underlay, .. } = wanted.kind { underlay } else { None };
             let mut index = |device: Option<_>| device.map(|device| namespaces.index(from, device)).transpose();
@@ -570,16 +600,24 @@ fn address_operations<'a>(
     link: InterfaceName,
     (ip, peer): Ends,
     step: &'a Step,
+    takes_others: bool,
 ) -> Result<Vec<Operation<'a>>, Refusal> {
     let operation = |accept, request: Box<dyn Fn(u32) -> Request + 'a>| Operation {
         stage: Stage::Rest,
         netns,
         accept,
+        in_any_case: false,
         build: Box::new(move |namespaces| Ok((request(namespaces.index(netns, link)?), None))),
     };
     let (before, after) = (address_of(step.before.as_ref())?, address_of(step.after.as_ref())?);
     let Some(after) = after else {
-        return Ok(vec![operation(GONE, Box::new(move |index| address::delete(index, (ip, peer))))]);
+        let mut list = vec![operation(GONE, Box::new(move |index| address::delete(index, (ip, peer))))];
+        if takes_others {
+            let promote = |on| operation(&[], Box::new(move |index| change::promote(index, on)));
+            list.insert(0, promote(true));
+            list.push(Operation { in_any_case: true, ..promote(false) });
+        }
+        return Ok(list);
     };
     let replace = before.is_some();
     let mut list = vec![operation(&[], Box::new(move |index| address::add(index, (ip, peer), after, replace)))];
@@ -620,6 +658,7 @@ fn route_operation<'a>(netns: &'a Netns, step: &'a Step) -> Result<Operation<'a>
         stage: Stage::Rest,
         netns,
         accept: if delete { GONE } else { &[] },
+        in_any_case: false,
         build: Box::new(move |namespaces| {
             let index = wanted.dev.map(|dev| namespaces.index(netns, dev)).transpose()?;
             let route = NewRoute {
@@ -654,6 +693,7 @@ fn neighbour_operation<'a>(
         stage: Stage::Rest,
         netns,
         accept: if mac.is_none() { GONE } else { &[] },
+        in_any_case: false,
         build: Box::new(move |namespaces| {
             let index = namespaces.index(netns, link)?;
             let request = mac.map_or_else(|| neighbour::delete(index, ip), |mac| neighbour::set(index, ip, mac));
@@ -671,7 +711,8 @@ fn fdb_operations<'a>(
     mac: Mac,
     step: &'a Step,
 ) -> Result<Vec<Operation<'a>>, Refusal> {
-    let operation = |stage, accept, build: Box<Build<'a>>| Operation { stage, netns, accept, build };
+    let operation =
+        |stage, accept, build: Box<Build<'a>>| Operation { stage, netns, accept, in_any_case: false, build };
     let (before, after) = (fdb_of(step.before.as_ref())?, fdb_of(step.after.as_ref())?);
     let mut list = Vec::new();
     // A new entry takes the place of a plain one; more than that would be left beside it.
@@ -727,7 +768,8 @@ fn qdisc_operations<'a>(
     hook: Hook,
     step: &'a Step,
 ) -> Result<Vec<Operation<'a>>, Refusal> {
-    let operation = |stage, accept, build: Box<Build<'a>>| Operation { stage, netns, accept, build };
+    let operation =
+        |stage, accept, build: Box<Build<'a>>| Operation { stage, netns, accept, in_any_case: false, build };
     let (before, after) = (qdisc_of(step.before.as_ref())?, qdisc_of(step.after.as_ref())?);
     let mut list = Vec::new();
     let stays = matches!((before, after), (Some(before), Some(after)) if discriminant(before) == discriminant(after));

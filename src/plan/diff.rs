@@ -47,7 +47,7 @@ pub fn diff(desired: &State, live_state: &State) -> Diff {
             (None, None) => break,
         };
         match order {
-            Ordering::Less => walk.missing(wanted.next()),
+            Ordering::Less => walk.missing(wanted.next(), live_state),
             Ordering::Greater => walk.extra(found.next(), &fate),
             Ordering::Equal => {
                 if let (Some((key, after)), Some(before)) = (wanted.next(), found.next()) {
@@ -399,20 +399,63 @@ fn link_of(key: &Key) -> Option<LinkOf<'_>> {
     }
 }
 
+/// The addresses of others on a device because of which the kernel refuses one.
+fn others_in_the_way<'a>(key: &Key, wanted: &Entry, live: &'a State) -> impl Iterator<Item = (&'a Key, &'a String)> {
+    let of_link = match key {
+        Key::Address { netns, link, ip, .. } => Some((netns, *link, ip.ip())),
+        _ => None,
+    };
+    let others = of_link
+        .into_iter()
+        .flat_map(|(netns, link, ip)| addresses_of(live, netns, link).map(move |(other, found)| (ip, other, found)));
+    others.filter_map(|(ip, other, found)| {
+        let Standing::Foreign(why) = &found.standing else { return None };
+        let Key::Address { ip: there, .. } = other else { return None };
+        let same_subnet = key.ipv4_subnet().is_some() && key.ipv4_subnet() == other.ipv4_subnet();
+        // Of IPv6 a device has each address once, whatever its prefix length and its other end.
+        let excludes = match (same_subnet, ip.is_ipv6()) {
+            (true, _) => there.ip() == ip || scope_of(found) != scope_of(wanted),
+            (false, true) => there.ip() == ip,
+            _ => false,
+        };
+        excludes.then_some((other, why))
+    })
+}
+
+/// The addresses of a link, with what there is of them.
+fn addresses_of<'a>(
+    state: &'a State,
+    netns: &Netns,
+    link: InterfaceName,
+) -> impl Iterator<Item = (&'a Key, &'a Entry)> + use<'a> {
+    let first = Key::address(netns.clone(), link, Ipv4Network::from(Ipv4Addr::UNSPECIFIED).into());
+    let of_it = {
+        let first = first.clone();
+        move |key: &Key| match (key, &first) {
+            (Key::Address { netns, link, .. }, Key::Address { netns: n, link: l, .. }) => (netns, link) == (n, l),
+            _ => false,
+        }
+    };
+    state.iter_from(&first).take_while(move |(key, _)| of_it(key))
+}
+
+fn scope_of(entry: &Entry) -> Option<u8> {
+    if let Object::Address(address) = &entry.object { address.scope } else { None }
+}
+
 /// Whether a live IPv4 address goes before others of its subnet come: the kernel refuses those that have another scope, and
 /// the same address once more.
 fn yields(desired: &State, key: &Key, live: &Entry) -> bool {
-    let (Key::Address { ip, .. }, Object::Address(found)) = (key, &live.object) else { return false };
+    let Key::Address { ip, .. } = key else { return false };
     let Some((netns, link, subnet)) = key.ipv4_subnet() else { return false };
     if let Some(wanted) = desired.get(key) {
         return !forced(&live.object, &wanted.object).is_empty();
     }
-    let first = Key::address(netns.clone(), link, Ipv4Network::from(Ipv4Addr::UNSPECIFIED).into());
-    let of_link = desired.iter_from(&first).take_while(|(key, _)| link_of(key) == Some((netns, link)));
-    let mut of_subnet = of_link.filter(|(key, _)| key.ipv4_subnet() == Some((netns, link, subnet)));
+    let mut of_subnet =
+        addresses_of(desired, netns, link).filter(|(key, _)| key.ipv4_subnet() == Some((netns, link, subnet)));
     of_subnet.any(|(key, wanted)| {
         let is_same = matches!(key, Key::Address { ip: other, .. } if other.ip() == ip.ip());
-        is_same || matches!(&wanted.object, Object::Address(wanted) if wanted.scope != found.scope)
+        is_same || scope_of(wanted) != scope_of(live)
     })
 }
 
@@ -428,23 +471,15 @@ fn early<'a>(desired: &'a State, live: &'a State) -> (BTreeSet<Key>, BTreeSet<En
         return Default::default();
     }
     let routers: BTreeSet<_> = desired.into_iter().filter_map(|(key, entry)| router(key, &entry.object)).collect();
-    // Where a device does not promote secondary addresses, as one of somebody else's need not, a subnet's first address takes
-    // the others along (`inet_del_ifa`), so that it goes before another one comes.
-    let takes_along = |subnet: (&Netns, InterfaceName, Ipv4Network)| {
-        let (netns, link, _) = subnet;
-        let device = live.get(&Key::Link { netns: netns.clone(), name: link }).map(|entry| &entry.object);
-        let promotes = matches!(device, Some(Object::Link(link)) if link.device.promote_secondaries);
-        let is_of = |key: &Key| key.ipv4_subnet() == Some(subnet);
-        netns.is_host() && !promotes && desired.into_iter().any(|(key, _)| is_of(key) && live.get(key).is_none())
-    };
     for (key, entry) in found {
-        let (Some(subnet), Object::Address(address)) = (key.ipv4_subnet(), &entry.object) else { continue };
-        let (netns, link, network) = subnet;
+        let (Some((netns, link, network)), Object::Address(address)) = (key.ipv4_subnet(), &entry.object) else {
+            continue;
+        };
         let Key::Address { ip: IpNetwork::V4(ip), .. } = key else { continue };
         let route = Key::route(netns.clone(), network.into());
         let comes = desired.get(&route).is_some() && live.get(&route).is_none();
         // In the way of a route: as its router, which a machine cannot be itself, or by the kernel's own to its subnet.
-        let blocks = (comes && !address.no_prefix_route) || routers.contains(&(netns, ip.ip())) || takes_along(subnet);
+        let blocks = (comes && !address.no_prefix_route) || routers.contains(&(netns, ip.ip()));
         going.entry((netns, link)).or_default().push((key, blocks || yields(desired, key, entry)));
     }
     let links = |(key, _): (&'a Key, &Entry)| link_of(key);
@@ -684,8 +719,12 @@ impl Diff {
         }
     }
 
-    fn missing(&mut self, wanted: Option<(&Key, &Entry)>) {
+    fn missing(&mut self, wanted: Option<(&Key, &Entry)>, live: &State) {
         if let Some((key, after)) = wanted {
+            for (foreign, why) in others_in_the_way(key, after, live) {
+                let owner = after.owner().cloned().unwrap_or_else(Owner::netrec);
+                self.conflicts.push(Conflict { key: foreign.clone(), why: why.clone(), owner });
+            }
             self.push(Op::Create, key, None, Some(after.clone()));
         }
     }

@@ -9,9 +9,10 @@ use std::thread;
 use crate::kernel::{Backend, ReadError, StepError};
 use crate::plan::flows::{self, Change};
 use crate::plan::{Action, Diff, Op, Phase, announcements, diff, phases};
-use crate::state::{Endpoint, Entry, Key, Kind, Object, PluginNetwork, Qdisc, Scope, State, Step};
+use crate::state::{Endpoint, Entry, Key, Kind, Netns, Object, PluginNetwork, Qdisc, Scope, State, Step};
 
 use super::Prepared;
+use super::sources::places;
 
 /// `ERESTART`: the ruleset changed since it was read (`nfnetlink` answers so to a batch with an old generation).
 const ERESTART: i32 = 85;
@@ -160,7 +161,7 @@ fn round(
     apart: &mut Apart,
     progress: Progress<'_>,
 ) -> Result<(), Errors> {
-    let mut run = Run { backend, desired: &prepared.desired, scope: &prepared.scope, apart };
+    let mut run = Run { backend, desired: &prepared.desired, scope: &prepared.scope, apart, touched: BTreeSet::new() };
     let change = run.all(&prepared.plan.actions, &prepared.live, progress)?;
     run.forget(change)?;
     let news = announcements(&prepared.plan.actions, &prepared.desired);
@@ -198,6 +199,8 @@ struct Run<'a> {
     desired: &'a State,
     scope: &'a Scope,
     apart: &'a mut Apart,
+    /// The namespaces that something is done in.
+    touched: BTreeSet<Netns>,
 }
 
 impl<'a> Run<'a> {
@@ -209,6 +212,12 @@ impl<'a> Run<'a> {
         progress: Progress<'_>,
     ) -> Result<Option<Change<'a>>, Errors> {
         let phases = phases(actions);
+        let entries = actions.iter().flat_map(|a| [(&a.key, a.before.as_ref()), (&a.key, a.after.as_ref())]);
+        self.touched.extend(entries.flat_map(|(key, entry)| places(key, entry)).cloned());
+        self.touched.extend(actions.iter().filter_map(|action| match &action.key {
+            Key::Netns { netns } => Some(netns.clone()),
+            _ => None,
+        }));
         let total = phases.iter().map(|(_, steps)| steps.len()).sum();
         let mut done = 0;
         let mut verified = true;
@@ -293,7 +302,10 @@ impl<'a> Run<'a> {
     /// Reads back what was made. What is to go may still be there while removals are `pending`.
     fn verify(&mut self, pending: bool) -> Result<(), Errors> {
         let failed = |message: String| vec![(Key::Table, message)];
-        let live = self.backend.live(self.scope).map_err(|e| failed(format!("reading back failed: {e}")))?;
+        let live = self
+            .backend
+            .read_back(self.scope, &self.touched)
+            .map_err(|e| failed(format!("reading back failed: {e}")))?;
         let Diff { mut actions, conflicts } = diff(self.desired, &live);
         actions.retain(|action| !self.apart.has(&action.key));
         let mut errors: Errors = actions

@@ -160,6 +160,10 @@ impl Backend for Kept<'_> {
         self.inner.live(scope)
     }
 
+    fn read_back(&mut self, scope: &Scope, touched: &BTreeSet<Netns>) -> Result<State, ReadError> {
+        self.inner.read_back(scope, touched)
+    }
+
     fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
         self.books.pages().under_way = steps.len();
         let results = self.inner.run(steps);

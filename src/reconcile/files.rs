@@ -13,6 +13,8 @@ use nix::unistd::geteuid;
 
 /// Where run-time files live. It is empty after every boot.
 pub(super) const RUN: &str = "/run/netrec";
+/// What is said to whoever may not use what netrec keeps.
+const ROOT: &str = "run netrec as root";
 /// Where what outlives a boot lives.
 pub(super) const LIB: &str = "/var/lib/netrec";
 
@@ -134,6 +136,9 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 /// A run-time file to hold a lock on, made where it is not there.
 pub(super) fn lock_file(path: &Path) -> io::Result<File> {
     match fs::DirBuilder::new().mode(0o755).create(RUN) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !geteuid().is_root() => {
+            return Err(io::Error::new(error.kind(), format!("{error}: {ROOT}")));
+        }
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
@@ -146,7 +151,8 @@ pub(super) fn lock_file(path: &Path) -> io::Result<File> {
 /// The folder of run-time files, if it is one's own: in a folder of somebody else's a file could be anything.
 fn run_folder() -> io::Result<File> {
     let not_own = |what: &str| {
-        let text = format!("{RUN} {what}: remove it, netrec makes its own");
+        let hint = if geteuid().is_root() { "remove it, netrec makes its own" } else { ROOT };
+        let text = format!("{RUN} {what}: {hint}");
         io::Error::new(io::ErrorKind::PermissionDenied, text)
     };
     let found = fs::symlink_metadata(RUN)?;

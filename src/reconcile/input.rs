@@ -25,7 +25,7 @@ pub(super) fn is_stdin(path: &Path) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     /// A file or folder could not be read.
-    #[error("cannot read {path}: {error}")]
+    #[error("cannot read {path}: {error}{}", if path == DEFAULT_FILE { ": write it, or name another with `-c`" } else { "" })]
     Io {
         /// Its path.
         path: String,

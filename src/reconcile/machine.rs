@@ -1,6 +1,6 @@
 //! A host as the backend: the kernel, and the plugins that make networks beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -121,6 +121,12 @@ impl Backend for Machine {
 
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {
         let mut state = self.linux.live(scope)?;
+        state.extend(self.remote.read(&mut self.linux)?);
+        Ok(state)
+    }
+
+    fn read_back(&mut self, scope: &Scope, touched: &BTreeSet<Netns>) -> Result<State, ReadError> {
+        let mut state = self.linux.read_back(scope, touched)?;
         state.extend(self.remote.read(&mut self.linux)?);
         Ok(state)
     }

@@ -353,7 +353,8 @@ fn read(backend: &mut dyn Backend, desired: &State) -> Result<(State, Scope), Re
         return Ok((live, scope));
     }
     let scope = scope.and(going);
-    Ok((backend.live(&scope)?, scope))
+    // Nothing has been done meanwhile.
+    Ok((backend.read_back(&scope, &BTreeSet::new())?, scope))
 }
 
 /// Reads the kernel and plans the removal of all that is netrec's.
@@ -428,10 +429,14 @@ fn ways_out(key: &Key, wanted: Option<&Entry>) -> String {
             "rename: give the container another `netns`; adopt: `netns = \"/run/netns/{netns}\"` uses it as it is; \
              remove: `ip netns del {netns}`"
         ),
-        Key::Address { link, ip: address, .. } => format!(
-            "rename: choose another address; adopt: make it equal to what the file wants; remove: `{ip} addr del {address} \
-             dev {link}`"
-        ),
+        Key::Address { link, ip: address, peer, .. } => {
+            let peer = peer.map_or_else(String::new, |peer| format!(" peer {peer}/{}", address.prefix()));
+            let address = if peer.is_empty() { address.to_string() } else { address.ip().to_string() };
+            format!(
+                "rename: choose another address; adopt: make it equal to what the file wants; remove: `{ip} addr del \
+                 {address}{peer} dev {link}`"
+            )
+        }
         Key::Route { to, metric, .. } => format!(
             "rename: choose another route; adopt: make it equal to what the file wants; remove: `{ip} route del {to} \
              metric {metric}`"

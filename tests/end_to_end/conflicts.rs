@@ -268,3 +268,90 @@ fn a_parameter_that_is_to_be_two_values_is_refused() {
         );
     });
 }
+
+/// A network on a bridge of somebody else's.
+const ON_A_BRIDGE: &str = r#"
+[networks.lan]
+subnet = ["10.20.0.0/24", "fd20::/64"]
+bridge = "br0"
+adopt = true
+
+[containers.web]
+networks.lan = { address = ["10.20.0.10", "fd20::10"] }
+"#;
+
+#[test]
+fn foreign_addresses_because_of_which_the_kernel_refuses_one_are_named() {
+    lab::in_lab(|lab| {
+        lab.host.sh("ip link add br0 type bridge; ip link set br0 up");
+        for (address, remove) in [
+            ("10.20.0.5/24 dev br0 scope link", "10.20.0.5/24 dev br0"),
+            ("10.20.0.1 peer 10.20.0.9/24 dev br0", "10.20.0.1 peer 10.20.0.9/24 dev br0"),
+            ("fd20::1/128 dev br0 nodad", "fd20::1/128 dev br0"),
+            ("fd20::1 peer fd20::5/64 dev br0 nodad", "fd20::1 peer fd20::5/64 dev br0"),
+        ] {
+            lab.host.sh(&format!("ip addr add {address}"));
+            let remove = format!("`ip addr del {remove}`");
+            refused_saying(address, lab, ON_A_BRIDGE, &["not made by netrec", "networks.lan", &remove]);
+            // And the way out that is named is one.
+            lab.host.sh(remove.trim_matches('`'));
+            lab.host.apply(ON_A_BRIDGE);
+            lab.host.destroy(ON_A_BRIDGE);
+        }
+    });
+}
+
+/// Where a bridge does not promote secondary addresses, its first address takes the others of the subnet along.
+#[test]
+fn foreign_addresses_outlive_netrecs_on_the_same_bridge() {
+    lab::in_lab(|lab| {
+        lab.host.sh("ip link add br0 type bridge; ip link set br0 up");
+        lab.host.set_sysctl("net/ipv4/conf/br0/promote_secondaries", "0");
+        lab.host.apply(ON_A_BRIDGE);
+        lab.host.sh("ip addr add 10.20.0.3/24 dev br0");
+        let others = || {
+            let text = lab.host.run(["ip", "-4", "-brief", "address", "show", "br0"]);
+            let promotes = lab.host.sysctl("net/ipv4/conf/br0/promote_secondaries");
+            (text.split_whitespace().skip(2).map(str::to_owned).collect::<Vec<_>>(), promotes)
+        };
+        assert_eq!(others().0, ["10.20.0.1/24", "10.20.0.3/24"]);
+        lab.host.apply(&ON_A_BRIDGE.replace("adopt = true", "adopt = true\ngateway = ['10.20.0.2', 'fd20::1']"));
+        assert_eq!(others(), (vec!["10.20.0.3/24".to_owned(), "10.20.0.2/24".to_owned()], "0".to_owned()));
+        lab.host.apply(ON_A_BRIDGE);
+        assert_eq!(others(), (vec!["10.20.0.3/24".to_owned(), "10.20.0.1/24".to_owned()], "0".to_owned()));
+        lab.host.destroy(ON_A_BRIDGE);
+        assert_eq!(others(), (vec!["10.20.0.3/24".to_owned()], "0".to_owned()));
+        // It may be the first, too.
+        lab.host.sh("ip addr flush dev br0");
+        lab.host.apply(ON_A_BRIDGE);
+        lab.host.sh("ip addr add 10.20.0.3/24 dev br0");
+        lab.host.destroy(ON_A_BRIDGE);
+        assert_eq!(others(), (vec!["10.20.0.3/24".to_owned()], "0".to_owned()));
+    });
+}
+
+/// Somebody takes the host's end of a pair into another namespace.
+#[test]
+fn an_end_that_was_taken_elsewhere_is_made_anew() {
+    lab::in_lab(|lab| {
+        let file = "[networks.front]\nsubnet = '10.20.0.0/24'\n\
+                    [containers.web]\nnetworks.front = { address = '10.20.0.10' }\n";
+        lab.host.sh("ip netns add elsewhere");
+        // It stays on.
+        lab.host.set_sysctl("net/ipv4/ip_forward", "1");
+        let before = lab.at_rest();
+        lab.host.apply(file);
+        let made = lab.at_rest();
+        for again in [true, false] {
+            lab.host
+                .sh("end=$(ip -brief link | sed -n 's/^\\(ve-[^@ ]*\\).*/\\1/p'); ip link set $end netns elsewhere");
+            if again {
+                lab.host.apply(file);
+                assert_eq!(lab.host.plan(file).actions(), [""; 0]);
+                assert_eq!(made.diff(&lab.at_rest()), "");
+            }
+        }
+        lab.host.destroy(file);
+        assert_eq!(before.diff(&lab.at_rest()), "");
+    });
+}

@@ -220,7 +220,7 @@ const ADOPTS: &str = "[networks.lan]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\nbr
 fn foreign_bridge(lab: &Lab, address: &str) {
     lab.host.sh(&format!(
         "ip link add br0 type bridge; ip link set br0 mtu 1400 up; ip addr add {address} dev br0
-         ip link add tap0 type veth peer name tap1; ip link set tap0 master br0 up; ip link set tap1 up"
+         ip link add tap0 address 02:00:00:00:00:01 type veth peer name tap1; ip link set tap0 master br0 up; ip link set tap1 up"
     ));
     lab.host.set_sysctl("net/ipv6/conf/br0/accept_ra", "2");
 }

@@ -327,6 +327,14 @@ fn promotion(on: bool) -> LinkAttribute {
     LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(inet)])
 }
 
+/// Has a device promote its secondary addresses, or not.
+pub(crate) fn promote(index: u32, on: bool) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![promotion(on)];
+    Request { message: RouteNetlinkMessage::SetLink(message), flags: 0 }
+}
+
 /// The message for all that always fits into one.
 fn settings(before: &End, after: &End) -> Option<Change> {
     let mut attributes = Vec::new();
