@@ -52,8 +52,6 @@ struct Operation<'a> {
     netns: &'a Netns,
     /// Error numbers that mean the wanted state is there already.
     accept: &'static [i32],
-    /// Whether it is sent also where one before it was refused.
-    in_any_case: bool,
     /// Makes the message, when those before it have done their work; with a descriptor that it names.
     build: Box<Build<'a>>,
 }
@@ -200,7 +198,7 @@ impl<'n> Runner<'n> {
         let mut requests = Vec::new();
         let mut descriptors = Vec::new();
         for (i, operation) in batch {
-            if outcomes[*i].is_err() && !operation.in_any_case {
+            if outcomes[*i].is_err() && operation.stage != Stage::Restore {
                 continue;
             }
             match (operation.build)(self.namespaces) {
@@ -335,7 +333,6 @@ impl<'n> Runner<'n> {
             stage: change.stage,
             netns,
             accept: change.accept,
-            in_any_case: false,
             build: Box::new(move |namespaces| Ok((change.request(|name| namespaces.index(netns, name))?, None))),
         };
         changes.into_iter().map(operation).collect()
@@ -352,7 +349,7 @@ impl<'n> Runner<'n> {
         let operation = |stage, mac: Mac, accept, request: fn(u32, IpNetwork) -> Request| {
             let ip = IpNetwork::new(mac.link_local().into(), LINK_LOCAL_PREFIX).ok()?;
             let build = move |namespaces: &mut Namespaces| Ok((request(namespaces.index(netns, name)?, ip), None));
-            Some(Operation { stage, netns, accept, in_any_case: false, build: Box::new(build) })
+            Some(Operation { stage, netns, accept, build: Box::new(build) })
         };
         let has_one = |end: &End| end.device.link_local && end.device.up;
         if before.device.mac != after.device.mac && has_one(before) && has_one(after) {
@@ -542,7 +539,6 @@ fn take_in_operation<'a>(
         stage: Stage::Create,
         netns: &Netns::HOST,
         accept: &[],
-        in_any_case: false,
         build: Box::new(move |namespaces| {
             let found = link::get_by_name(namespaces.host(), source)?;
             if found.loopback || found.is_marked() {
@@ -559,7 +555,6 @@ fn give_back_operation<'a>(netns: &'a Netns, name: InterfaceName, source: Interf
         stage: Stage::Create,
         netns,
         accept: GONE,
-        in_any_case: false,
         build: Box::new(move |namespaces| {
             namespaces.forget_indices();
             let index = namespaces.index(netns, name)?;
@@ -576,7 +571,6 @@ fn create_operation<'a>(netns: &'a Netns, name: InterfaceName, wanted: &'a Link)
         stage: if wanted.master.is_none() { Stage::Create } else { Stage::CreatePort },
         netns: from,
         accept: &[],
-        in_any_case: false,
         build: Box::new(move |namespaces| {
             let underlay = if let LinkKind::Vxlan { underlay, .. } = wanted.kind { underlay } else { None };
             let mut index = |device: Option<_>| device.map(|device| namespaces.index(from, device)).transpose();
@@ -606,16 +600,17 @@ fn address_operations<'a>(
         stage: Stage::Rest,
         netns,
         accept,
-        in_any_case: false,
         build: Box::new(move |namespaces| Ok((request(namespaces.index(netns, link)?), None))),
     };
     let (before, after) = (address_of(step.before.as_ref())?, address_of(step.after.as_ref())?);
     let Some(after) = after else {
         let mut list = vec![operation(GONE, Box::new(move |index| address::delete(index, (ip, peer))))];
         if takes_others {
-            let promote = |on| operation(&[], Box::new(move |index| change::promote(index, on)));
-            list.insert(0, promote(true));
-            list.push(Operation { in_any_case: true, ..promote(false) });
+            let promote = |stage, on| {
+                let request = Box::new(move |index| change::promote(index, on));
+                Operation { stage, ..operation(&[], request) }
+            };
+            list.extend([promote(Stage::Clear, true), promote(Stage::Restore, false)]);
         }
         return Ok(list);
     };
@@ -658,7 +653,6 @@ fn route_operation<'a>(netns: &'a Netns, step: &'a Step) -> Result<Operation<'a>
         stage: Stage::Rest,
         netns,
         accept: if delete { GONE } else { &[] },
-        in_any_case: false,
         build: Box::new(move |namespaces| {
             let index = wanted.dev.map(|dev| namespaces.index(netns, dev)).transpose()?;
             let route = NewRoute {
@@ -693,7 +687,6 @@ fn neighbour_operation<'a>(
         stage: Stage::Rest,
         netns,
         accept: if mac.is_none() { GONE } else { &[] },
-        in_any_case: false,
         build: Box::new(move |namespaces| {
             let index = namespaces.index(netns, link)?;
             let request = mac.map_or_else(|| neighbour::delete(index, ip), |mac| neighbour::set(index, ip, mac));
@@ -711,8 +704,7 @@ fn fdb_operations<'a>(
     mac: Mac,
     step: &'a Step,
 ) -> Result<Vec<Operation<'a>>, Refusal> {
-    let operation =
-        |stage, accept, build: Box<Build<'a>>| Operation { stage, netns, accept, in_any_case: false, build };
+    let operation = |stage, accept, build: Box<Build<'a>>| Operation { stage, netns, accept, build };
     let (before, after) = (fdb_of(step.before.as_ref())?, fdb_of(step.after.as_ref())?);
     let mut list = Vec::new();
     // A new entry takes the place of a plain one; more than that would be left beside it.
@@ -768,8 +760,7 @@ fn qdisc_operations<'a>(
     hook: Hook,
     step: &'a Step,
 ) -> Result<Vec<Operation<'a>>, Refusal> {
-    let operation =
-        |stage, accept, build: Box<Build<'a>>| Operation { stage, netns, accept, in_any_case: false, build };
+    let operation = |stage, accept, build: Box<Build<'a>>| Operation { stage, netns, accept, build };
     let (before, after) = (qdisc_of(step.before.as_ref())?, qdisc_of(step.after.as_ref())?);
     let mut list = Vec::new();
     let stays = matches!((before, after), (Some(before), Some(after)) if discriminant(before) == discriminant(after));

@@ -1,5 +1,6 @@
 //! The difference between what is wanted and what there is, as actions in order, and its renderings. Pure.
 
+mod addresses;
 mod announcements;
 mod diff;
 pub mod flows;

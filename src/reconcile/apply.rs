@@ -12,7 +12,7 @@ use crate::plan::{Action, Diff, Op, Phase, announcements, diff, phases};
 use crate::state::{Endpoint, Entry, Key, Kind, Netns, Object, PluginNetwork, Qdisc, Scope, State, Step};
 
 use super::Prepared;
-use super::sources::places;
+use super::sources::all_places;
 
 /// `ERESTART`: the ruleset changed since it was read (`nfnetlink` answers so to a batch with an old generation).
 const ERESTART: i32 = 85;
@@ -212,12 +212,7 @@ impl<'a> Run<'a> {
         progress: Progress<'_>,
     ) -> Result<Option<Change<'a>>, Errors> {
         let phases = phases(actions);
-        let entries = actions.iter().flat_map(|a| [(&a.key, a.before.as_ref()), (&a.key, a.after.as_ref())]);
-        self.touched.extend(entries.flat_map(|(key, entry)| places(key, entry)).cloned());
-        self.touched.extend(actions.iter().filter_map(|action| match &action.key {
-            Key::Netns { netns } => Some(netns.clone()),
-            _ => None,
-        }));
+        self.touched.extend(all_places(actions).cloned());
         let total = phases.iter().map(|(_, steps)| steps.len()).sum();
         let mut done = 0;
         let mut verified = true;

@@ -73,23 +73,28 @@ fn search(backend: &mut dyn Backend, wanted: Vec<(Netns, Owner)>) -> BTreeMap<Ne
     backend.search(&searched_for)
 }
 
-/// The namespaces that an object is in.
+/// The namespaces that an object is in, or is.
 pub(super) fn places<'a>(key: &'a Key, entry: Option<&'a Entry>) -> impl Iterator<Item = &'a Netns> {
+    let near = if let Key::Netns { netns } = key { netns } else { key.netns() };
     let far = entry.and_then(|entry| match &entry.object {
         Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) => Some(&peer.netns),
         Object::Endpoint(endpoint) => Some(&endpoint.netns),
         _ => None,
     });
-    std::iter::once(key.netns()).chain(far)
+    std::iter::once(near).chain(far)
+}
+
+/// The namespaces that something is done in.
+pub(super) fn all_places(actions: &[Action]) -> impl Iterator<Item = &Netns> {
+    let entries = actions.iter().flat_map(|a| [(&a.key, a.before.as_ref()), (&a.key, a.after.as_ref())]);
+    entries.flat_map(|(key, entry)| places(key, entry))
 }
 
 /// The namespaces of others that actions touch, by what tells each from those that come after it; else by device and inode
 /// number.
 pub(super) fn touched(backend: &dyn Backend, actions: &[Action], facts: &Facts) -> BTreeMap<Netns, (u64, u64)> {
-    let entries = actions.iter().flat_map(|a| [(&a.key, a.before.as_ref()), (&a.key, a.after.as_ref())]);
-    let touched = entries.flat_map(|(key, entry)| places(key, entry));
     let foreign: BTreeSet<&Netns> =
-        touched.filter(|netns| netns.label().is_some_and(|label| label.contains(['/', ':']))).collect();
+        all_places(actions).filter(|netns| netns.label().is_some_and(|label| label.contains(['/', ':']))).collect();
     let known = |netns: &Netns| backend.lasting(netns).or(facts.identity(netns));
     foreign.into_iter().filter_map(|netns| Some((netns.clone(), known(netns)?))).collect()
 }

@@ -159,6 +159,8 @@ pub(crate) enum Stage {
     Rest,
     /// Filters, on what is there by then.
     Filters,
+    /// What was another way for a while only: also where something was refused meanwhile.
+    Restore,
 }
 
 /// Which bridge a link becomes a port of.

@@ -85,5 +85,5 @@ fn decides<'a>(key: &Key, object: &'a Object) -> Option<(Option<&'a Object>, Opt
 pub fn concern(actions: &[Action]) -> bool {
     let mut entries =
         actions.iter().flat_map(|action| [&action.before, &action.after].map(|entry| (&action.key, entry)));
-    entries.find_map(|(key, entry)| decides(key, &entry.as_ref()?.object)).is_some()
+    entries.any(|(key, entry)| entry.as_ref().is_some_and(|entry| decides(key, &entry.object).is_some()))
 }
