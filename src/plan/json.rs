@@ -52,9 +52,10 @@ fn value(key: &Key, entry: Option<&Entry>) -> Value {
     let mut value = attributes(&entry.object);
     let Value::Object(map) = &mut value else { return value };
     match key {
-        Key::Address { link, ip, .. } => {
+        Key::Address { link, ip, peer, .. } => {
             map.insert("link".into(), json!(link));
             map.insert("ip".into(), json!(ip));
+            map.extend(peer.map(|peer| ("peer".into(), json!(peer))));
         }
         Key::Neighbour { link, ip, .. } => {
             map.insert("link".into(), json!(link));
