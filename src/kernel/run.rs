@@ -608,7 +608,7 @@ fn address_operations<'a>(
         if takes_others {
             let promote = |stage, on| {
                 let request = Box::new(move |index| change::promote(index, on));
-                Operation { stage, ..operation(&[], request) }
+                Operation { stage, ..operation(GONE, request) }
             };
             list.extend([promote(Stage::Clear, true), promote(Stage::Restore, false)]);
         }
