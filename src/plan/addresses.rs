@@ -37,31 +37,29 @@ fn link_of(key: &Key) -> Option<LinkOf<'_>> {
     }
 }
 
-/// The addresses of others on a device because of which the kernel refuses one.
-pub(super) fn others_in_the_way<'a>(
-    key: &Key,
-    wanted: &Entry,
-    live: &'a State,
-) -> impl Iterator<Item = (&'a Key, &'a String)> {
-    let of_link = match key {
-        Key::Address { netns, link, ip, .. } => Some((netns, *link, ip.ip())),
+/// An address of somebody else's, and what tells that it is.
+pub(super) type Others<'a> = (&'a Key, &'a Entry, &'a str);
+
+/// What there is as an address of somebody else's on a device that is to have one of netrec's, if it is such.
+pub(super) fn of_others<'a>(key: &'a Key, entry: &'a Entry) -> Option<Others<'a>> {
+    match (&entry.standing, key) {
+        (Standing::Foreign(why), Key::Address { .. }) => Some((key, entry, why)),
         _ => None,
+    }
+}
+
+/// Whether the kernel refuses an address because of one of somebody else's.
+pub(super) fn is_refused(key: &Key, wanted: &Entry, (other, found, _): &Others<'_>) -> bool {
+    let (Key::Address { netns, link, ip, .. }, Key::Address { netns: n, link: l, ip: there, .. }) = (key, other) else {
+        return false;
     };
-    let others = of_link
-        .into_iter()
-        .flat_map(|(netns, link, ip)| addresses_of(live, netns, link).map(move |(other, found)| (ip, other, found)));
-    others.filter_map(|(ip, other, found)| {
-        let Standing::Foreign(why) = &found.standing else { return None };
-        let Key::Address { ip: there, .. } = other else { return None };
-        let same_subnet = key.ipv4_subnet().is_some() && key.ipv4_subnet() == other.ipv4_subnet();
-        // Of IPv6 a device has each address once, whatever its prefix length and its other end.
-        let excludes = match (same_subnet, ip.is_ipv6()) {
-            (true, _) => there.ip() == ip || scope_of(found) != scope_of(wanted),
-            (false, true) => there.ip() == ip,
-            _ => false,
-        };
-        excludes.then_some((other, why))
-    })
+    if (netns, link) != (n, l) {
+        return false;
+    }
+    let same_subnet = key.ipv4_subnet().is_some() && key.ipv4_subnet() == other.ipv4_subnet();
+    // Of IPv6 a device has each address once, whatever its prefix length and its other end.
+    let same_address = there.ip() == ip.ip() && (same_subnet || ip.is_ipv6());
+    same_address || same_subnet && scope_of(found) != scope_of(wanted)
 }
 
 /// The addresses of a link, with what there is of them.

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::addresses::{behind, early, others_in_the_way, yields};
+use super::addresses::{Others, behind, early, is_refused, of_others, yields};
 use super::{Action, Conflict, Op};
 use crate::state::{
     Claim, ClusterNetwork, Endpoint, Entry, Fdb, Health, InterfaceName, Key, Link, LinkKind, MacvlanMode, Member,
@@ -22,10 +22,11 @@ use crate::state::{
 pub fn diff(desired: &State, live_state: &State) -> Diff {
     let fate = Fate::of(desired, live_state);
     let mut walk = Diff::default();
-    let mut renamed = Vec::new();
+    let (mut renamed, mut others) = (Vec::new(), Vec::new());
     let mut live: Vec<Found<'_>> = Vec::with_capacity(live_state.len());
     for (key, entry) in live_state {
         let falls = fate.takes(key, &entry.object);
+        others.extend(of_others(key, entry));
         match fate.new_key(key) {
             Some(new) if falls.is_none() => renamed.push((new, fate.adjust(key, entry))),
             _ => live.push(Found { key, entry, falls }),
@@ -48,7 +49,7 @@ pub fn diff(desired: &State, live_state: &State) -> Diff {
             (None, None) => break,
         };
         match order {
-            Ordering::Less => walk.missing(wanted.next(), live_state),
+            Ordering::Less => walk.missing(wanted.next(), &others),
             Ordering::Greater => walk.extra(found.next(), &fate),
             Ordering::Equal => {
                 if let (Some((key, after)), Some(before)) = (wanted.next(), found.next()) {
@@ -593,11 +594,11 @@ impl Diff {
         }
     }
 
-    fn missing(&mut self, wanted: Option<(&Key, &Entry)>, live: &State) {
+    fn missing(&mut self, wanted: Option<(&Key, &Entry)>, others: &[Others<'_>]) {
         if let Some((key, after)) = wanted {
-            for (foreign, why) in others_in_the_way(key, after, live) {
+            for (foreign, _, why) in others.iter().filter(|other| is_refused(key, after, other)) {
                 let owner = after.owner().cloned().unwrap_or_else(Owner::netrec);
-                self.conflicts.push(Conflict { key: foreign.clone(), why: why.clone(), owner });
+                self.conflicts.push(Conflict { key: (*foreign).clone(), why: (*why).to_owned(), owner });
             }
             self.push(Op::Create, key, None, Some(after.clone()));
         }

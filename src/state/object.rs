@@ -702,7 +702,7 @@ pub struct Address {
     pub secondary: bool,
     /// Its scope (`ifa_scope`), where it is another than `universe` (0): where it may be a source address. Of IPv6 the
     /// address itself says it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<u8>,
 }
 
