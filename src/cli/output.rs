@@ -94,10 +94,11 @@ impl Output {
         self.result(&painted);
     }
 
-    /// What a line takes, where results go to a terminal.
+    /// What a line takes, where results go to a terminal that knows its width, or where `COLUMNS` says it.
     pub(super) fn columns(&self) -> Option<usize> {
-        let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
-        (size.ws_col > 0).then(|| size.ws_col.into())
+        let of_terminal = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
+        let given = || std::env::var("COLUMNS").ok()?.parse().ok();
+        of_terminal.filter(|columns| *columns > 0).or_else(given).filter(|columns| *columns > 0)
     }
 
     /// Tables whose last column is a state.
@@ -175,11 +176,16 @@ fn with_states(text: &str) -> String {
     // The column, in characters, that states begin in.
     let mut column: Option<usize> = None;
     let mut code = "31";
+    let mut warns = false;
     for line in text.lines() {
         let at = line.strip_suffix(STATE).map(|before| before.chars().count());
         let split = column.and_then(|column| line.char_indices().nth(column)).map(|(at, _)| line.split_at(at));
+        // What of a row goes on below is no state, where it has no gap before the column.
+        let split = split.filter(|(before, _)| before.ends_with("  "));
+        // A warning goes on until the first empty line.
+        warns = line.starts_with('!') || warns && !line.is_empty();
         match (at, split) {
-            _ if line.starts_with('!') => painted += &format!("\x1b[1;33m{line}\x1b[0m\n"),
+            _ if warns => painted += &format!("\x1b[1;33m{line}\x1b[0m\n"),
             (Some(at), _) => {
                 column = Some(at);
                 painted += &format!("\x1b[1m{line}\x1b[0m\n");
@@ -211,6 +217,7 @@ mod tests {
     fn states_are_coloured() {
         let text = "a: 1 object differs from b
 ! a warning
+  that goes on
 
 NETWORK  STATE
 front    ok
@@ -219,11 +226,15 @@ back     1 missing of 6
 CONTAINER  ADDRESSES  STATE
 web        10.0.0.2   waiting: it is not there
            fd00::2
+db         10.0.0.3   refused: it is
+                      another's
+  addresses: 10.0.0.3 fd00::3
 
 No longer in b: containers.db
 ";
         let painted = "a: 1 object differs from b
 \x1b[1;33m! a warning\x1b[0m
+\x1b[1;33m  that goes on\x1b[0m
 
 \x1b[1mNETWORK  STATE\x1b[0m
 front    \x1b[32mok\x1b[0m
@@ -232,6 +243,9 @@ back     \x1b[31m1 missing of 6\x1b[0m
 \x1b[1mCONTAINER  ADDRESSES  STATE\x1b[0m
 web        10.0.0.2   \x1b[33mwaiting: it is not there\x1b[0m
            fd00::2
+db         10.0.0.3   \x1b[31mrefused: it is\x1b[0m
+                      \x1b[31manother's\x1b[0m
+  addresses: 10.0.0.3 fd00::3
 
 No longer in b: containers.db
 ";

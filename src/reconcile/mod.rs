@@ -21,6 +21,7 @@ mod saved;
 mod sources;
 mod stale;
 mod status;
+mod table;
 mod trust;
 pub mod watch;
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::entrances::{Entrance, Part, Use, entrances, use_of};
+use super::table::{paragraph, table};
 use super::{PrepareError, Prepared, Wanted, planned, read, sources, there, wanted};
 use crate::config::{Attachment, Config, Container, Network};
 use crate::desired::{ChosenAttachment, Desired, Refusal, bridge_name, of_another_kind};
@@ -207,22 +208,22 @@ impl Status {
         })
     }
 
-    /// As tables, for people. `columns` is what a line takes, where that is known: what a cell lists is then one below the other,
-    /// where it does not fit otherwise.
+    /// As tables, for people. `columns` is what a line takes, where that is known: what does not fit there goes on below.
     pub fn to_text(&self, columns: Option<usize>) -> String {
-        let mut text = if self.matches() {
-            format!("{} matches {}.\n", self.host, self.file)
+        let verdict = if self.matches() {
+            format!("{} matches {}.", self.host, self.file)
         } else if !self.refusals.is_empty() {
-            format!("{} cannot be made as {} wants it.\n", self.host, self.file)
+            format!("{} cannot be made as {} wants it.", self.host, self.file)
         } else {
             let Summary { create, update, replace, delete } = self.changes;
             let count = create + update + replace + delete;
             let objects = if count == 1 { "object differs" } else { "objects differ" };
-            format!("{}: {count} {objects} from {}; `netrec plan` shows what and why.\n", self.host, self.file)
+            format!("{}: {count} {objects} from {}; `netrec plan` shows what and why.", self.host, self.file)
         };
+        let mut text = paragraph(&verdict, columns);
         let warnings = self.waits.iter().chain(self.warnings.iter().map(|warning| &warning.message));
-        text.extend(warnings.map(|warning| format!("! {warning}\n")));
-        text.extend(self.refusals_without_a_row().map(|refusal| format!("! {refusal}\n")));
+        let warnings = warnings.chain(self.refusals_without_a_row());
+        text.extend(warnings.map(|warning| paragraph(&format!("! {warning}"), columns)));
         let rows = self.networks.iter().map(|network| {
             let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
             let NetworkStatus { name, driver, device, containers, state, hindered, .. } = network;
@@ -281,7 +282,8 @@ impl Status {
         };
         if !self.left.is_empty() {
             let left: Vec<&str> = self.left.iter().map(Owner::as_str).collect();
-            text += &format!("\nNo longer in {}: {}\n", self.file, left.join(", "));
+            text += "\n";
+            text += &paragraph(&format!("No longer in {}: {}", self.file, left.join(", ")), columns);
         }
         text
     }
@@ -305,72 +307,6 @@ impl Status {
             .collect();
         self.refusals.iter().filter(move |refusal| !told.contains(refusal))
     }
-}
-
-/// Columns as wide as their widest cell; nothing without rows. Where a line takes less, lists of addresses are set one below the
-/// other, and the last column in several lines.
-fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>, columns: Option<usize>) -> String {
-    let lists = head.map(|name| ["SUBNETS", "ADDRESSES"].contains(&name));
-    let mut rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
-    if rows.len() == 1 {
-        return String::new();
-    }
-    let mut widths = widths(&rows);
-    let taken = |widths: [usize; N]| widths.iter().sum::<usize>() + GAP.len() * (N - 1);
-    if let Some(columns) = columns.filter(|columns| taken(widths) > *columns) {
-        let unwrapped: Vec<_> = rows.iter().flat_map(|row| stacked(row, lists, usize::MAX)).collect();
-        widths = self::widths(&unwrapped);
-        let last = columns.saturating_sub(taken(widths) - widths[N - 1]).max(NARROWEST);
-        rows = rows.iter().flat_map(|row| stacked(row, lists, last)).collect();
-        widths = self::widths(&rows);
-    }
-    let line = |row: &[String; N]| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).fold("\n".to_owned(), |text, line| text + &line)
-}
-
-/// The least that a last column in several lines is given, in characters.
-const NARROWEST: usize = 24;
-
-/// Between columns.
-const GAP: &str = "  ";
-
-fn widths<const N: usize>(rows: &[[String; N]]) -> [usize; N] {
-    std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-}
-
-/// A row as several: the first has all that is no list, and of the last column what fits.
-fn stacked<const N: usize>(row: &[String; N], lists: [bool; N], last: usize) -> Vec<[String; N]> {
-    let parts: [Vec<String>; N] = std::array::from_fn(|column| {
-        if lists[column] {
-            row[column].split(' ').map(str::to_owned).collect()
-        } else if column == N - 1 {
-            wrapped(&row[column], last)
-        } else {
-            vec![row[column].clone()]
-        }
-    });
-    let height = parts.iter().map(Vec::len).max().unwrap_or(1);
-    let cell = |column: usize, line: usize| parts[column].get(line).cloned().unwrap_or_default();
-    (0..height).map(|line| std::array::from_fn(|column| cell(column, line))).collect()
-}
-
-/// A text in lines of so many characters, broken between words.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 /// Reads what there is of a file. `host` is the name of this one, else the system's; `waits` is what waits to be confirmed.
@@ -604,51 +540,5 @@ impl<'a> View<'a> {
             hindered: self.hindered.get(&port.owner).cloned().or_else(below),
             owner: port.owner,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_narrow_table_sets_addresses_one_below_the_other() {
-        let rows = || {
-            [["web", "10.20.0.10/24 fd20::10/64", "ok"], ["db", "10.20.0.9/24", "1 missing of 6"]]
-                .into_iter()
-                .map(|row| row.map(str::to_owned))
-        };
-        let shown = |columns| table(["CONTAINER", "ADDRESSES", "STATE"], rows(), columns);
-        let wide = "
-CONTAINER  ADDRESSES                  STATE
-web        10.20.0.10/24 fd20::10/64  ok
-db         10.20.0.9/24               1 missing of 6
-";
-        let narrow = "
-CONTAINER  ADDRESSES      STATE
-web        10.20.0.10/24  ok
-           fd20::10/64
-db         10.20.0.9/24   1 missing of 6
-";
-        assert_eq!(shown(None), wide);
-        assert_eq!(shown(Some(52)), wide, "it just fits");
-        assert_eq!(shown(Some(51)), narrow);
-        assert_eq!(shown(Some(10)), narrow, "what cannot be made narrower is shown all the same");
-    }
-
-    #[test]
-    fn a_long_reason_goes_on_below() {
-        let why = "refused: container `web` (netrec.toml:3) is to live in /run/x, where there is no network namespace";
-        let rows = [["web", "10.20.0.10/24 fd20::10/64", why], ["db", "10.20.0.9/24", "ok"]];
-        let rows = rows.into_iter().map(|row| row.map(str::to_owned));
-        let shown = "
-CONTAINER  ADDRESSES      STATE
-web        10.20.0.10/24  refused: container `web` (netrec.toml:3)
-           fd20::10/64    is to live in /run/x, where there is no
-                          network namespace
-db         10.20.0.9/24   ok
-";
-        assert_eq!(table(["CONTAINER", "ADDRESSES", "STATE"], rows, Some(66)), shown);
-        assert!(shown.lines().all(|line| line.chars().count() <= 66));
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::SHOP;
-use crate::lab::{self, Lab};
+use crate::lab::{self, Lab, NETREC};
 
 fn status(lab: &Lab, file: &str, args: &[&str]) -> String {
     let output = lab.host.netrec(&[&["-c", file, "status"], args].concat());
@@ -212,5 +212,55 @@ fn what_waits_and_what_cannot_be_made_is_told_at_its_row() {
         let row = rows(&text, "CONTAINER").into_iter().find(|row| row.starts_with("c |")).unwrap_or_default();
         assert!(row.contains("| refused: container `c` ") && row.contains("/run/netns/theirs, which "), "{row}");
         lab.host.sh("umount /run/netns/theirs");
+    });
+}
+
+/// On lines of sixty characters nothing is beyond them, be it a terminal's or those that the environment names.
+#[test]
+fn on_a_narrow_terminal_the_rest_goes_on_below() {
+    lab::in_lab(|lab| {
+        lab.host.sh(
+            "nft 'add table inet other; add chain inet other f { type filter hook forward priority 0; policy drop; }'",
+        );
+        let toml = "[networks.front]\nsubnet = ['10.20.0.0/24', 'fd20::/64']\n\
+             [containers.web]\nnetworks = ['front']\nports = ['8080:80', '127.0.0.1:9000-9009:9000-9009/udp']\n\
+             [containers.b]\npid = 4000000\nnetworks = ['front']\nports = ['8081:80']\n";
+        let file = lab.host.write("shop.toml", toml);
+        assert_eq!(lab.host.netrec(&["-c", &file, "--host", "alpha", "apply", "-y"]).status, 0);
+        let shown = "\
+alpha matches /run/lab/shop.toml.
+! containers.b waits for process 4000000, which does not run
+! chain f of table inet other (hook forward, policy drop)
+  drops traffic out of nr-front and published ports into
+  nr-front; to let it through: nft insert rule inet other f
+  iifname '\"nr-front\"' accept && nft insert rule inet other
+  f oifname '\"nr-front\"' accept
+
+NETWORK  DRIVER  DEVICE    SUBNETS       CONTAINERS  STATE
+front    bridge  nr-front  10.20.0.0/24  2           ok
+                           fd20::/64
+
+CONTAINER  NETNS        NETWORK  INTERFACE  STATE
+web        web          front    eth0       ok
+  addresses: 10.20.0.222/24 fd20::ed3a:5e9:a764:c522/64
+b          pid:4000000  front    eth0       waiting
+  addresses: 10.20.0.20/24 fd20::2aa7:872a:aa1e:1236/64
+
+PORT                     CONTAINER      CONNECTIONS  STATE
+*:8080/tcp               web:80         0            ok
+  addresses: 10.20.0.222 fd20::ed3a:5e9:a764:c522
+127.0.0.1:9000-9009/udp  web:9000-9009  0            ok
+  addresses: 10.20.0.222
+*:8081/tcp               b:80           0            waiting
+  addresses: 10.20.0.20 fd20::2aa7:872a:aa1e:1236
+";
+        let args = ["-c", &file, "--host", "alpha", "status"];
+        let piped = |columns| lab.host.netrec_with_env(&[("COLUMNS", columns)], &args).stdout;
+        assert_eq!(piped("60"), shown);
+        for none in ["", "0", "x"] {
+            assert_eq!(piped(none), status(lab, &file, &["--host", "alpha"]));
+        }
+        let line = format!("stty cols 60; NO_COLOR=1 COLUMNS=20 {NETREC} -c {file} --host alpha status");
+        assert_eq!(lab.host.run(["script", "-qec", &line, "/dev/null"]).replace("\r\n", "\n"), shown);
     });
 }

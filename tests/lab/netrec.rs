@@ -60,7 +60,7 @@ impl Machine {
 
     /// Runs netrec with more in its environment, such as a fault.
     pub fn netrec_with_env(&self, env: &[(&str, &str)], args: &[&str]) -> Output {
-        let output = self.output(Command::new(NETREC).args(args).envs(env.iter().copied()));
+        let output = self.output(Command::new(NETREC).args(args).env_remove("COLUMNS").envs(env.iter().copied()));
         // A process that is killed may print nothing.
         if args.contains(&"--json") && !output.stdout.is_empty() {
             documents::check(&output.stdout, args.contains(&"show"));
