@@ -69,7 +69,7 @@ subnet = \"10.21.0.0/24\"
 ";
 
 /// Texts of a container as they are written, and as they become: `F` is the addresses on `front`, `B` that on `back`.
-const SPELLINGS: [(&str, &str); 26] = [
+const SPELLINGS: [(&str, &str); 29] = [
     ("[containers.web]\nnetworks = [\"front\"]\n", "[containers.web]\nnetworks.front = { address = F }\n"),
     (
         "[containers.web] # w\n# of two\nnetworks = [\"front\", \"back\"] # end\nports    = [\"80:80\"]\n# foot\n",
@@ -142,6 +142,21 @@ const SPELLINGS: [(&str, &str); 26] = [
     (
         "containers = { web = { networks = [ 'back' ] , ports = [] } } # c\n",
         "containers = { web = { networks = { back = { address = B } } , ports = [] } } # c\n",
+    ),
+    // Within braces, too.
+    (
+        "[containers]\nweb = { networks = [ # a comment\n \"front\" ] }\n",
+        "[containers]\nweb = { networks = { # a comment\n front = { address = F } } }\n",
+    ),
+    (
+        "[containers]\nweb = { # w\n    networks = [\n        # one\n        \"front\", # f\n        'back' # b\n\
+         \u{20}       , # two\n    ], # n\n    ports = [\"80:80\"] # p\n} # e\n",
+        "[containers]\nweb = { # w\n    networks = {\n        # one\n        front = { address = F }, # f\n        \
+         back = { address = B } # b\n        , # two\n    }, # n\n    ports = [\"80:80\"] # p\n} # e\n",
+    ),
+    (
+        "containers.web = { ports = [], networks = [\"back\" # b\n] }\n",
+        "containers.web = { ports = [], networks = {back = { address = B } # b\n} }\n",
     ),
     (
         "[containers.web.networks]\n  back = { # open\n    priority = 3 # c\n  }\n",

@@ -118,7 +118,8 @@ impl<'a> Edits<'a> {
     }
 
     /// `networks = ["front", "back"]` as `networks.front = {}` and `networks.back = {}`; within braces as
-    /// `networks = { front = {} }`. Comments stay beside what they are about.
+    /// `networks = { front = {} }`, on as many lines as before where there are comments, which TOML 1.1 allows. Comments stay beside
+    /// what they are about.
     fn list_to_table(
         &mut self,
         list: &Array,
@@ -132,11 +133,15 @@ impl<'a> Edits<'a> {
             None => "{}".to_owned(),
         };
         if inline {
-            // Within braces there is no line to put a comment on.
-            if self.text[place.clone()].contains('#') {
-                return None;
-            }
             let of = |network: &Value| Some(format!("{} = {}", bare(network.as_str()?), value(network.as_str()?)));
+            if self.text[place.clone()].contains('#') {
+                for network in list {
+                    self.list.push((network.span()?, of(network)?));
+                }
+                self.list.push((place.start..place.start + 1, "{".to_owned()));
+                self.list.push((place.end - 1..place.end, "}".to_owned()));
+                return Some(());
+            }
             let networks: Vec<String> = list.iter().map(of).collect::<Option<_>>()?;
             self.list.push((place, format!("{{ {} }}", networks.join(", "))));
             return Some(());

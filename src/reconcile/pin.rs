@@ -21,7 +21,7 @@ pub enum PinError {
     #[error("{0}")]
     Invalid(#[from] Invalid),
     /// The place is written in a way that cannot be followed.
-    #[error("{file}: there is no way to write the chosen addresses into this text; what is missing:\n{}", lines(.pins))]
+    #[error("{file}: the chosen addresses cannot be written into a text like this; give each by hand:\n{}", lines(.pins))]
     Text {
         /// The name of the file.
         file: String,
@@ -49,7 +49,11 @@ fn so_far(done: &[String]) -> String {
 }
 
 fn lines(pins: &[Pin]) -> String {
-    pins.iter().map(|pin| format!("  {}: {}", pin.owner, pin.listed())).collect::<Vec<_>>().join("\n")
+    let line = |Pin { place, owner, addresses }: &Pin| {
+        let missing: Vec<String> = addresses.iter().map(|ip| format!("\"{ip}\"")).collect();
+        format!("  {place}: `{owner}.address` lacks {}", missing.join(", "))
+    };
+    pins.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// The addresses of an attachment that the file has left open.
@@ -181,6 +185,17 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn what_cannot_be_written_is_told_with_its_place() {
+        let addresses = ["10.20.0.222", "fd20::1"].map(|ip| ip.parse().unwrap()).to_vec();
+        let owner = Owner::new("containers.web.networks.front");
+        let pin = Pin { owner, place: "netrec.toml:7".into(), addresses };
+        let error = PinError::Text { file: "netrec.toml".into(), pins: vec![pin] };
+        let told = "netrec.toml: the chosen addresses cannot be written into a text like this; give each by hand:\n  \
+                    netrec.toml:7: `containers.web.networks.front.address` lacks \"10.20.0.222\", \"fd20::1\"";
+        assert_eq!(error.to_string(), told);
+    }
 
     #[test]
     fn a_file_that_changed_meanwhile_is_left_alone() {
