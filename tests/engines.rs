@@ -69,7 +69,8 @@ impl<'a> Engine<'a> {
         lab.host.sh(&match (self.key, line.strip_prefix("run -d ")) {
             ("docker", _) => format!("docker -H unix://{data}/docker.sock {line}"),
             (_, Some(rest)) => format!("{script} container {data} {cgroup} {rest}"),
-            (_, None) => format!("{script} run {data} {cgroup} {line}"),
+            // Docker does not wait for what it removes.
+            (_, None) => format!("{script} run {data} {cgroup} {}", line.replace("rm -f ", "rm -f -t 0 ")),
         })
     }
 
@@ -254,6 +255,24 @@ fn is_watched(engine: &Engine<'_>) {
     engine.run("rm -f web");
 }
 
+/// `examples/podman.toml`, with real containers.
+fn is_as_the_example_says(podman: &Engine<'_>) {
+    let host = &podman.lab.host;
+    podman.run(&format!("run -d --network none --name web busybox sh -c '{SERVE}'"));
+    podman.run(&format!("run -d --network none --name db busybox sh -c '{}'", SERVE.replace("80", "5432")));
+    let file = host.write("podman.toml", include_str!("../examples/podman.toml"));
+    let netrec = |args: &[&str]| host.netrec(&[&["-c", &file], args].concat());
+    assert_eq!(netrec(&["apply", "-y"]).status, 0);
+    podman.is_attached("as the example says");
+    let asks = |name: &str, url: &str| {
+        podman.run(&format!("exec {name} busybox wget -q -O - http://{url}/ 2>/dev/null || echo no answer"))
+    };
+    assert_eq!(asks("web", "10.25.1.10:5432"), "shop\n");
+    assert_eq!(asks("db", "192.0.2.1:8080"), "no answer\n", "an internal network leads nowhere");
+    podman.run("rm -f web db");
+    assert_eq!(netrec(&["destroy", "-y"]).status, 0);
+}
+
 #[test]
 fn a_container_of_dockers_lives_on_networks_of_netrecs() {
     if let Some(why) = lab::kernel::obstacle(&["dockerd", "docker", "busybox"]) {
@@ -279,6 +298,7 @@ fn a_container_of_podmans_lives_on_networks_of_netrecs() {
             lives(&podman);
             podman.run("rm -f web");
             is_watched(&podman);
+            is_as_the_example_says(&podman);
         }
         Err(why) => lab::kernel::not_tried("a container of Podman's", &format!("it does not start: {why}")),
     });

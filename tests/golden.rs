@@ -81,7 +81,7 @@ fn check(file: &Path, found: &str, failures: &mut Vec<String>) {
 fn pictures_are_as_written() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut failures = Vec::new();
-    for example in ["web-shop", "home-server", "ipv6-routed", "macvlan", "overlay-routed"] {
+    for example in ["web-shop", "home-server", "ipv6-routed", "macvlan", "overlay-routed", "podman"] {
         let name = format!("{example}.toml");
         let text = fs::read_to_string(root.join("examples").join(&name)).unwrap();
         let config = parse(Sources(vec![Source { name, text }])).unwrap();
