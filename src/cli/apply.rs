@@ -10,7 +10,7 @@ use super::destroy::LOCK_TIMEOUT;
 use super::interrupt::Interrupts;
 use super::{Done, Error, Output, kernel, locked, owners, say};
 use crate::config::{self, Config, Sources};
-use crate::kernel::Backend;
+use crate::kernel::{Ahead, Backend};
 use crate::plan::FORMAT_VERSION;
 use crate::reconcile::{
     ApplyError, Doubt, GuardError, Guarded, Kept, Machine, Place, PrepareError, Prepared, Ruling, Saved, Undo, applied,
@@ -205,9 +205,11 @@ impl Order {
             }
             agreed = Some((prepared.plan.actions, prepared.plan.namespaces));
         }
-        let (mut kernel, _lock) = locked(self.timeout)?;
+        let (kernel, _lock) = locked(self.timeout)?;
         let place = Place::of(kernel.host_id().1);
         place.refuse_while_waiting()?;
+        // Not before there is the lock: whoever had it may have changed what there is.
+        let mut kernel = kernel.with(Ahead::start());
         let prepared = plan(&mut kernel)?;
         match agreed {
             Some((actions, namespaces))

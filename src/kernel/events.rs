@@ -29,8 +29,8 @@ use super::transport::messages;
 use crate::state::Mac;
 
 /// `enum rtnetlink_groups`: links, queueing, addresses and routes of both families, what decides on routes, parameters of both
-/// families, namespace ids.
-const GROUPS: [u32; 12] = [
+/// families.
+const GROUPS: [u32; 11] = [
     1,  // RTNLGRP_LINK
     4,  // RTNLGRP_TC
     5,  // RTNLGRP_IPV4_IFADDR
@@ -41,9 +41,10 @@ const GROUPS: [u32; 12] = [
     19, // RTNLGRP_IPV6_RULE
     24, // RTNLGRP_IPV4_NETCONF
     25, // RTNLGRP_IPV6_NETCONF
-    28, // RTNLGRP_NSID
     32, // RTNLGRP_NEXTHOP
 ];
+/// `RTNLGRP_NSID`: namespaces get numbers, and are gone with them.
+const NUMBERS: u32 = 28;
 /// `RTNLGRP_NEIGH`, of the host alone: netrec has neighbours and forwarding databases nowhere else.
 const NEIGHBOURS: u32 = 3;
 /// Room for a burst; the kernel uses it up only as far as needed.
@@ -97,6 +98,30 @@ pub struct Events {
     told: Mutex<Told>,
     /// What is waited for: the sockets, and the table of mounts.
     waited: Vec<OwnedFd>,
+}
+
+/// Ears on the host's own namespace, for as long as somebody knows of everything else what becomes of it. Of its firewall and of
+/// its neighbours they hear nothing.
+#[derive(Debug)]
+pub(super) struct HostEars {
+    route: Socket,
+    buffer: Vec<u8>,
+}
+
+impl HostEars {
+    /// Begins to listen, in the calling thread's network namespace.
+    pub(super) fn open() -> io::Result<Self> {
+        Ok(Self { route: subscribe(&GROUPS)?, buffer: vec![0; DATAGRAM] })
+    }
+
+    /// What may be another than it was when that was last asked, or than at the opening.
+    pub(super) fn heard(&mut self) -> Heard {
+        let (mut heard, mut known) = (Heard::default(), Known::default());
+        if take_from(&self.route, &mut self.buffer, &mut heard, &mut known).is_err() {
+            heard.all = true;
+        }
+        heard
+    }
 }
 
 /// The sockets, and what has been taken from them.
@@ -186,6 +211,7 @@ impl Events {
 
     fn subscribed() -> io::Result<Self> {
         let route = subscribe(&GROUPS)?;
+        route.add_membership(NUMBERS)?;
         route.set_listen_all_namespaces(true)?;
         let neighbours = subscribe(&[])?;
         let nftables = nftables::generations()?;
@@ -296,20 +322,38 @@ impl Told {
         heard.ruleset |= ruleset;
         let mut matters = ruleset;
         for socket in [&*route, &*neighbours] {
-            while let Some(datagram) = receive(socket, buffer)? {
-                let Some((number, length)) = datagram else {
-                    *losses += 1;
-                    (heard.all, matters) = (true, true);
-                    continue;
-                };
-                let whose = number.map_or(Some(Whose::Host), |number| known.numbers.get(&number).copied());
-                for (header, body) in messages(buffer.get(..length).unwrap_or_default()) {
-                    matters |= heard.note(known, (number, whose), header.kind, body);
-                }
-            }
+            let taken = take_from(socket, buffer, heard, known)?;
+            *losses += taken.losses;
+            matters |= taken.matters;
         }
         Ok(matters)
     }
+}
+
+/// What came of taking what has been told.
+#[derive(Default)]
+struct Taken {
+    /// Whether it may matter.
+    matters: bool,
+    /// How often more was told than there was room for.
+    losses: u64,
+}
+
+/// Takes all that has been told by a socket.
+fn take_from(socket: &Socket, buffer: &mut [u8], heard: &mut Heard, known: &mut Known) -> io::Result<Taken> {
+    let mut taken = Taken::default();
+    while let Some(datagram) = receive(socket, buffer)? {
+        let Some((number, length)) = datagram else {
+            taken.losses += 1;
+            (heard.all, taken.matters) = (true, true);
+            continue;
+        };
+        let whose = number.map_or(Some(Whose::Host), |number| known.numbers.get(&number).copied());
+        for (header, body) in messages(buffer.get(..length).unwrap_or_default()) {
+            taken.matters |= heard.note(known, (number, whose), header.kind, body);
+        }
+    }
+    Ok(taken)
 }
 
 /// A datagram that waits: the number of the namespace that it tells of (none for the host's) and its length, or none of

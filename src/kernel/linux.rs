@@ -9,7 +9,7 @@ use nix::sys::utsname::uname;
 
 use super::announce;
 use super::conntrack::{self, Local};
-use super::events::Events;
+use super::events::{Events, Heard, HostEars};
 use super::fault::Writes;
 use super::live::{Live, dump_error, read_error};
 use super::netlink::change::Abilities;
@@ -43,10 +43,23 @@ pub struct Linux {
     /// What tells what of the picture is another now; without, all of it may be.
     events: Option<Arc<Events>>,
     picture: Picture,
+    /// Whether something was written since all was read, where there are no ears.
+    written: Written,
     /// The flows as they are after the last step.
     flows: Option<conntrack::Listing>,
     /// The last facts, and what they were asked for.
     facts: Option<(Asked, Facts)>,
+}
+
+/// What was written since all was read.
+#[derive(Debug)]
+enum Written {
+    /// Nothing.
+    Nothing,
+    /// Something; what it did to the host was heard.
+    Heard(HostEars),
+    /// Something.
+    Unheard,
 }
 
 impl Linux {
@@ -62,6 +75,7 @@ impl Linux {
             unseen: Vec::new(),
             events: None,
             picture: Picture::default(),
+            written: Written::Nothing,
             flows: None,
             facts: None,
         })
@@ -101,7 +115,7 @@ impl Linux {
     /// Gives up what was told of since it was read.
     fn catch_up(&mut self) {
         let Some(events) = self.events.clone() else {
-            (self.picture, self.facts) = (Picture::default(), None);
+            (self.picture, self.facts, self.written) = (Picture::default(), None, Written::Nothing);
             return;
         };
         let mut heard = events.heard();
@@ -349,7 +363,12 @@ impl Backend for Linux {
         if self.events.is_some() {
             return self.live(scope);
         }
-        self.picture.keep_untouched(touched);
+        let heard = match &mut self.written {
+            Written::Nothing => Some(Heard::default()),
+            Written::Heard(ears) => Some(ears.heard()),
+            Written::Unheard => None,
+        };
+        self.picture.keep_untouched(touched, heard.as_ref());
         let live = self.read(scope);
         if live.is_err() {
             self.doubt();
@@ -358,8 +377,11 @@ impl Backend for Linux {
     }
 
     fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
-        let Self { namespaces, writes, can, picture, flows, .. } = self;
+        let Self { namespaces, writes, can, picture, flows, events, written, .. } = self;
         *flows = None;
+        if events.is_none() && matches!(written, Written::Nothing) {
+            *written = HostEars::open().map_or(Written::Unheard, Written::Heard);
+        }
         let can = *can.get_or_insert_with(abilities);
         let mut outcomes = Runner::new(namespaces, writes, can).run(steps);
         for step in steps {

@@ -130,7 +130,10 @@ impl Picture {
         match &step.key {
             Key::Netns { .. } => {
                 self.names = None;
-                self.forget_others();
+                // One that goes may be held by somebody; one that is made was nowhere before.
+                if step.before.is_some() {
+                    self.forget_others();
+                }
             }
             Key::Sysctl { netns, path } if netns.is_host() => {
                 self.parameters.remove(netns);
@@ -143,9 +146,9 @@ impl Picture {
         }
     }
 
-    /// Gives up the host's, which each step may change, and what is of these namespaces.
-    pub(super) fn keep_untouched(&mut self, touched: &BTreeSet<Netns>) {
-        for netns in touched.iter().chain([&Netns::HOST]) {
+    /// Gives up what is of these namespaces, and what was heard of the host's; all of that where nothing was.
+    pub(super) fn keep_untouched(&mut self, touched: &BTreeSet<Netns>, host: Option<&Heard>) {
+        for netns in touched.iter().filter(|netns| !netns.is_host()) {
             self.forget_space(netns);
         }
         self.neighbours.clear();
@@ -154,8 +157,12 @@ impl Picture {
         if self.others.as_ref().is_some_and(|others| others.held) {
             self.forget_others();
         }
-        // All of the host is read again.
-        self.stale = Stale::default();
+        if let Some(heard) = host.filter(|heard| !heard.all) {
+            self.forget(heard);
+        } else {
+            self.forget_space(&Netns::HOST);
+            self.stale = Stale::default();
+        }
     }
 
     /// Gives up the namespaces of a name that now leads elsewhere.
