@@ -75,11 +75,16 @@ fn rectangle(element: Element<'_, '_>) -> Area {
     Area { left: x, top: y, right: x + attribute(element, "width"), bottom: y + attribute(element, "height") }
 }
 
+/// What a text says; all that was cut of it stands before that, as its title.
+fn words<'a>(text: Element<'a, '_>) -> &'a str {
+    text.children().filter(Element::is_text).find_map(|part| part.text()).unwrap_or_default()
+}
+
 /// What a text covers: letters rise above the base line by less than their size, and go below by less than a quarter.
 fn covered(text: Element<'_, '_>) -> Area {
     let [x, y, size, length] = ["x", "y", "font-size", "textLength"].map(|name| attribute(text, name));
     // No letter of a font of one width is wider than this, so that the length is no lie.
-    let letters = u32::try_from(text.text().unwrap_or_default().chars().count()).unwrap();
+    let letters = u32::try_from(words(text).chars().count()).unwrap();
     assert!(length + 0.1 >= f64::from(letters) * size * 0.6, "a text is pressed together: {text:?}");
     Area { left: x, top: y - 0.8 * size, right: x + length, bottom: y + 0.25 * size }
 }
@@ -115,7 +120,7 @@ fn legible(name: &str, svg: &str) {
     let boxes: Vec<Area> =
         all("rect").filter(|e| !["ground", "host"].contains(&class(*e).as_str())).map(rectangle).collect();
     let hosts: Vec<Area> = all("rect").filter(|e| class(*e) == "host").map(rectangle).collect();
-    let texts: Vec<(Area, &str)> = all("text").map(|e| (covered(e), e.text().unwrap_or_default())).collect();
+    let texts: Vec<(Area, &str)> = all("text").map(|e| (covered(e), words(e))).collect();
     assert!(!boxes.is_empty() && !texts.is_empty(), "{name}: nothing is drawn");
     for (place, (area, text)) in texts.iter().enumerate() {
         let own = boxes.iter().filter(|own| own.overlaps(area)).collect::<Vec<_>>();
@@ -316,6 +321,28 @@ fn nothing_gets_out_of_its_text() {
     let text = picture.to_text();
     assert!(text.starts_with("\\u{202e}\\u{1b}[31m\"<&>\\\\n\u{ffff}.toml\n"), "{text}");
     assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
+}
+
+/// What is too long for a line is cut, and all of it is told to who points at it.
+#[test]
+fn what_is_cut_can_be_read() {
+    let (short, long) = ("a".repeat(42), "b".repeat(43));
+    let text = format!(
+        "[networks.a]\nsubnet = \"10.0.0.0/24\"\n[containers.c]\ndocker = \"{short}\"\nnetworks = [\"a\"]\n\
+         [containers.d]\npodman = \"{long}\"\nnetworks = [\"a\"]\n"
+    );
+    let svg = picture(&text).to_svg().unwrap();
+    legible("long names", &svg);
+    let document = Document::parse(&svg).unwrap();
+    let of = |name: &str| {
+        let is = |e: &Element<'_, '_>| e.has_tag_name("text") && words(*e).contains(name);
+        let text = document.descendants().find(is).unwrap();
+        let title = text.children().find(|e| e.has_tag_name("title")).and_then(|e| e.text());
+        (words(text), title.map(str::to_owned))
+    };
+    assert_eq!(of("aa"), (format!("container `{short}` of Docker").as_str(), None));
+    let whole = format!("container `{long}` of Podman");
+    assert_eq!(of("bb"), (format!("container `{long}` of Podm…").as_str(), Some(whole)));
 }
 
 #[test]

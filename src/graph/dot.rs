@@ -29,8 +29,8 @@ pub(super) fn digraph(drawing: &Drawing) -> String {
 
 fn node(out: &mut String, indent: &str, index: usize, block: &Block) {
     let [light, _] = block.kind.colours();
-    let title = block.title.iter().map(|title| escaped(title) + "\\n");
-    let more = block.lines.iter().chain(&block.notes).map(|line| escaped(line) + "\\l");
+    let title = block.title.iter().map(|title| escaped(&title.shown) + "\\n");
+    let more = block.lines.iter().chain(&block.notes).map(|line| escaped(&line.shown) + "\\l");
     let label: String = title.chain(more).collect();
     let looks = if block.kind == Kind::World { ", shape=ellipse, style=filled" } else { "" };
     let (fill, stroke) = (light.fill, light.stroke);

@@ -89,10 +89,27 @@ pub(super) struct Block {
     pub(super) kind: Kind,
     /// The host that it is drawn in.
     pub(super) host: Option<usize>,
-    pub(super) title: Option<String>,
-    pub(super) lines: Vec<String>,
+    pub(super) title: Option<Words>,
+    pub(super) lines: Vec<Words>,
     /// What is said with less weight.
-    pub(super) notes: Vec<String>,
+    pub(super) notes: Vec<Words>,
+}
+
+/// A line of a box, as long as it may be.
+#[derive(Clone, Debug)]
+pub(super) struct Words {
+    pub(super) shown: String,
+    /// All of it, where that is more.
+    pub(super) whole: Option<String>,
+}
+
+impl From<String> for Words {
+    fn from(text: String) -> Self {
+        match text.char_indices().nth(COLUMNS) {
+            Some(_) => Self { shown: text.chars().take(COLUMNS - 1).chain(['…']).collect(), whole: Some(text) },
+            None => Self { shown: text, whole: None },
+        }
+    }
 }
 
 /// From one box to another, by index.
@@ -125,7 +142,7 @@ impl Drawing {
         let world = |title: &str| Block {
             kind: Kind::World,
             host: None,
-            title: Some(title.to_owned()),
+            title: Some(title.to_owned().into()),
             lines: Vec::new(),
             notes: Vec::new(),
         };
@@ -147,7 +164,7 @@ impl Drawing {
         }
         for host in 0..picture.hosts.len() {
             if drawing.blocks.iter().all(|block| block.host != Some(host)) {
-                let notes = vec!["no containers".to_owned()];
+                let notes = vec!["no containers".to_owned().into()];
                 drawing.add(Block { kind: Kind::Container, host: Some(host), title: None, lines: Vec::new(), notes });
             }
         }
@@ -158,11 +175,7 @@ impl Drawing {
     }
 
     fn add(&mut self, block: Block) -> usize {
-        let cut = |text: &mut String| *text = shortened(text);
         self.blocks.push(block);
-        if let Some(block) = self.blocks.last_mut() {
-            block.title.iter_mut().chain(&mut block.lines).chain(&mut block.notes).for_each(cut);
-        }
         self.blocks.len() - 1
     }
 }
@@ -187,9 +200,9 @@ fn container_block(container: &Container) -> Block {
     Block {
         kind: Kind::Container,
         host: Some(container.host),
-        title: Some(title),
-        lines,
-        notes: container.note.iter().cloned().collect(),
+        title: Some(title.into()),
+        lines: words(lines),
+        notes: container.note.iter().cloned().map(Words::from).collect(),
     }
 }
 
@@ -198,11 +211,11 @@ fn network_block(network: &Network) -> Block {
         kind: if network.is_closed() { Kind::Closed } else { Kind::Network },
         host: network.host,
         title: Some(match &network.names[..] {
-            [one] => one.to_string(),
-            several => format!("{} networks", several.len()),
+            [one] => one.to_string().into(),
+            several => format!("{} networks", several.len()).into(),
         }),
-        lines: if network.names.len() > 1 { limited(&network.names) } else { limited(&network.subnets) },
-        notes: notes(network),
+        lines: words(if network.names.len() > 1 { limited(&network.names) } else { limited(&network.subnets) }),
+        notes: words(notes(network)),
     }
 }
 
@@ -211,8 +224,8 @@ fn door_block(door: &Door, host: usize) -> Block {
         kind: if door.audience == Audience::World { Kind::Door } else { Kind::Narrow },
         host: Some(host),
         title: None,
-        lines: limited(&door.ports),
-        notes: for_whom(&door.audience).into_iter().collect(),
+        lines: words(limited(&door.ports)),
+        notes: for_whom(&door.audience).into_iter().map(Words::from).collect(),
     }
 }
 
@@ -271,6 +284,10 @@ fn out(network: &Network) -> Vec<String> {
     }
 }
 
+fn words(texts: Vec<String>) -> Vec<Words> {
+    texts.into_iter().map(Words::from).collect()
+}
+
 fn text(item: &impl ToString) -> String {
     item.to_string()
 }
@@ -294,11 +311,4 @@ pub(super) fn listed<T: fmt::Display>(items: &[T]) -> String {
     });
     let fits = |line: &String| line.chars().count() <= COLUMNS - AHEAD;
     some.clone().find(fits).or_else(|| some.last()).unwrap_or_default()
-}
-
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(COLUMNS) {
-        Some(_) => text.chars().take(COLUMNS - 1).chain(['…']).collect(),
-        None => text.to_owned(),
-    }
 }

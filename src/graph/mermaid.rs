@@ -35,9 +35,9 @@ pub(super) fn flowchart(drawing: &Drawing) -> String {
 }
 
 fn node(out: &mut String, indent: &str, index: usize, block: &Block) {
-    let title = block.title.iter().map(|title| format!("<b>{}</b>", escaped(title)));
-    let lines = block.lines.iter().map(|line| escaped(line));
-    let notes = block.notes.iter().map(|note| format!("<i>{}</i>", escaped(note)));
+    let title = block.title.iter().map(|title| format!("<b>{}</b>", escaped(&title.shown)));
+    let lines = block.lines.iter().map(|line| escaped(&line.shown));
+    let notes = block.notes.iter().map(|note| format!("<i>{}</i>", escaped(&note.shown)));
     let text = title.chain(lines).chain(notes).collect::<Vec<_>>().join("<br/>");
     let (open, close) = match block.kind {
         Kind::World => ("([", "])"),

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::drawing::{Block, Drawing, Kind, Sort};
+use super::drawing::{Block, Drawing, Kind, Sort, Words};
 use super::layout::{Area, Layout, LayoutError, Point, layout};
 
 const FONT: &str = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace";
@@ -75,8 +75,8 @@ pub(super) fn image(drawing: &Drawing) -> Result<String, LayoutError> {
 /// The size of a box: that of its texts, and some air.
 fn size(block: &Block) -> (f64, f64) {
     let lines = block.lines.iter().chain(&block.notes);
-    let title = block.title.as_ref().map_or(0.0, |title| width(title, TITLE));
-    let longest = lines.clone().map(|line| width(line, LINE)).fold(title, f64::max);
+    let title = block.title.as_ref().map_or(0.0, |title| width(&title.shown, TITLE));
+    let longest = lines.clone().map(|line| width(&line.shown, LINE)).fold(title, f64::max);
     let title = if block.title.is_some() { TITLE_HEIGHT } else { 0.0 };
     let count = f64::from(u32::try_from(lines.count()).unwrap_or(u32::MAX));
     ((longest + 2.0 * PAD_X).ceil(), title + count * LINE_HEIGHT + 2.0 * PAD_Y)
@@ -145,7 +145,7 @@ fn draw(drawing: &Drawing, placed: &Layout, hosts: &[Option<Area>], whole: Area)
     }
     for (area, name) in hosts.iter().zip(&drawing.hosts).filter_map(|(area, name)| Some(((*area)?, name))) {
         let at = (area.left - origin.0 + HOST_PAD, area.top - origin.1 + HOST_PAD + TITLE_HEIGHT / 2.0 - 2.0);
-        text(&mut out, name, at, Weight::Title);
+        text(&mut out, &Words { shown: name.clone(), whole: None }, at, Weight::Title);
     }
     for (block, area) in drawing.blocks.iter().zip(&placed.blocks) {
         self::block(&mut out, block, area, origin);
@@ -185,9 +185,10 @@ enum Weight {
     Note,
 }
 
-/// A text, from a point on its base line on.
-fn text(out: &mut String, words: &str, (x, y): Point, weight: Weight) {
+/// A text, from a point on its base line on; all of it is shown to who points at it, where it is cut.
+fn text(out: &mut String, Words { shown, whole }: &Words, (x, y): Point, weight: Weight) {
     let [light, _] = &GROUNDS;
+    let whole = whole.as_ref().map_or_else(String::new, |whole| format!("<title>{}</title>", escaped(whole)));
     let (class, size, colour, more) = match weight {
         Weight::Title => ("text", TITLE, light.text, " font-weight=\"700\""),
         Weight::Line => ("text", LINE, light.text, ""),
@@ -196,11 +197,11 @@ fn text(out: &mut String, words: &str, (x, y): Point, weight: Weight) {
     let _ = writeln!(
         out,
         "<text class=\"{class}\" x=\"{}\" y=\"{}\" font-size=\"{size}\" fill=\"{colour}\"{more} textLength=\"{}\" \
-         lengthAdjust=\"spacingAndGlyphs\">{}</text>",
+         lengthAdjust=\"spacingAndGlyphs\">{whole}{}</text>",
         number(x),
         number(y),
-        number(width(words, size)),
-        escaped(words)
+        number(width(shown, size)),
+        escaped(shown)
     );
 }
 
