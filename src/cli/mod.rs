@@ -69,7 +69,7 @@ struct Args {
 /// When to use colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Color {
-    /// On a terminal, unless NO_COLOR is set.
+    /// On a terminal, unless NO_COLOR is set or the terminal is a dumb one.
     Auto,
     /// Also in pipes.
     Always,

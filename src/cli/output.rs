@@ -30,7 +30,7 @@ impl Output {
         let wanted = |terminal: bool| match color {
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+            Color::Auto => terminal && !is_dumb() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
         };
         Self {
             when: color,
@@ -142,7 +142,7 @@ impl Output {
     /// Progress, on a terminal and when it takes a while.
     pub(super) fn progress(&self, done: usize, total: usize) {
         const WIDTH: usize = 30;
-        if self.quiet || self.start.elapsed() < PROGRESS_AFTER || !io::stderr().is_terminal() {
+        if self.quiet || self.start.elapsed() < PROGRESS_AFTER || !io::stderr().is_terminal() || is_dumb() {
             return;
         }
         let full = done * WIDTH / total.max(1);
@@ -167,6 +167,11 @@ impl Output {
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).is_ok() && answer.trim() == "yes"
     }
+}
+
+/// Whether the terminal, if there is one, knows neither colours nor how to go back on a line.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|name| name == "dumb")
 }
 
 /// Tables with coloured states: what is as it should be, what is waited for, and all else. Heads are bold, and warnings as in a plan.

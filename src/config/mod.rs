@@ -62,7 +62,11 @@ pub fn parse(sources: Sources) -> Result<Config, Invalid> {
 /// Parses a duration as the file writes them: `90s`, `5m`.
 ///
 /// # Errors
-/// Why it is none.
+/// Why it is none, and what one looks like.
 pub fn duration(text: &str) -> Result<std::time::Duration, String> {
-    values::duration(text).map_err(|fault| fault.message)
+    values::duration(text).map_err(|fault| {
+        let help = fault.help.unwrap_or_default();
+        let more = [fault.label, help].into_iter().filter(|part| !part.is_empty());
+        std::iter::once(fault.message).chain(more).collect::<Vec<_>>().join("; ")
+    })
 }

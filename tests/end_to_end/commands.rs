@@ -11,6 +11,28 @@ fn ending(lab: &Lab, args: &[&str]) -> (i32, String) {
     (output.status, output.stderr.trim_end().lines().last().unwrap_or_default().to_owned())
 }
 
+/// Whether an error is coloured: on a terminal, for whom colours are no trouble, unless it is said.
+#[test]
+fn colours_are_for_terminals() {
+    lab::in_lab(|lab| {
+        let coloured = "\x1b[1;31merror\x1b[0m: cannot read /nowhere.toml: No such file or directory (os error 2)\n";
+        let plain = "error: cannot read /nowhere.toml: No such file or directory (os error 2)\n";
+        let said = |script: &str| lab.host.try_run(["sh", "-c", script]).stdout.replace('\r', "");
+        for (env, option, expected) in [
+            ("TERM=xterm", "", coloured),
+            ("TERM=xterm NO_COLOR=", "", coloured),
+            ("TERM=xterm NO_COLOR=1", "", plain),
+            ("TERM=dumb", "", plain),
+            ("TERM=xterm", "--color never", plain),
+            ("TERM=dumb NO_COLOR=1", "--color always", coloured),
+        ] {
+            let typed = format!("{env} {NETREC} {option} -c /nowhere.toml validate");
+            assert_eq!(said(&format!("script -qec '{typed}' /dev/null")), expected, "{typed}");
+        }
+        assert_eq!(said(&format!("TERM=xterm {NETREC} -c /nowhere.toml validate 2>&1 | cat")), plain);
+    });
+}
+
 #[test]
 fn every_ending_has_its_exit_status() {
     lab::in_lab(|lab| {
@@ -54,6 +76,10 @@ fn every_ending_has_its_exit_status() {
         );
         assert_eq!(ending(lab, &["destroy"]).0, 64);
         assert_eq!(lab.host.netrec(&["plan", "--no-such-option"]).status, 64);
+        let output = lab.host.netrec(&["-c", &file, "apply", "--confirm", "5"]);
+        let why = "`5` is not a duration; the unit is missing; a duration is a whole number and a unit: `500ms`, `10s`, `5m`, `1h`";
+        let told = format!("error: invalid value '5' for '--confirm <DURATION>': {why}");
+        assert_eq!((output.status, output.stderr.lines().next()), (64, Some(told.as_str())));
         assert_eq!(lab.host.netrec(&["--help"]).status, 0);
         assert_eq!(with(&["destroy", "-y"]), 0);
     });
