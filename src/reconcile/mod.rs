@@ -26,6 +26,8 @@ mod trust;
 pub mod watch;
 
 use std::collections::BTreeSet;
+use std::panic::resume_unwind;
+use std::thread;
 
 pub use apply::{ApplyError, Progress, Undo, apply, unwatched};
 pub use books::{Books, Kept};
@@ -171,15 +173,29 @@ pub fn prepare_again(
 ) -> Result<Prepared, PrepareError> {
     let mut facts = depends_on(backend, config, host)?;
     facts.surroundings = last.facts.surroundings.clone();
-    let (state, again) = if facts == last.facts {
-        (last.desired, last.again)
+    let (state, again, read) = if facts == last.facts {
+        let read = read(backend, &last.desired);
+        (last.desired, last.again, read)
     } else {
-        let Desired { state, refusals, unanswered, .. } = desired(config, &facts, host)?;
+        // Other facts mostly want something else of the same devices: beside that, what there is is read.
+        let supposed = Scope::of(&last.desired);
+        let (wanted, live) = thread::scope(|scope| {
+            let wanted = scope.spawn(|| desired(config, &facts, host));
+            let live = backend.live(&supposed);
+            drop(last.desired);
+            (wanted.join().unwrap_or_else(|panic| resume_unwind(panic)), live)
+        });
+        let Desired { state, refusals, unanswered, .. } = wanted?;
         fits(&refusals)?;
+        let read = if Scope::of(&state) == supposed {
+            live.and_then(|live| with_going(backend, &state, live, supposed))
+        } else {
+            read(backend, &state)
+        };
         let again = Again::of(config, host, &[], &state, unanswered);
-        (state, again)
+        (state, again, read)
     };
-    let (live, scope) = read(backend, &state).map_err(|error| placed(error, config))?;
+    let (live, scope) = read.map_err(|error| placed(error, config))?;
     let Diff { actions, conflicts } = diff(&state, &live);
     if !conflicts.is_empty() {
         return Err(PrepareError::Host(in_the_way(&conflicts, &state, config)));
@@ -349,6 +365,16 @@ pub fn asked(config: &Config) -> Asked {
 fn read(backend: &mut dyn Backend, desired: &State) -> Result<(State, Scope), ReadError> {
     let scope = Scope::of(desired);
     let live = backend.live(&scope)?;
+    with_going(backend, desired, live, scope)
+}
+
+/// What was read by the scope of what is wanted, and what else matters to what goes.
+fn with_going(
+    backend: &mut dyn Backend,
+    desired: &State,
+    live: State,
+    scope: Scope,
+) -> Result<(State, Scope), ReadError> {
     let going = Scope::of_going(&live, desired);
     if going.is_empty() {
         return Ok((live, scope));

@@ -14,9 +14,10 @@ const FILE_LIMIT: Duration = Duration::from_secs(1);
 const KERNEL_QUIET: Duration = Duration::from_millis(3);
 /// And at the latest so long after the first change.
 const KERNEL_LIMIT: Duration = Duration::from_millis(30);
-/// A round that takes as long as this is followed by as long a rest, so that a host whose tables are large and change all the time
-/// keeps no processor busy.
-const LONG: Duration = Duration::from_millis(100);
+/// Rounds may take as much time as this more than there was between them; then as long a rest follows as they took beyond that.
+/// A change is answered at once, and a host whose tables are large and change all the time keeps no processor busy: in the long
+/// run half of one.
+const BUSY: Duration = Duration::from_secs(2);
 /// What is not told is looked for so often.
 pub(super) const FULL_READ: Duration = Duration::from_mins(10);
 /// The first and the longest pause after a failure.
@@ -85,6 +86,9 @@ pub(super) struct Throttle {
     /// need the processor.
     calm: Option<Instant>,
     rest: Option<Instant>,
+    /// How much longer rounds took than there was between them, and when the last one ended.
+    busy: Duration,
+    ended: Instant,
     fight: Pause,
     repairs: HashMap<Key, Vec<Instant>>,
 }
@@ -101,6 +105,8 @@ impl Throttle {
             pause: Pause::default(),
             calm: None,
             rest: None,
+            busy: Duration::ZERO,
+            ended: now,
             fight: Pause::default(),
             repairs: HashMap::new(),
         }
@@ -172,7 +178,10 @@ impl Throttle {
 
     /// A round ended that took so long.
     pub(super) fn took(&mut self, time: Duration, now: Instant) {
-        self.rest = (time >= LONG).then(|| now + time);
+        let between = now.duration_since(self.ended).saturating_sub(time);
+        self.busy = self.busy.saturating_sub(between) + time;
+        self.ended = now;
+        self.rest = self.busy.checked_sub(BUSY).map(|beyond| now + beyond);
     }
 
     /// A round failed: it is tried again, later each time. Says when.
@@ -269,18 +278,43 @@ mod tests {
     }
 
     #[test]
-    fn a_long_round_is_followed_by_a_rest() {
-        let (mut throttle, now) = rested();
-        for (time, rest) in [(99 * MS, KERNEL_QUIET), (300 * MS, 300 * MS), (10 * MS, KERNEL_QUIET)] {
-            throttle.took(time, now);
+    fn rounds_without_end_are_followed_by_rests() {
+        let (mut throttle, mut now) = rested();
+        // How long it was quiet, how long a round took then, and when the next is due.
+        let rounds = [
+            (0, 1500, KERNEL_QUIET),
+            (0, 400, KERNEL_QUIET),
+            (0, 300, 200 * MS),
+            (200, 300, 300 * MS),
+            (300, 10, 10 * MS),
+            (500, 300, KERNEL_QUIET),
+            (10_000, 2000, KERNEL_QUIET),
+            (0, 1, KERNEL_QUIET),
+            (0, 99, 100 * MS),
+        ];
+        for (quiet, time, rest) in rounds {
+            now += (quiet + time) * MS;
+            throttle.took(time * MS, now);
             throttle.kernel(now);
-            assert_eq!(throttle.next(), now + rest);
+            assert_eq!(throttle.next(), now + rest, "after {quiet} and {time}");
             assert!(throttle.due(now + rest).is_some());
         }
         // Of the kernel's changes only.
         throttle.took(300 * MS, now);
         throttle.at_once(now);
         assert_eq!(throttle.next(), now);
+        // In the long run it is half of the time.
+        let begin = now;
+        let mut worked = Duration::ZERO;
+        while worked < Duration::from_mins(1) {
+            throttle.kernel(now);
+            now = throttle.next() + 50 * MS;
+            throttle.due(now);
+            throttle.took(50 * MS, now);
+            worked += 50 * MS;
+        }
+        let all = now - begin;
+        assert!(all >= worked * 19 / 10 && all <= worked * 21 / 10, "{worked:?} of {all:?}");
     }
 
     #[test]
