@@ -133,15 +133,16 @@ impl Linux {
 
     /// Reads what is not in the picture.
     fn read(&mut self, scope: &Scope) -> Result<State, ReadError> {
+        // While all else is read ahead.
+        let everywhere = (!self.picture.has_others()).then(netns::everywhere);
+        if let Some(ahead) = self.ahead.take() {
+            let (spaces, firewall) = ahead.found();
+            (self.picture, self.firewall) = (Picture::of(spaces), firewall);
+        }
         let firewall = match self.firewall() {
             Ok(firewall) => firewall.read(),
             Err(error) => Err(error),
         };
-        // While others are read ahead.
-        let everywhere = (!self.picture.has_others()).then(netns::everywhere);
-        if let Some(ahead) = self.ahead.take() {
-            self.picture = Picture::of(ahead.found());
-        }
         self.namespaces.release(|netns| netns.source().is_none());
         let events = self.events.as_deref();
         let read = live::read(&mut self.namespaces, &mut self.picture, everywhere, events, scope);

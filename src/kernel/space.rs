@@ -9,6 +9,7 @@ use super::netlink::address::{self, RawAddress};
 use super::netlink::link::{self, Mark, RawLink};
 use super::netlink::route::{self, RawRoute};
 use super::netns::{self, Handle, Id};
+use super::nftables::Firewall;
 use super::transport::Socket;
 use crate::state::{GROUP, Netns, PROTOCOL};
 
@@ -97,21 +98,32 @@ pub(super) fn namespace_mark(lo: &RawLink) -> Option<&Mark> {
     lo.mark.as_ref().filter(|_| lo.group == GROUP)
 }
 
-/// Reading ahead: the host and the namespaces of `/run/netns` need nothing from the file, and take longer than it does.
-/// One thread, not several: the kernel lists devices under one lock.
-pub struct Ahead(JoinHandle<HashMap<Netns, Space>>);
+/// Reading ahead: the host, the namespaces of `/run/netns` and the firewall need nothing from the file, and take longer than
+/// it does. One thread for all namespaces, not several: the kernel lists devices under one lock.
+pub struct Ahead {
+    spaces: JoinHandle<HashMap<Netns, Space>>,
+    firewall: JoinHandle<Option<Firewall>>,
+}
 
 impl Ahead {
-    /// Starts to read; none where there can be no thread. What cannot be read is left out, for who needs it to come to
+    /// Starts to read; none where there can be no threads. What cannot be read is left out, for who needs it to come to
     /// the same error.
     pub fn start() -> Option<Self> {
-        thread::Builder::new().spawn(read_all).ok().map(Self)
+        let spaces = thread::Builder::new().spawn(read_all).ok()?;
+        let firewall = thread::Builder::new().spawn(read_firewall).ok()?;
+        Some(Self { spaces, firewall })
     }
 
-    /// What was found.
-    pub(super) fn found(self) -> HashMap<Netns, Space> {
-        self.0.join().unwrap_or_default()
+    /// What was found in namespaces, and the firewall as it was read.
+    pub(super) fn found(self) -> (HashMap<Netns, Space>, Option<Firewall>) {
+        (self.spaces.join().unwrap_or_default(), self.firewall.join().unwrap_or_default())
     }
+}
+
+fn read_firewall() -> Option<Firewall> {
+    let mut firewall = Firewall::open().ok()?;
+    firewall.read().ok()?;
+    Some(firewall)
 }
 
 /// Goes from namespace to namespace, and not home again: the thread ends in the last.
