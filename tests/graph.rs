@@ -345,6 +345,29 @@ fn what_is_cut_can_be_read() {
     assert_eq!(of("bb"), (format!("container `{long}` of Podm…").as_str(), Some(whole)));
 }
 
+/// What of a host's name and addresses has no room above its boxes is told to who points at it; the name is whole.
+#[test]
+fn a_hosts_name_stays_clear_of_the_next_column() {
+    let name = "storefront-production-frankfurt-rack-twelve-on-the-left";
+    for (name, shown) in [
+        ("b", "host b, 192.0.2.2, …".to_owned()),
+        ("warehouse-basement", "host warehouse-basement, …".to_owned()),
+        (name, format!("host {name}")),
+    ] {
+        let text = format!(
+            "[hosts.a]\nid = 1\naddress = [\"192.0.2.1\", \"2001:db8::1\"]\n\
+             [hosts.{name}]\nid = 2\naddress = [\"192.0.2.2\", \"2001:db8:1111:2222:3333:4444:5555:6666\"]\n\
+             [networks.wide]\ndriver = \"overlay\"\ntopology = \"direct\"\nsubnet = [\"10.30.0.0/16\", \"fd30::/48\"]\n\
+             [containers.web]\nhost = \"a\"\nnetworks = [\"wide\"]\nports = [\"80:80\"]\n\
+             [containers.db]\nhost = \"{name}\"\nnetworks = [\"wide\"]\n"
+        );
+        let svg = picture(&text).to_svg().unwrap();
+        legible(name, &svg);
+        let whole = format!("host {name}, 192.0.2.2, 2001:db8:1111:2222:3333:4444:5555:6666");
+        assert!(svg.contains(&format!("<title>{whole}</title>{shown}</text>")), "{name}: {svg}");
+    }
+}
+
 #[test]
 fn a_file_of_nothing_has_a_picture() {
     assert_eq!(picture("").to_text(), "netrec.toml\n└─ host\n");

@@ -19,6 +19,10 @@ const PAD_Y: f64 = 8.0;
 /// Around the boxes of a host, and above them for its name.
 const HOST_PAD: f64 = 14.0;
 const HOST_TITLE: f64 = 32.0;
+/// How far the name of a host may go beyond its boxes, so that its frame stays clear of the next column.
+const HOST_BESIDE: f64 = 40.0;
+/// What is between a host's name and its addresses.
+const PARTED: &str = ", ";
 /// Around all.
 const MARGIN: f64 = 20.0;
 
@@ -43,7 +47,10 @@ pub(super) fn image(drawing: &Drawing) -> Result<String, LayoutError> {
     let column = |block: &Block| block.kind.column();
     for place in Kind::ALL.map(Kind::column) {
         let of_column = || drawing.blocks.iter().enumerate().filter(|(_, block)| column(block) == place);
-        let widest = of_column().map(|(index, _)| sizes[index].0).fold(0.0, f64::max);
+        // Hosts have containers, if nothing else, above which there has to be room for their names.
+        let names = drawing.hosts.iter().filter(|_| place == Kind::Container.column()).map(|host| name_of(host));
+        let least = names.map(|name| width(name, TITLE) - HOST_BESIDE).fold(0.0, f64::max).ceil();
+        let widest = of_column().map(|(index, _)| sizes[index].0).fold(least, f64::max);
         of_column().for_each(|(index, _)| sizes[index].0 = widest);
     }
     let placed = layout(drawing, &sizes)?;
@@ -51,9 +58,9 @@ pub(super) fn image(drawing: &Drawing) -> Result<String, LayoutError> {
         let blocks = drawing.blocks.iter().zip(&placed.blocks);
         blocks.filter(move |(block, _)| block.host == Some(host)).map(|(_, area)| *area)
     };
-    let hosts: Vec<Option<Area>> =
-        drawing.hosts.iter().enumerate().map(|(host, name)| frame(inside(host), name)).collect();
-    let all = || placed.blocks.iter().chain(hosts.iter().flatten());
+    let hosts: Vec<(Area, Words)> =
+        drawing.hosts.iter().enumerate().filter_map(|(host, caption)| frame(inside(host), caption)).collect();
+    let all = || placed.blocks.iter().chain(hosts.iter().map(|(area, _)| area));
     let points = || placed.lines.iter().flatten();
     let left = all().map(|a| a.left).chain(points().map(|p| p.0)).fold(f64::INFINITY, f64::min);
     let top = all().map(|a| a.top).chain(points().map(|p| p.1)).fold(f64::INFINITY, f64::min);
@@ -89,18 +96,34 @@ fn width(text: &str, size: f64) -> f64 {
     columns * size * WIDTH_OF_LETTER
 }
 
-/// The frame around a host's boxes, wide enough for its name.
-fn frame(inside: impl Iterator<Item = Area>, name: &str) -> Option<Area> {
+/// The frame around a host's boxes, and as much above them of its name and its addresses as there is room for.
+fn frame(inside: impl Iterator<Item = Area>, caption: &str) -> Option<(Area, Words)> {
     let area = inside.reduce(|a, b| {
         let (left, top) = (a.left.min(b.left), a.top.min(b.top));
         Area { left, top, width: a.right().max(b.right()) - left, height: a.bottom().max(b.bottom()) - top }
     })?;
-    let width = area.width.max(width(name, TITLE)) + 2.0 * HOST_PAD;
+    let caption = fitted(caption, area.width + HOST_BESIDE);
+    let width = area.width.max(width(&caption.shown, TITLE)) + 2.0 * HOST_PAD;
     let height = area.height + HOST_PAD + HOST_TITLE;
-    Some(Area { left: area.left - HOST_PAD, top: area.top - HOST_TITLE, width, height })
+    Some((Area { left: area.left - HOST_PAD, top: area.top - HOST_TITLE, width, height }, caption))
 }
 
-fn draw(drawing: &Drawing, placed: &Layout, hosts: &[Option<Area>], whole: Area) -> String {
+/// A host's name, without the addresses behind it.
+fn name_of(caption: &str) -> &str {
+    caption.split(PARTED).next().unwrap_or(caption)
+}
+
+/// Of a host's name and addresses what fits, and the name at least.
+fn fitted(caption: &str, room: f64) -> Words {
+    if width(caption, TITLE) <= room {
+        return Words { shown: caption.to_owned(), whole: None };
+    }
+    let ends = caption.match_indices(PARTED).map(|(end, _)| format!("{}{PARTED}…", &caption[..end]));
+    let shown = ends.filter(|shown| width(shown, TITLE) <= room).last().unwrap_or_else(|| name_of(caption).to_owned());
+    Words { shown, whole: Some(caption.to_owned()) }
+}
+
+fn draw(drawing: &Drawing, placed: &Layout, hosts: &[(Area, Words)], whole: Area) -> String {
     let mut out = String::new();
     let [light, _] = &GROUNDS;
     let (width, height) = (whole.width.ceil(), whole.height.ceil());
@@ -121,7 +144,7 @@ fn draw(drawing: &Drawing, placed: &Layout, hosts: &[Option<Area>], whole: Area)
         light.line
     );
     let _ = writeln!(out, "<rect class=\"ground\" width=\"{width}\" height=\"{height}\" fill=\"{}\"/>", light.below);
-    for area in hosts.iter().flatten() {
+    for (area, _) in hosts {
         let _ = writeln!(
             out,
             "<rect class=\"host\" {} rx=\"10\" fill=\"{}\" stroke=\"{}\"/>",
@@ -143,9 +166,9 @@ fn draw(drawing: &Drawing, placed: &Layout, hosts: &[Option<Area>], whole: Area)
             light.line
         );
     }
-    for (area, name) in hosts.iter().zip(&drawing.hosts).filter_map(|(area, name)| Some(((*area)?, name))) {
+    for (area, caption) in hosts {
         let at = (area.left - origin.0 + HOST_PAD, area.top - origin.1 + HOST_PAD + TITLE_HEIGHT / 2.0 - 2.0);
-        text(&mut out, &Words { shown: name.clone(), whole: None }, at, Weight::Title);
+        text(&mut out, caption, at, Weight::Title);
     }
     for (block, area) in drawing.blocks.iter().zip(&placed.blocks) {
         self::block(&mut out, block, area, origin);
