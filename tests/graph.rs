@@ -368,6 +368,29 @@ fn a_hosts_name_stays_clear_of_the_next_column() {
     }
 }
 
+/// Many boxes that nothing is drawn from or to, on several hosts: their places are found all the same.
+#[test]
+fn containers_without_networks_have_their_places() {
+    let mut text = String::new();
+    for id in 1..6 {
+        text += &format!("[hosts.h{}]\nid = {id}\naddress = \"192.0.2.{id}\"\n", id - 1);
+    }
+    text += "[networks.n0]\nsubnet = \"10.0.0.0/16\"\ninternal = true\n";
+    for (name, host, networks) in [
+        ("c2", 0, "\"n0\""),
+        ("c3", 1, ""),
+        ("c5", 1, "\"n0\""),
+        ("c6", 1, ""),
+        ("c7", 1, "\"n0\""),
+        ("c8", 0, ""),
+        ("c9", 3, "\"n0\""),
+        ("c10", 3, ""),
+    ] {
+        text += &format!("[containers.{name}]\nhost = \"h{host}\"\nnetworks = [{networks}]\n");
+    }
+    legible("of containers without networks", &picture(&text).to_svg().unwrap());
+}
+
 #[test]
 fn a_file_of_nothing_has_a_picture() {
     assert_eq!(picture("").to_text(), "netrec.toml\n└─ host\n");

@@ -9,8 +9,11 @@ use super::drawing::{Drawing, Kind, Sort};
 const BETWEEN_BOXES: f64 = 28.0;
 const BETWEEN_LINES: f64 = 14.0;
 const BETWEEN_LAYERS: f64 = 52.0;
-/// The weight of what is not drawn.
-const TIE: f64 = 0.01;
+/// The weights of what is not drawn, of who asks whom, and of what belongs together, for which a short way matters more. All are whole
+/// numbers: the library adds and compares them, and goes on for ever where a sum is rounded.
+const TIE: f64 = 1.0;
+const FLOW: f64 = 100.0;
+const JOINED: f64 = 200.0;
 
 /// Why there is no layout.
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +73,7 @@ pub(super) fn layout(drawing: &Drawing, sizes: &[(f64, f64)]) -> Result<Layout, 
         graph.set_parent(block(index), self::host(host));
     }
     for (index, line) in drawing.lines.iter().enumerate() {
-        // A short way matters more for what belongs together.
-        let weight = if line.sort == Sort::Flow { 1.0 } else { 2.0 };
+        let weight = if line.sort == Sort::Flow { FLOW } else { JOINED };
         let label = EdgeLabel { weight, minlen: 1, ..EdgeLabel::default() };
         graph.set_edge_named(block(line.from), block(line.to), Some(index.to_string()), Some(label));
     }
