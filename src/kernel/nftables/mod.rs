@@ -89,7 +89,9 @@ impl Firewall {
             self.generation = *generation;
             return Ok(entries.clone());
         }
-        let (generation, entries) = self.read_at()?;
+        let (generation, mut entries) = self.read_at()?;
+        // The kernel lists elements in no order; of what is kept it is made once.
+        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
         self.generation = generation;
         self.last = Some((generation, entries.clone()));
         Ok(entries)
