@@ -9,7 +9,7 @@ use nix::sys::utsname::uname;
 
 use super::announce;
 use super::conntrack::{self, Local};
-use super::events::{Events, Heard, HostEars};
+use super::events::{Events, HostEars};
 use super::fault::Writes;
 use super::live::{Live, dump_error, read_error};
 use super::netlink::change::Abilities;
@@ -43,23 +43,12 @@ pub struct Linux {
     /// What tells what of the picture is another now; without, all of it may be.
     events: Option<Arc<Events>>,
     picture: Picture,
-    /// Whether something was written since all was read, where there are no ears.
-    written: Written,
+    /// What is heard of the host since all was read, where nothing is heard of all.
+    ears: Option<HostEars>,
     /// The flows as they are after the last step.
     flows: Option<conntrack::Listing>,
     /// The last facts, and what they were asked for.
     facts: Option<(Asked, Facts)>,
-}
-
-/// What was written since all was read.
-#[derive(Debug)]
-enum Written {
-    /// Nothing.
-    Nothing,
-    /// Something; what it did to the host was heard.
-    Heard(HostEars),
-    /// Something.
-    Unheard,
 }
 
 impl Linux {
@@ -75,7 +64,7 @@ impl Linux {
             unseen: Vec::new(),
             events: None,
             picture: Picture::default(),
-            written: Written::Nothing,
+            ears: None,
             flows: None,
             facts: None,
         })
@@ -115,7 +104,7 @@ impl Linux {
     /// Gives up what was told of since it was read.
     fn catch_up(&mut self) {
         let Some(events) = self.events.clone() else {
-            (self.picture, self.facts, self.written) = (Picture::default(), None, Written::Nothing);
+            (self.picture, self.facts) = (Picture::default(), None);
             return;
         };
         let mut heard = events.heard();
@@ -136,8 +125,8 @@ impl Linux {
         // While all else is read ahead.
         let everywhere = (!self.picture.has_others()).then(netns::everywhere);
         if let Some(ahead) = self.ahead.take() {
-            let (spaces, firewall) = ahead.found();
-            (self.picture, self.firewall) = (Picture::of(spaces), firewall);
+            let (ears, spaces, firewall) = ahead.found();
+            (self.ears, self.picture, self.firewall) = (ears, Picture::of(spaces), firewall);
         }
         let firewall = match self.firewall() {
             Ok(firewall) => firewall.read(),
@@ -350,6 +339,9 @@ impl Backend for Linux {
 
     fn live(&mut self, scope: &Scope) -> Result<State, ReadError> {
         self.catch_up();
+        if self.events.is_none() {
+            self.ears = HostEars::open().ok();
+        }
         let live = self.read(scope);
         #[cfg(feature = "fault-injection")]
         let live = live.and_then(|live| self.checked(scope, live));
@@ -364,11 +356,7 @@ impl Backend for Linux {
         if self.events.is_some() {
             return self.live(scope);
         }
-        let heard = match &mut self.written {
-            Written::Nothing => Some(Heard::default()),
-            Written::Heard(ears) => Some(ears.heard()),
-            Written::Unheard => None,
-        };
+        let heard = self.ears.as_mut().map(HostEars::heard);
         self.picture.keep_untouched(touched, heard.as_ref());
         let live = self.read(scope);
         if live.is_err() {
@@ -378,11 +366,8 @@ impl Backend for Linux {
     }
 
     fn run(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
-        let Self { namespaces, writes, can, picture, flows, events, written, .. } = self;
+        let Self { namespaces, writes, can, picture, flows, .. } = self;
         *flows = None;
-        if events.is_none() && matches!(written, Written::Nothing) {
-            *written = HostEars::open().map_or(Written::Unheard, Written::Heard);
-        }
         let can = *can.get_or_insert_with(abilities);
         let mut outcomes = Runner::new(namespaces, writes, can).run(steps);
         for step in steps {

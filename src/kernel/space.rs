@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::thread::{self, JoinHandle};
 
 use super::ReadError;
+use super::events::HostEars;
 use super::live::dump_error;
 use super::netlink::address::{self, RawAddress};
 use super::netlink::link::{self, Mark, RawLink};
@@ -101,6 +102,7 @@ pub(super) fn namespace_mark(lo: &RawLink) -> Option<&Mark> {
 /// Reading ahead: the host, the namespaces of `/run/netns` and the firewall need nothing from the file, and take longer than
 /// it does. One thread for all namespaces, not several: the kernel lists devices under one lock.
 pub struct Ahead {
+    ears: Option<HostEars>,
     spaces: JoinHandle<HashMap<Netns, Space>>,
     firewall: JoinHandle<Option<Firewall>>,
 }
@@ -109,14 +111,16 @@ impl Ahead {
     /// Starts to read; none where there can be no threads. What cannot be read is left out, for who needs it to come to
     /// the same error.
     pub fn start() -> Option<Self> {
+        // Before the first reading, so that nothing is missed between.
+        let ears = HostEars::open().ok();
         let spaces = thread::Builder::new().spawn(read_all).ok()?;
         let firewall = thread::Builder::new().spawn(read_firewall).ok()?;
-        Some(Self { spaces, firewall })
+        Some(Self { ears, spaces, firewall })
     }
 
-    /// What was found in namespaces, and the firewall as it was read.
-    pub(super) fn found(self) -> (HashMap<Netns, Space>, Option<Firewall>) {
-        (self.spaces.join().unwrap_or_default(), self.firewall.join().unwrap_or_default())
+    /// What hears of the host since then, what was found in namespaces, and the firewall as it was read.
+    pub(super) fn found(self) -> (Option<HostEars>, HashMap<Netns, Space>, Option<Firewall>) {
+        (self.ears, self.spaces.join().unwrap_or_default(), self.firewall.join().unwrap_or_default())
     }
 }
 

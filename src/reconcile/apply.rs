@@ -3,16 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
-use std::panic::resume_unwind;
-use std::thread;
 
 use crate::kernel::{Backend, ReadError, StepError};
 use crate::plan::flows::{self, Change};
 use crate::plan::{Action, Diff, Op, Phase, announcements, diff, phases};
 use crate::state::{Endpoint, Entry, Key, Kind, Netns, Object, PluginNetwork, Qdisc, Scope, State, Step};
 
-use super::Prepared;
 use super::sources::all_places;
+use super::{Prepared, beside};
 
 /// `ERESTART`: the ruleset changed since it was read (`nfnetlink` answers so to a batch with an old generation).
 const ERESTART: i32 = 85;
@@ -242,11 +240,14 @@ impl<'a> Run<'a> {
             self.backend.look_at_flows();
         }
         let desired = self.desired;
-        let change = thread::scope(|scope| {
-            let change = concerned.then(|| scope.spawn(|| Change::between(before, desired)));
+        let change = if concerned {
+            let (change, verified) = beside(|| Change::between(before, desired), || self.verify(false));
+            verified?;
+            change
+        } else {
             self.verify(false)?;
-            Ok::<_, Errors>(change.and_then(|change| change.join().unwrap_or_else(|panic| resume_unwind(panic))))
-        })?;
+            None
+        };
         // What follows cannot be taken back.
         go_on(done)?;
         Ok(change)

@@ -179,12 +179,13 @@ pub fn prepare_again(
     } else {
         // Other facts mostly want something else of the same devices: beside that, what there is is read.
         let supposed = Scope::of(&last.desired);
-        let (wanted, live) = thread::scope(|scope| {
-            let wanted = scope.spawn(|| desired(config, &facts, host));
+        let before = last.desired;
+        let look = || {
             let live = backend.live(&supposed);
-            drop(last.desired);
-            (wanted.join().unwrap_or_else(|panic| resume_unwind(panic)), live)
-        });
+            drop(before);
+            live
+        };
+        let (wanted, live) = beside(|| desired(config, &facts, host), look);
         let Desired { state, refusals, unanswered, .. } = wanted?;
         fits(&refusals)?;
         let read = if Scope::of(&state) == supposed {
@@ -359,6 +360,19 @@ pub fn asked(config: &Config) -> Asked {
         peers: hosts.flat_map(|host| host.addresses.iter().copied()).collect(),
         cluster: config.cluster.as_ref().map(|cluster| cluster.known.clone()),
     }
+}
+
+/// Does some work in a thread beside one's own, or after it where there can be no thread.
+fn beside<T: Send, U>(work: impl Fn() -> T + Sync, own: impl FnOnce() -> U) -> (T, U) {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().spawn_scoped(scope, &work);
+        let own = own();
+        let done = match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(_) => work(),
+        };
+        (done, own)
+    })
 }
 
 /// Reads what there is, as far as it matters to what is wanted or would have to be brought back.

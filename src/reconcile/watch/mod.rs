@@ -180,6 +180,7 @@ pub fn watch(
         put_off: 0,
         metrics,
         told: false,
+        waited: Duration::ZERO,
         engines: Streams::new(Arc::new(move || {
             // Without a loop there is nobody to tell.
             let _ = engines.send(Trigger::Engine);
@@ -248,6 +249,8 @@ struct Loop<'a> {
     engines: Streams,
     /// Whether an engine or a cluster has told of something since the last round: nothing of the kernel need have changed.
     told: bool,
+    /// For how long the round has waited for another netrec.
+    waited: Duration,
 }
 
 /// How often that is done at most: a file that is written all the time is read in the end.
@@ -333,8 +336,9 @@ impl Loop<'_> {
         if due.full {
             self.kernel.doubt();
         }
+        self.waited = Duration::ZERO;
         let outcome = self.converge(&good, tell);
-        self.throttle.took(start.elapsed(), Instant::now());
+        self.throttle.took(start.elapsed().saturating_sub(self.waited), Instant::now());
         // Open namespaces would live on.
         self.kernel.rest();
         let lost = self.kernel.losses();
@@ -441,7 +445,10 @@ impl Loop<'_> {
         }
         let config = &good.config;
         let inode = self.kernel.host_id().1;
-        let _lock = Lock::take(inode, config.settings.lock_timeout)?;
+        let begun = Instant::now();
+        let lock = Lock::take(inode, config.settings.lock_timeout);
+        self.waited = begun.elapsed();
+        let _lock = lock?;
         let place = Place::of(inode);
         let was_held = !self.held.is_empty();
         let stand_in = match place.ruling(&config.sources)? {

@@ -176,10 +176,11 @@ impl Throttle {
         Some(due)
     }
 
-    /// A round ended that took so long.
+    /// A round ended that worked for so long.
     pub(super) fn took(&mut self, time: Duration, now: Instant) {
         let between = now.duration_since(self.ended).saturating_sub(time);
-        self.busy = self.busy.saturating_sub(between) + time;
+        // A round that took long is answered by no longer a rest than itself.
+        self.busy = (self.busy.saturating_sub(between) + time).min(BUSY + time);
         self.ended = now;
         self.rest = self.busy.checked_sub(BUSY).map(|beyond| now + beyond);
     }
@@ -290,7 +291,7 @@ mod tests {
             (500, 300, KERNEL_QUIET),
             (10_000, 2000, KERNEL_QUIET),
             (0, 1, KERNEL_QUIET),
-            (0, 99, 100 * MS),
+            (0, 99, 99 * MS),
         ];
         for (quiet, time, rest) in rounds {
             now += (quiet + time) * MS;
@@ -299,10 +300,17 @@ mod tests {
             assert_eq!(throttle.next(), now + rest, "after {quiet} and {time}");
             assert!(throttle.due(now + rest).is_some());
         }
-        // Of the kernel's changes only.
-        throttle.took(300 * MS, now);
-        throttle.at_once(now);
-        assert_eq!(throttle.next(), now);
+        // Of the kernel's changes only; and rounds that somebody asks for one after the other leave no debt.
+        for _ in 0..10 {
+            throttle.took(1000 * MS, now);
+            throttle.at_once(now);
+            assert_eq!(throttle.next(), now);
+            throttle.due(now);
+        }
+        throttle.took(10 * MS, now);
+        throttle.kernel(now);
+        assert_eq!(throttle.next(), now + 10 * MS);
+        throttle.due(now + 10 * MS);
         // In the long run it is half of the time.
         let begin = now;
         let mut worked = Duration::ZERO;
