@@ -214,7 +214,7 @@ fn machine() -> String {
         "{}; {} CPUs ({cpu}), Linux {}, load {} at the end; {}.\n",
         said("date '+%-d %B %Y'"),
         said("nproc"),
-        said("uname -r"),
+        said("uname -r | cut -d- -f1"),
         said("cut -d' ' -f1 /proc/loadavg"),
         versions.lines().collect::<Vec<_>>().join(", ")
     )
