@@ -90,7 +90,7 @@ fn pictures_are_as_written() {
             ("txt", picture.to_text()),
             ("mmd", picture.to_mermaid()),
             ("dot", picture.to_dot()),
-            ("svg", picture.to_svg().unwrap()),
+            ("svg", picture.to_svg()),
         ];
         for (extension, found) in formats {
             check(&root.join(format!("tests/pictures/{example}.{extension}")), &found, &mut failures);

@@ -38,7 +38,7 @@ pub(super) fn run(args: &super::Args, command: &Args, output: &Output) -> Result
         Format::Text => picture.to_text(),
         Format::Mermaid => picture.to_mermaid(),
         Format::Dot => picture.to_dot(),
-        Format::Svg => picture.to_svg().context("no SVG can be made of it")?,
+        Format::Svg => picture.to_svg(),
     };
     match &command.out {
         Some(file) => std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?,

@@ -163,7 +163,7 @@ impl Drawing {
             }
         }
         for host in 0..picture.hosts.len() {
-            if drawing.blocks.iter().all(|block| block.host != Some(host)) {
+            if picture.containers.iter().all(|container| container.host != host) {
                 let notes = vec!["no containers".to_owned().into()];
                 drawing.add(Block { kind: Kind::Container, host: Some(host), title: None, lines: Vec::new(), notes });
             }

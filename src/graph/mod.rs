@@ -7,6 +7,7 @@ mod drawing;
 mod fold;
 mod layout;
 mod mermaid;
+mod order;
 mod reach;
 mod svg;
 mod text;
@@ -175,10 +176,7 @@ impl Picture {
     }
 
     /// An SVG image that needs nothing else.
-    ///
-    /// # Errors
-    /// Why the layout failed.
-    pub fn to_svg(&self) -> Result<String, LayoutError> {
+    pub fn to_svg(&self) -> String {
         svg::image(&self.drawing())
     }
 
@@ -187,5 +185,3 @@ impl Picture {
         drawing::Drawing::of(&fold::folded(self))
     }
 }
-
-pub use layout::LayoutError;

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::drawing::{Block, Drawing, Kind, Sort, Words};
-use super::layout::{Area, Layout, LayoutError, Point, layout};
+use super::layout::{Area, HOST_PAD, HOST_TITLE, Layout, Point, layout};
 
 const FONT: &str = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace";
 /// The size of a title's and of a line's letters in pixels, and how much of that one takes.
@@ -16,11 +16,6 @@ const TITLE_HEIGHT: f64 = 18.0;
 const LINE_HEIGHT: f64 = 15.0;
 const PAD_X: f64 = 12.0;
 const PAD_Y: f64 = 8.0;
-/// Around the boxes of a host, and above them for its name.
-const HOST_PAD: f64 = 14.0;
-const HOST_TITLE: f64 = 32.0;
-/// How far the name of a host may go beyond its boxes, so that its frame stays clear of the next column.
-const HOST_BESIDE: f64 = 40.0;
 /// What is between a host's name and its addresses.
 const PARTED: &str = ", ";
 /// Around all.
@@ -41,7 +36,7 @@ const GROUNDS: [Ground; 2] = [
     Ground { below: "#0d1117", host: "#151b23", border: "#57606a", text: "#f0f6fc", note: "#b1bac4", line: "#8b949e" },
 ];
 
-pub(super) fn image(drawing: &Drawing) -> Result<String, LayoutError> {
+pub(super) fn image(drawing: &Drawing) -> String {
     let mut sizes: Vec<(f64, f64)> = drawing.blocks.iter().map(size).collect();
     // All of a column are as wide, so that lines leave and end in the gaps between columns.
     let column = |block: &Block| block.kind.column();
@@ -49,23 +44,22 @@ pub(super) fn image(drawing: &Drawing) -> Result<String, LayoutError> {
         let of_column = || drawing.blocks.iter().enumerate().filter(|(_, block)| column(block) == place);
         // Hosts have containers, if nothing else, above which there has to be room for their names.
         let names = drawing.hosts.iter().filter(|_| place == Kind::Container.column()).map(|host| name_of(host));
-        let least = names.map(|name| width(name, TITLE) - HOST_BESIDE).fold(0.0, f64::max).ceil();
+        let least = names.map(|name| width(name, TITLE)).fold(0.0, f64::max).ceil();
         let widest = of_column().map(|(index, _)| sizes[index].0).fold(least, f64::max);
         of_column().for_each(|(index, _)| sizes[index].0 = widest);
     }
-    let placed = layout(drawing, &sizes)?;
+    let placed = layout(drawing, &sizes);
     let inside = |host: usize| {
         let blocks = drawing.blocks.iter().zip(&placed.blocks);
-        blocks.filter(move |(block, _)| block.host == Some(host)).map(|(_, area)| *area)
+        blocks.filter(move |(block, _)| block.host == Some(host)).map(|(block, area)| (block.kind, *area))
     };
     let hosts: Vec<(Area, Words)> =
         drawing.hosts.iter().enumerate().filter_map(|(host, caption)| frame(inside(host), caption)).collect();
     let all = || placed.blocks.iter().chain(hosts.iter().map(|(area, _)| area));
-    let points = || placed.lines.iter().flatten();
-    let left = all().map(|a| a.left).chain(points().map(|p| p.0)).fold(f64::INFINITY, f64::min);
-    let top = all().map(|a| a.top).chain(points().map(|p| p.1)).fold(f64::INFINITY, f64::min);
-    let right = all().map(Area::right).chain(points().map(|p| p.0)).fold(f64::NEG_INFINITY, f64::max);
-    let bottom = all().map(Area::bottom).chain(points().map(|p| p.1)).fold(f64::NEG_INFINITY, f64::max);
+    let left = all().map(|a| a.left).fold(f64::INFINITY, f64::min);
+    let top = all().map(|a| a.top).fold(f64::INFINITY, f64::min);
+    let right = all().map(Area::right).fold(f64::NEG_INFINITY, f64::max);
+    let bottom = all().map(Area::bottom).fold(f64::NEG_INFINITY, f64::max);
     let whole = if left.is_finite() && top.is_finite() {
         Area {
             left: left - MARGIN,
@@ -76,7 +70,7 @@ pub(super) fn image(drawing: &Drawing) -> Result<String, LayoutError> {
     } else {
         Area { left: 0.0, top: 0.0, width: 2.0 * MARGIN, height: 2.0 * MARGIN }
     };
-    Ok(draw(drawing, &placed, &hosts, whole))
+    draw(drawing, &placed, &hosts, whole)
 }
 
 /// The size of a box: that of its texts, and some air.
@@ -96,15 +90,16 @@ fn width(text: &str, size: f64) -> f64 {
     columns * size * WIDTH_OF_LETTER
 }
 
-/// The frame around a host's boxes, and as much above them of its name and its addresses as there is room for.
-fn frame(inside: impl Iterator<Item = Area>, caption: &str) -> Option<(Area, Words)> {
-    let area = inside.reduce(|a, b| {
+/// The frame around a host's boxes, and as much above them of its name and its addresses as there is room for: not beyond its
+/// containers, where lines of others pass.
+fn frame(inside: impl Iterator<Item = (Kind, Area)> + Clone, caption: &str) -> Option<(Area, Words)> {
+    let area = inside.clone().map(|(_, area)| area).reduce(|a, b| {
         let (left, top) = (a.left.min(b.left), a.top.min(b.top));
         Area { left, top, width: a.right().max(b.right()) - left, height: a.bottom().max(b.bottom()) - top }
     })?;
-    let caption = fitted(caption, area.width + HOST_BESIDE);
-    let width = area.width.max(width(&caption.shown, TITLE)) + 2.0 * HOST_PAD;
-    let height = area.height + HOST_PAD + HOST_TITLE;
+    let containers = inside.filter(|(kind, _)| *kind == Kind::Container).map(|(_, area)| area.right());
+    let caption = fitted(caption, containers.fold(area.left, f64::max) - area.left);
+    let (width, height) = (area.width + 2.0 * HOST_PAD, area.height + HOST_PAD + HOST_TITLE);
     Some((Area { left: area.left - HOST_PAD, top: area.top - HOST_TITLE, width, height }, caption))
 }
 
@@ -153,7 +148,7 @@ fn draw(drawing: &Drawing, placed: &Layout, hosts: &[(Area, Words)], whole: Area
             light.border
         );
     }
-    for (line, points) in drawing.lines.iter().zip(&placed.lines) {
+    for (line, ends) in drawing.lines.iter().zip(&placed.lines) {
         let looks = match line.sort {
             Sort::Flow => "stroke-width=\"1.4\" marker-end=\"url(#head)\"",
             Sort::Joined => "stroke-width=\"1.2\"",
@@ -162,7 +157,7 @@ fn draw(drawing: &Drawing, placed: &Layout, hosts: &[(Area, Words)], whole: Area
         let _ = writeln!(
             out,
             "<path class=\"line\" d=\"{}\" fill=\"none\" stroke=\"{}\" {looks}/>",
-            curve(points, origin),
+            curve(*ends, origin),
             light.line
         );
     }
@@ -253,16 +248,12 @@ fn rectangle(area: &Area, origin: Point) -> String {
     )
 }
 
-/// A smooth line by some points, level at each of them.
-fn curve(points: &[Point], origin: Point) -> String {
-    let at = |(x, y): Point| format!("{} {}", number(x - origin.0), number(y - origin.1));
-    let mut out = points.first().map(|first| format!("M{}", at(*first))).unwrap_or_default();
-    for pair in points.windows(2) {
-        let [from, to] = pair else { continue };
-        let half = f64::midpoint(from.0, to.0);
-        let _ = write!(out, "C{} {} {}", at((half, from.1)), at((half, to.1)), at(*to));
-    }
-    out
+/// A smooth line, level at both ends.
+fn curve([from, to]: [Point; 2], origin: Point) -> String {
+    let at = |x: f64, y: f64| format!("{} {}", number(x - origin.0), number(y - origin.1));
+    let half = f64::midpoint(from.0, to.0);
+    let [start, leaves, comes, end] = [(from.0, from.1), (half, from.1), (half, to.1), to].map(|(x, y)| at(x, y));
+    format!("M{start}C{leaves} {comes} {end}")
 }
 
 /// A tenth of a pixel is enough, and the same on every machine.
