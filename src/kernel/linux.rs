@@ -1,5 +1,6 @@
 //! The kernel as the backend: where reads and steps of all subsystems come together.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -374,7 +375,12 @@ impl Backend for Linux {
             picture.touched(step);
         }
         let of_firewall = |step: &&Step| step.key.kind().is_firewall();
-        let transaction: Vec<Step> = steps.iter().filter(of_firewall).cloned().collect();
+        // A phase is all the firewall's or not at all, mostly.
+        let transaction: Cow<'_, [Step]> = if steps.iter().all(|step| of_firewall(&step)) {
+            Cow::Borrowed(steps)
+        } else {
+            steps.iter().filter(of_firewall).cloned().collect()
+        };
         if !transaction.is_empty() {
             let outcome = self.transaction(&transaction);
             for (step, slot) in steps.iter().zip(&mut outcomes) {

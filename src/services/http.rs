@@ -1,27 +1,33 @@
 //! HTTP to a service: requests with a time limit each, over a Unix socket of this host, TCP or TLS.
 //!
-//! `ureq` does the protocol; the connector here is for Unix sockets, beside its own for TCP and TLS. Where connections come
-//! from is in [`Client`]'s constructors alone.
+//! `ureq` does the protocol and TLS; the connectors here are for Unix sockets, and for TCP so that a peer which is gone without
+//! a word is noticed. Where connections come from is in [`Client`]'s constructors alone.
 
 use std::fmt::{self, Debug};
 use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::sockopt::{KeepAlive, SendTimeout, TcpKeepCount, TcpKeepIdle, TcpKeepInterval};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
 use nix::sys::time::TimeVal;
 use ureq::config::Config;
 use ureq::http::{Response, Uri};
 use ureq::tls::TlsConfig;
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector, Transport,
+};
 use ureq::{Agent, Body, Error, Timeout};
 
 /// The longest answer that is read, in bytes. An engine's about a container has some ten thousand.
 const LONGEST: u64 = 8 << 20;
+/// After how many seconds without a word a peer is asked whether it is there, how often again, and how many seconds are between:
+/// what is on the way may forget a connection within a few minutes, and a peer may be gone without a word.
+const ASKED_AFTER: (u32, u32, u32) = (60, 3, 10);
 
 /// A service that speaks HTTP.
 pub(super) struct Client {
@@ -60,7 +66,9 @@ impl Client {
 
     /// The one that listens at `http://HOST:PORT` or `https://HOST:PORT`.
     pub(super) fn tcp(base: &str, tls: TlsConfig) -> Self {
-        Self { agent: Agent::new_with_config(config(tls)), base: base.trim_end_matches('/').to_owned() }
+        let connector = TcpConnector.chain(RustlsConnector::default());
+        let agent = Agent::with_parts(config(tls), connector, DefaultResolver::default());
+        Self { agent, base: base.trim_end_matches('/').to_owned() }
     }
 
     /// Asks for a resource by its path with its query.
@@ -186,18 +194,59 @@ struct UnixConnector {
 }
 
 impl Connector for UnixConnector {
-    type Out = UnixTransport;
+    type Out = SocketTransport<UnixStream>;
 
-    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<UnixTransport>, Error> {
+    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Self::Out>, Error> {
         let stream = match open(&self.path, left(details.timeout)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(Error::Timeout(details.timeout.reason));
             }
             stream => stream?,
         };
-        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(UnixTransport { stream, buffers }))
+        Ok(Some(SocketTransport::new(stream, details)))
     }
+}
+
+/// Connects by TCP, to the first of the addresses that takes it, within the time limit. The peer is asked now and then whether it
+/// is there.
+#[derive(Debug)]
+struct TcpConnector;
+
+impl Connector for TcpConnector {
+    type Out = SocketTransport<TcpStream>;
+
+    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Self::Out>, Error> {
+        let begun = Instant::now();
+        let mut failed = Error::HostNotFound;
+        for (number, address) in details.addrs.iter().enumerate() {
+            // Those that are left share what time there is.
+            let share = u32::try_from(details.addrs.len() - number).unwrap_or(1);
+            let limit = left(details.timeout).map(|limit| limit.saturating_sub(begun.elapsed()) / share);
+            let connected = match limit {
+                Some(limit) => TcpStream::connect_timeout(address, limit.max(Duration::from_millis(1))),
+                None => TcpStream::connect(address),
+            };
+            match connected {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    ask_now_and_then(&stream)?;
+                    return Ok(Some(SocketTransport::new(stream, details)));
+                }
+                Err(error) => failed = timed_out(error, details.timeout),
+            }
+        }
+        Err(failed)
+    }
+}
+
+/// Has the kernel ask a silent peer whether it is there.
+fn ask_now_and_then(stream: &TcpStream) -> io::Result<()> {
+    let (after, times, every) = ASKED_AFTER;
+    setsockopt(stream, KeepAlive, &true)?;
+    setsockopt(stream, TcpKeepIdle, &after)?;
+    setsockopt(stream, TcpKeepCount, &times)?;
+    setsockopt(stream, TcpKeepInterval, &every)?;
+    Ok(())
 }
 
 /// Connects within a time limit: a service that has hung takes no more connections once its queue is full, and the limit
@@ -217,26 +266,63 @@ fn left(timeout: NextTimeout) -> Option<Duration> {
     timeout.not_zero().map(|left| (*left).max(Duration::from_millis(1)))
 }
 
-/// A connection by a Unix socket.
-struct UnixTransport {
-    stream: UnixStream,
+/// A socket that is connected.
+trait Stream: Read + Write + Debug + Send + Sync + 'static {
+    /// How long a read may take.
+    fn limit_reading(&self, limit: Option<Duration>) -> io::Result<()>;
+    /// How long a write may take.
+    fn limit_writing(&self, limit: Option<Duration>) -> io::Result<()>;
+    /// Whether reads wait.
+    fn wait(&self, wanted: bool) -> io::Result<()>;
+}
+
+macro_rules! stream {
+    ($stream:ty) => {
+        impl Stream for $stream {
+            fn limit_reading(&self, limit: Option<Duration>) -> io::Result<()> {
+                self.set_read_timeout(limit)
+            }
+
+            fn limit_writing(&self, limit: Option<Duration>) -> io::Result<()> {
+                self.set_write_timeout(limit)
+            }
+
+            fn wait(&self, wanted: bool) -> io::Result<()> {
+                self.set_nonblocking(!wanted)
+            }
+        }
+    };
+}
+stream!(TcpStream);
+stream!(UnixStream);
+
+/// A connection by a socket.
+struct SocketTransport<S> {
+    stream: S,
     buffers: LazyBuffers,
 }
 
-impl Transport for UnixTransport {
+impl<S> SocketTransport<S> {
+    fn new(stream: S, details: &ConnectionDetails<'_>) -> Self {
+        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        Self { stream, buffers }
+    }
+}
+
+impl<S: Stream> Transport for SocketTransport<S> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let timeout = timeout.for_write();
-        self.stream.set_write_timeout(left(timeout))?;
+        self.stream.limit_writing(left(timeout))?;
         self.stream.write_all(&self.buffers.output()[..amount]).map_err(|error| timed_out(error, timeout))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let timeout = timeout.for_read();
-        self.stream.set_read_timeout(left(timeout))?;
+        self.stream.limit_reading(left(timeout))?;
         let amount = loop {
             match self.stream.read(self.buffers.input_append_buf()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -249,19 +335,19 @@ impl Transport for UnixTransport {
 
     /// Nothing is to be read from one that is open and waits for a request.
     fn is_open(&mut self) -> bool {
-        let idle = |stream: &mut UnixStream| {
-            stream.set_nonblocking(true)?;
+        let idle = |stream: &mut S| {
+            stream.wait(false)?;
             let read = stream.read(&mut [0]);
-            stream.set_nonblocking(false)?;
+            stream.wait(true)?;
             Ok::<_, io::Error>(read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))
         };
         idle(&mut self.stream).unwrap_or(false)
     }
 }
 
-impl Debug for UnixTransport {
+impl<S: Debug> Debug for SocketTransport<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UnixTransport").field("stream", &self.stream).finish_non_exhaustive()
+        f.debug_struct("SocketTransport").field("stream", &self.stream).finish_non_exhaustive()
     }
 }
 

@@ -54,6 +54,9 @@ fn an_etcd_that_goes_away_takes_nobody_along() {
         for watch in &watches {
             watch.says(" applied ");
         }
+        // Nothing comes for minutes: whether etcd is still there is asked for now and then.
+        let asked = || bed.hosts[0].run(["ss", "-tnoH", "dst", "192.0.2.90"]).contains("timer:(keepalive,");
+        until("the connection is kept alive", asked);
         bed.etcd.stop();
         let said = watches[0].says("stay in force");
         assert!(said.ends_with("etcd cannot be asked (http://192.0.2.90:2379: nobody listens there); the peers that are known stay in force code=\"cluster-away\""), "{said}");
