@@ -118,7 +118,8 @@ impl Picture {
         self.stale.routes |= heard.routes;
     }
 
-    /// Gives up what a step may have changed and nobody tells of: parameters, and whatever else is in a container.
+    /// Gives up what a step may have changed and nobody tells of, or not at once: parameters, addresses, and whatever is in a
+    /// container.
     pub(super) fn touched(&mut self, step: &Step) {
         let far = [&step.before, &step.after].into_iter().flatten().find_map(|entry| match &entry.object {
             Object::Link(Link { kind: LinkKind::Veth { peer }, .. }) => Some(peer.netns.clone()),
@@ -142,6 +143,10 @@ impl Picture {
                 let index = index.map(|link| link.index);
                 self.stale.links.extend(index);
             }
+            // Of an IPv6 address that is not to be probed for (`IFA_F_NODAD`) the kernel tells some time after it is there
+            // (`addrconf_dad_work`).
+            Key::Address { netns, .. } if netns.is_host() => (self.stale.addresses, self.stale.routes) = (true, true),
+            Key::Route { netns, .. } if netns.is_host() => self.stale.routes = true,
             _ => {}
         }
     }

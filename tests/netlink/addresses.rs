@@ -1,8 +1,10 @@
 //! Addresses and routes of both families.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Child, Command};
+use std::sync::Arc;
 
-use netrec::kernel::{Backend, Linux};
+use netrec::kernel::{Backend, Events, Linux};
 use netrec::plan::diff;
 use netrec::state::{Address, Entry, Key, Netns, Object, Scope, Standing, State, Step};
 use serde_json::Value;
@@ -38,6 +40,45 @@ fn addresses_of_both_families_come_and_go() {
             assert_eq!(found(&mut linux, &key).unwrap(), before);
             run(&mut linux, [Step::new(key.clone(), Some(before), Some(after.clone()))]);
             assert_eq!(found(&mut linux, &key).unwrap(), after);
+        }
+    });
+}
+
+/// Ends with the test, however that ends.
+struct Hammer(Child);
+
+impl Drop for Hammer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Of an IPv6 address that it does not probe for the kernel tells some time after it is there; it is read back at once.
+#[test]
+fn an_address_that_is_told_late_is_read_back() {
+    lab(|| {
+        run(&mut Linux::open().unwrap(), [create(bridge("nr-front"))]);
+        sh("ip link set nr-front up");
+        let late = address(&Netns::HOST, "nr-front", "fd00::1/64", "networks.front");
+        let nothing = BTreeSet::new();
+        // What is done late waits for who has the lock (`rtnl_mutex`).
+        let hammer = "while ip link add h0 type veth peer name h1 && ip link del h0; do :; done";
+        let _hammer = Hammer(Command::new("sh").args(["-c", hammer]).spawn().unwrap());
+        sh("until ip link show h0 >/dev/null 2>&1; do :; done");
+        for ears in [false, true] {
+            let mut linux = Linux::open().unwrap();
+            if ears {
+                linux = linux.listening(Arc::new(Events::open().unwrap()));
+            }
+            let without = linux.live(&Scope::default()).unwrap();
+            for _ in 0..100 {
+                run(&mut linux, [create(late.clone())]);
+                let with = linux.read_back(&Scope::default(), &nothing).unwrap();
+                assert_eq!(with.get(&late.0), Some(&late.1), "with ears of a watch: {ears}");
+                run(&mut linux, [delete(late.clone())]);
+                assert_eq!(linux.read_back(&Scope::default(), &nothing).unwrap(), without);
+            }
         }
     });
 }
