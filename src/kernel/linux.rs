@@ -136,14 +136,15 @@ impl Linux {
         self.namespaces.release(|netns| netns.source().is_none());
         let events = self.events.as_deref();
         let read = live::read(&mut self.namespaces, &mut self.picture, everywhere, events, scope);
-        // A name may stand for another namespace soon, and an open socket would keep a removed one alive.
-        self.namespaces.forget();
-        let Live { mut entries, unseen, doubtful } = read?;
-        self.unseen = unseen;
-        if doubtful {
+        if read.as_ref().is_ok_and(|live| live.doubtful) {
             self.doubt();
+            // What is gone but for an open socket is there to be told of yet.
             return self.read(scope);
         }
+        // A name may stand for another namespace soon, and an open socket would keep a removed one alive.
+        self.namespaces.forget();
+        let Live { mut entries, unseen, .. } = read?;
+        self.unseen = unseen;
         entries.extend(firewall?);
         Ok(entries.into_iter().collect())
     }
