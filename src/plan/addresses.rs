@@ -48,14 +48,22 @@ pub(super) fn of_others<'a>(key: &'a Key, entry: &'a Entry) -> Option<Others<'a>
     }
 }
 
-/// Whether the kernel refuses an address because of one of somebody else's.
-pub(super) fn is_refused(key: &Key, wanted: &Entry, (other, found, _): &Others<'_>) -> bool {
-    let (Key::Address { netns, link, ip, .. }, Key::Address { netns: n, link: l, ip: there, .. }) = (key, other) else {
-        return false;
-    };
-    if (netns, link) != (n, l) {
-        return false;
-    }
+/// Those of somebody else's, which are in the order of keys, because of which the kernel refuses an address.
+pub(super) fn in_the_way<'o, 'a>(
+    key: &'o Key,
+    wanted: &'o Entry,
+    others: &'o [Others<'a>],
+) -> impl Iterator<Item = &'o Others<'a>> {
+    let device = |key: &'o Key| if let Key::Address { netns, link, .. } = key { Some((netns, *link)) } else { None };
+    let of = device(key);
+    let first = others.partition_point(|(other, ..)| device(other) < of);
+    let rest = others.get(first..).unwrap_or_default().iter();
+    rest.take_while(move |(other, ..)| device(other) == of).filter(move |other| is_refused(key, wanted, other))
+}
+
+/// Whether the kernel refuses an address because of one of somebody else's on its device.
+fn is_refused(key: &Key, wanted: &Entry, (other, found, _): &Others<'_>) -> bool {
+    let (Key::Address { ip, .. }, Key::Address { ip: there, .. }) = (key, other) else { return false };
     let same_subnet = key.ipv4_subnet().is_some() && key.ipv4_subnet() == other.ipv4_subnet();
     // Of IPv6 a device has each address once, whatever its prefix length and its other end.
     let same_address = there.ip() == ip.ip() && (same_subnet || ip.is_ipv6());

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::addresses::{Others, behind, early, is_refused, of_others, yields};
+use super::addresses::{Others, behind, early, in_the_way, of_others, yields};
 use super::{Action, Conflict, Op};
 use crate::state::{
     Claim, ClusterNetwork, Endpoint, Entry, Fdb, Health, InterfaceName, Key, Link, LinkKind, MacvlanMode, Member,
@@ -596,7 +596,7 @@ impl Diff {
 
     fn missing(&mut self, wanted: Option<(&Key, &Entry)>, others: &[Others<'_>]) {
         if let Some((key, after)) = wanted {
-            for (foreign, _, why) in others.iter().filter(|other| is_refused(key, after, other)) {
+            for (foreign, _, why) in in_the_way(key, after, others) {
                 let owner = after.owner().cloned().unwrap_or_else(Owner::netrec);
                 self.conflicts.push(Conflict { key: (*foreign).clone(), why: (*why).to_owned(), owner });
             }
